@@ -1,0 +1,1 @@
+"""Conversations to prompt text and back: templates, events. Never HTTP."""

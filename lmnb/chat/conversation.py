@@ -1,0 +1,175 @@
+"""The one conversation type. Each protocol is translated into it and out of it.
+
+All values are immutable msgspec structs, so they serialise (stored chats are
+these values as JSON) and compare. `None` always means "not given": defaults
+are filled in once, further down the road, by the model's own metadata and
+then by `lmnb.engine.protocol.Sampling`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """Words of a person, a model or a tool. Never read as control tokens."""
+
+    text: str
+
+
+class Image(msgspec.Struct, frozen=True, tag="image"):
+    """An encoded image: the bytes of a PNG, JPEG, … file."""
+
+    data: bytes
+    media_type: str
+
+
+class Audio(msgspec.Struct, frozen=True, tag="audio"):
+    """Encoded audio: the bytes of a WAV, MP3, … file."""
+
+    data: bytes
+    media_type: str
+
+
+class Document(msgspec.Struct, frozen=True, tag="document"):
+    """A file the user attached: its bytes, kind and title."""
+
+    data: bytes
+    media_type: str
+    title: str | None = None
+
+
+class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
+    """What the model thought before it answered."""
+
+    text: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+    """A call the model made. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+    """What a call returned. `id` is that of the `ToolCall`."""
+
+    id: str
+    parts: tuple[Text | Image | Document, ...]
+    is_error: bool = False
+
+
+Part: TypeAlias = Text | Image | Audio | Document | Thinking | ToolCall | ToolResult
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn. `developer` of OpenAI is `system` here."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call. `parameters` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether a tool must, may or must not be called. `name` goes with `named` only."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+
+class OutputFormat(msgspec.Struct, frozen=True):
+    """The form the answer must have. `schema` goes with `json_schema` only."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool = False
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """How much the model should think. `effort` is one of OpenAI's words, `budget` in tokens."""
+
+    enabled: bool | None = None
+    effort: str | None = None
+    budget: int | None = None
+
+
+class SamplingOptions(msgspec.Struct, frozen=True):
+    """Sampling as the caller asked for it. Ranges are those of llama.cpp.
+
+    temperature ≥ 0 (0 is greedy); top_p, min_p, typical_p in [0, 1]; top_k ≥ 0 (0 is off);
+    repeat_penalty > 0 (1 is off); presence_penalty, frequency_penalty any number (0 is off);
+    seed any integer (taken modulo 2**32); logit_bias maps token ids to an additive bias.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: dict[int, float] | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a protocol can ask of a model, in no protocol's words.
+
+    Exactly one of `messages` (a chat, rendered by the model's template) and `prompt`
+    (raw text or token ids, rendered by nothing) is given.
+
+    model
+        Name as the caller wrote it: key, `key@variant`, instance identifier or alias.
+    continue_final
+        The last message is the assistant's and is to be continued, not answered (prefill).
+    max_tokens
+        Upper bound of generated tokens; None is "until the context is full". It is clamped
+        to what the context leaves, never rejected.
+    logprobs
+        None: none wanted. N: the chosen token's and those of the N most likely (0 ≤ N ≤ 20).
+    ttl
+        Idle seconds until unload, honoured if this request loads the model.
+    cache_key
+        Requests with the same key probably share a prefix (a session id).
+    load
+        Options for a load that this request causes (LM Studio's `context_length`).
+    """
+
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    output_format: OutputFormat = OutputFormat()
+    reasoning: Reasoning = Reasoning()
+    template_kwargs: dict[str, Any] = {}
+    sampling: SamplingOptions = SamplingOptions()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    continue_final: bool = False
+    logprobs: int | None = None
+    draft: str | None = None
+    cache_key: str | None = None
+    ttl: float | None = None
+    load: dict[str, Any] = {}

@@ -1,0 +1,127 @@
+"""The one event type: what a generation says while it runs.
+
+Order: `Loading`* `Prompt`* then deltas, then exactly one `Finished`. Tool calls
+come one after another, each `ToolCallStart`, `ToolCallDelta`*, `ToolCallEnd`.
+A failure is not an event but an `LmnbError` raised by the iterator.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from lmnb.engine.protocol import TokenLogprob
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """The model is being loaded; `progress` runs from 0 to 1."""
+
+    model: str
+    progress: float
+    seconds: float | None = None
+    """How long the load took; given once, with progress 1."""
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """The prompt is being read: `done` of `total` tokens, `cached` of them for free."""
+
+    done: int
+    total: int
+    cached: int
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True):
+    """More of the model's thinking."""
+
+    text: str
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    """More of the answer. `logprobs` (if asked for): one entry per token that became final."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class ToolCallStart(msgspec.Struct, frozen=True):
+    """The model begins its `index`-th call (from 0)."""
+
+    index: int
+    id: str
+    name: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """More of the JSON text of the call's arguments."""
+
+    index: int
+    json: str
+
+
+class ToolCallEnd(msgspec.Struct, frozen=True):
+    """The call is complete."""
+
+    index: int
+
+
+FinishReason: TypeAlias = Literal["stop", "stop_string", "length", "context", "tool_calls"]
+"""`stop`: the model ended its turn. `stop_string`: a string of the request was met.
+`length`: max_tokens reached. `context`: the context is full. `tool_calls`: the turn ends in calls."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts. `input` includes `cached`; `output` includes `reasoning`."""
+
+    input: int
+    cached: int
+    output: int
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Input and output together."""
+        return self.input + self.output
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds. `first_token` counts from the arrival at the engine, load not included."""
+
+    queue: float
+    prompt: float
+    first_token: float
+    generation: float
+    load: float | None = None
+    """Set only if this request caused the load, or waited for it."""
+
+    def tokens_per_second(self, output_tokens: int) -> float:
+        """Generation speed over the tokens after the first; 0 if there were none."""
+        return (
+            (output_tokens - 1) / self.generation
+            if self.generation > 0 and output_tokens > 1
+            else 0.0
+        )
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The end. Nothing follows."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    stop: str | None = None
+    """The stop string that was met, with reason `stop_string`."""
+    instance: str = ""
+    """Identifier of the instance that answered."""
+
+
+Event: TypeAlias = (
+    Loading
+    | Prompt
+    | ThinkingDelta
+    | TextDelta
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallEnd
+    | Finished
+)

@@ -1,0 +1,1 @@
+"""One loaded model. Knows tokens; never messages, never HTTP."""

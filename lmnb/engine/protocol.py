@@ -1,0 +1,278 @@
+"""The messages between the server and a worker: length-prefixed msgpack over a socketpair.
+
+The worker is started with nothing but the file descriptor; `Load` is the first
+message it gets, `Ready` or `Failed` its answer. After that both sides speak
+freely, each reply carrying the `id` of its request. End of file is the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+# --- values -----------------------------------------------------------------
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Prompt text. With `special`, control tokens written in it are read as control tokens."""
+
+    text: str
+    special: bool = False
+
+
+class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How to load a model. `None` lets the engine choose.
+
+    context_length
+        Tokens of KV cache shared by all sequences; default min(trained context, 8192).
+    parallel
+        Sequences decoded together; the rest waits. Default 4, as LM Studio's.
+    eval_batch_size
+        Most tokens of one forward pass (llama.cpp's n_ubatch); default 512.
+    gpu_layers
+        Layers on the GPU; -1 is all; default all if the build can offload, else 0.
+    flash_attention
+        None lets llama.cpp decide by device.
+    cache_type_k, cache_type_v
+        KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
+        A quantised `cache_type_v` needs flash attention.
+    threads
+        CPU threads; default the number of physical cores this process may use.
+    """
+
+    context_length: int | None = None
+    parallel: int | None = None
+    eval_batch_size: int | None = None
+    gpu_layers: int | None = None
+    flash_attention: bool | None = None
+    offload_kv_cache_to_gpu: bool | None = None
+    num_experts: int | None = None
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+    threads: int | None = None
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sampling with every value filled in. The defaults are llama.cpp's server's.
+
+    Source of the order and the defaults: llama.cpp, common/common.h (common_params_sampling).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's text, bytes and natural-log probability before sampling, with alternatives."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A compute device as ggml sees it. Memory in bytes."""
+
+    name: str
+    description: str
+    type: Literal["cpu", "gpu", "igpu", "accel"]
+    memory_total: int
+    memory_free: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of the model it has loaded.
+
+    `config` is the final configuration, every field set. `memory` is the resident set of the
+    worker in bytes. `chat_templates` maps `default` and names such as `tool_use` to Jinja text.
+    `bos_text`, `eos_text` are the texts of those tokens, for the template; `sampling` holds the
+    defaults the author wrote into the file (general.sampling.*), in `Sampling`'s names.
+    """
+
+    architecture: str
+    kind: Literal["llm", "embedding"]
+    context_length: int
+    trained_context_length: int
+    vocab_size: int
+    embedding_length: int
+    layers: int
+    gpu_layers: int
+    devices: tuple[Device, ...]
+    device: str
+    chat_templates: dict[str, str]
+    bos_text: str
+    eos_text: str
+    adds_bos: bool
+    sampling: dict[str, float]
+    config: LoadConfig
+    memory: int
+    load_seconds: float
+    system_info: str
+
+
+# --- server → worker ----------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Load the model file at `path` (part 1 of a split model)."""
+
+    path: str
+    config: LoadConfig
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_defaults=True):
+    """Generate from a prompt: `segments` of text, or ready `tokens`.
+
+    `add_bos`: put the model's BOS token in front unless the text already begins with it.
+    `show_special`: render control tokens the model writes into the text (tool-call markers).
+    `max_tokens` None is "until the context is full". Lower `priority` values go first.
+    """
+
+    id: int
+    segments: tuple[Segment, ...] = ()
+    tokens: tuple[int, ...] | None = None
+    add_bos: bool = True
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    show_special: bool = False
+    cache_key: str | None = None
+    priority: int = 0
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True, omit_defaults=True):
+    """Embed texts (or token lists). `truncate`: cut what is too long instead of failing."""
+
+    id: int
+    inputs: tuple[str | tuple[int, ...], ...]
+    truncate: bool = False
+    normalize: bool = True
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
+    """Tokenize without queueing behind generations."""
+
+    id: int
+    segments: tuple[Segment, ...]
+    add_bos: bool = True
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Stop the request (id), or the load (id 0). Acts inside a running forward pass."""
+
+    id: int
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Ask for a `Pong`; answered by the reading thread, also in the middle of a forward pass."""
+
+    id: int
+
+
+Command: TypeAlias = Load | Generate | Embed | Tokenize | Abort | Ping
+
+# --- worker → server ----------------------------------------------------------
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
+    """0 to 1; at most about twenty a second."""
+
+    progress: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded."""
+
+    info: ModelInfo
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """More of one generation. `tokens` counts the tokens behind `text` (held-back ones excluded)."""
+
+    id: int
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """Prefill of one generation: `done` of `total` prompt tokens, `cached` of them reused."""
+
+    id: int
+    done: int
+    total: int
+    cached: int
+
+
+class End(msgspec.Struct, frozen=True, array_like=True):
+    """One generation has ended. Times in seconds, as in `lmnb.chat.events.Timings`."""
+
+    id: int
+    reason: Literal["stop", "stop_string", "length", "context", "aborted"]
+    stop: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_seconds: float
+    prompt_seconds: float
+    first_token_seconds: float
+    generation_seconds: float
+
+
+class Step(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
+    """All that one engine step has to say, in this order: progress, deltas, ends."""
+
+    progress: tuple[Progress, ...] = ()
+    deltas: tuple[Delta, ...] = ()
+    ends: tuple[End, ...] = ()
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """`vectors`: little-endian float32, row-major, len(`tokens`) × `dimensions`."""
+
+    id: int
+    vectors: bytes
+    dimensions: int
+    tokens: tuple[int, ...]
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized"):
+    """Token ids of a `Tokenize`."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Request `id` failed (0: the load, or the worker itself, which then exits).
+
+    `error` is `LmnbError.to_dict()`.
+    """
+
+    id: int
+    error: dict[str, Any]
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """Answer to `Ping`: what the engine is doing now. Bytes; `cache_tokens` of `context_length`."""
+
+    id: int
+    memory: int
+    running: int
+    waiting: int
+    cache_tokens: int
+
+
+Reply: TypeAlias = LoadProgress | Ready | Step | Embedded | Tokenized | Failed | Pong

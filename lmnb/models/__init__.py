@@ -1,0 +1,1 @@
+"""Model files and loaded instances: catalog, sources, load, idle TTL, eviction."""

@@ -1,0 +1,1 @@
+"""The IPython extension: magics and how replies look."""
