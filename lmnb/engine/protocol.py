@@ -76,7 +76,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's text, bytes and natural-log probability before sampling, with alternatives."""
 
     token: str
-    bytes: bytes
+    raw: bytes
     logprob: float
     top: tuple[tuple[str, bytes, float], ...] = ()
 
