@@ -170,7 +170,7 @@ class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Stop the request (id), or the load (id 0). Acts inside a running forward pass."""
+    """Stop the request. Acts inside a running forward pass."""
 
     id: int
 

@@ -1,0 +1,324 @@
+"""The handle of a worker process, for the server's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from lmnb.engine.protocol import (
+    Abort,
+    Command,
+    Delta,
+    Embed,
+    Embedded,
+    End,
+    Failed,
+    Generate,
+    Load,
+    LoadConfig,
+    LoadProgress,
+    ModelInfo,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Reply,
+    Segment,
+    Step,
+    Tokenize,
+    Tokenized,
+)
+from lmnb.errors import EngineCrashed, LmnbError, ModelUnloaded
+
+Update: TypeAlias = Progress | Delta | End
+_Item: TypeAlias = Update | Embedded | Tokenized | Pong | LmnbError
+_R = TypeVar("_R", Embedded, Tokenized, Pong)
+
+_STOP_SECONDS = 5.0
+
+
+class Worker:
+    """One worker process and the model it has loaded. Made by `start`."""
+
+    info: ModelInfo
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], on_progress: Callable[[float], None]
+    ) -> None:
+        self._process = process
+        self._on_progress = on_progress
+        self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
+        self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
+        self._queues: dict[int, asyncio.Queue[_Item]] = {}
+        self._next_id = 0
+        self._stopping = False
+        self._death: LmnbError | None = None
+        self._channel: _Channel | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        path: Path,
+        config: LoadConfig,
+        *,
+        log: Path | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Worker:
+        """Start a process and load the model at `path`. Cancelling this cancels the load.
+
+        Call it on the main thread: the worker dies with the thread that spawned it.
+
+        Raises
+        ------
+        InvalidModel, ModelLoadFailed, InvalidRequest
+            The file, the memory or the options do not allow it.
+        EngineCrashed
+            The process died while loading.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = _spawn(theirs, log)
+        worker = cls(process, on_progress or (lambda _fraction: None))
+        _, channel = await asyncio.get_running_loop().create_connection(
+            lambda: _Channel(worker._receive, worker._lost), sock=ours
+        )
+        worker._channel = channel
+        try:
+            worker._send(Load(str(path), config))
+            worker.info = await worker._ready
+        except BaseException:
+            worker._stopping = True
+            process.kill()
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    async def generate(self, command: Generate) -> AsyncGenerator[Update, None]:
+        """Run a generation; `command.id` is filled in here. The last update is an `End`.
+
+        Closing the generator, or cancelling the task that reads it, aborts the generation in the
+        engine at once.
+
+        Raises
+        ------
+        ContextOverflow, InvalidRequest, NotSupported
+            The request cannot be run by this model.
+        EngineCrashed, ModelUnloaded
+            The worker ended meanwhile.
+        """
+        request, queue = self._open()
+        try:
+            self._send(msgspec.structs.replace(command, id=request))
+            while True:
+                item = await queue.get()
+                if isinstance(item, LmnbError):
+                    raise item
+                assert isinstance(item, Progress | Delta | End)
+                yield item
+                if isinstance(item, End):
+                    return
+        finally:
+            self._close(request, abort=True)
+
+    async def embed(
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        *,
+        truncate: bool = False,
+        normalize: bool = True,
+    ) -> Embedded:
+        """Embed texts; see `Embed` and `Embedded`. Cancelling aborts."""
+        command = Embed(id=0, inputs=tuple(inputs), truncate=truncate, normalize=normalize)
+        return await self._call(command, Embedded)
+
+    async def tokenize(
+        self, segments: Sequence[Segment], *, add_bos: bool = True
+    ) -> tuple[int, ...]:
+        """Token ids of a prompt, without waiting behind generations."""
+        command = Tokenize(id=0, segments=tuple(segments), add_bos=add_bos)
+        return (await self._call(command, Tokenized)).tokens
+
+    async def ping(self) -> Pong:
+        """What the engine is doing now."""
+        return await self._call(Ping(0), Pong)
+
+    async def stop(self) -> None:
+        """End the process. Requests that are running fail with `ModelUnloaded`."""
+        self._stopping = True
+        if self._channel is not None:
+            self._channel.close()
+        try:
+            await asyncio.wait_for(self.wait_closed(), _STOP_SECONDS)
+        except TimeoutError:  # stopped, or deep in a driver
+            self._process.kill()
+            await self.wait_closed()
+
+    async def wait_closed(self) -> LmnbError | None:
+        """Wait until the process is gone; the error, if it was not asked to go."""
+        return await asyncio.shield(self._closed)
+
+    # --- inside ------------------------------------------------------------------
+
+    def _open(self) -> tuple[int, asyncio.Queue[_Item]]:
+        if self._death is not None:
+            raise self._death
+        self._next_id += 1
+        queue = self._queues[self._next_id] = asyncio.Queue()
+        return self._next_id, queue
+
+    def _close(self, request: int, *, abort: bool) -> None:
+        if self._queues.pop(request, None) is not None and abort and self._death is None:
+            self._send(Abort(request))
+
+    async def _call(self, command: Embed | Tokenize | Ping, kind: type[_R]) -> _R:
+        request, queue = self._open()
+        answered = False
+        try:
+            self._send(msgspec.structs.replace(command, id=request))
+            item = await queue.get()
+            answered = True
+            if isinstance(item, LmnbError):
+                raise item
+            assert isinstance(item, kind)
+            return item
+        finally:
+            self._close(request, abort=not answered)
+
+    def _send(self, command: Command) -> None:
+        assert self._channel is not None
+        self._channel.send(command)
+
+    def _receive(self, reply: Reply) -> None:
+        if isinstance(reply, Step):
+            for update in (*reply.progress, *reply.deltas, *reply.ends):
+                self._deliver(update.id, update)
+                if isinstance(update, End):
+                    self._queues.pop(update.id, None)
+        elif isinstance(reply, LoadProgress):
+            self._on_progress(reply.progress)
+        elif isinstance(reply, Ready):
+            if not self._ready.done():
+                self._ready.set_result(reply.info)
+        elif isinstance(reply, Failed) and reply.id == 0:
+            self._death = LmnbError.from_dict(reply.error)
+        elif isinstance(reply, Failed):
+            self._deliver(reply.id, LmnbError.from_dict(reply.error))
+            self._queues.pop(reply.id, None)
+        elif isinstance(reply, (Embedded, Tokenized, Pong)):
+            self._deliver(reply.id, reply)
+
+    def _deliver(self, request: int, item: _Item) -> None:
+        queue = self._queues.get(request)
+        if queue is not None:
+            queue.put_nowait(item)
+
+    def _lost(self) -> None:
+        """The socket is closed: find out why, and tell everyone who waits."""
+        task = asyncio.get_running_loop().create_task(self._bury())
+        task.add_done_callback(lambda done: done.exception())
+
+    async def _bury(self) -> None:
+        code = await asyncio.to_thread(self._wait_process)
+        if self._stopping:
+            self._death = ModelUnloaded("The model was unloaded.")
+        elif self._death is None:
+            self._death = EngineCrashed(_cause(code))
+        if not self._ready.done():
+            self._ready.set_exception(self._death)
+        for queue in self._queues.values():
+            queue.put_nowait(self._death)
+        self._queues.clear()
+        self._closed.set_result(None if self._stopping else self._death)
+
+    def _wait_process(self) -> int:
+        try:
+            return self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+class _Channel(asyncio.Protocol):
+    """Length-prefixed msgpack over the socket."""
+
+    def __init__(self, received: Callable[[Reply], None], lost: Callable[[], None]) -> None:
+        self._received = received
+        self._lost = lost
+        self._buffer = bytearray()
+        self._decoder = msgspec.msgpack.Decoder(Reply)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        start, size = 0, len(self._buffer)
+        with memoryview(self._buffer) as view:
+            while size - start >= 4:
+                (length,) = struct.unpack_from("!I", view, start)
+                end = start + 4 + length
+                if end > size:
+                    break
+                self._received(self._decoder.decode(view[start + 4 : end]))
+                start = end
+        del self._buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._lost()
+
+    def send(self, command: Command) -> None:
+        """Send one message; after the end it goes nowhere, and `connection_lost` tells why."""
+        if self._transport is not None and not self._transport.is_closing():
+            data = self._encoder.encode(command)
+            self._transport.write(struct.pack("!I", len(data)) + data)
+
+    def close(self) -> None:
+        """Close the socket, which ends the worker."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _spawn(theirs: socket.socket, log: Path | None) -> subprocess.Popen[bytes]:
+    """A fresh interpreter, never a fork: OpenMP and CUDA do not survive one."""
+    output = log.open("ab") if log is not None else None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmnb.engine.worker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=output or subprocess.DEVNULL,
+            stderr=output or subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    finally:
+        if output is not None:
+            output.close()
+
+
+def _cause(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "The model's process was killed, most likely because the machine ran out of memory. "
+            "A smaller context_length needs less."
+        )
+    if code < 0:
+        return f"The model's process crashed ({signal.Signals(-code).name})."
+    return f"The model's process ended unexpectedly (exit status {code})."

@@ -1,0 +1,207 @@
+"""The KV cache and the forward pass of one model."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from lmnb.engine import native
+from lmnb.engine.model import Model
+from lmnb.engine.native import L
+from lmnb.engine.protocol import LoadConfig
+from lmnb.errors import InvalidRequest, ModelLoadFailed
+
+CACHE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
+}  # fmt: skip
+"""ggml's numbers of the KV cache element types (ggml.h, enum ggml_type)."""
+
+MAX_SEQUENCE_IDS = 256
+"""llama.cpp's LLAMA_MAX_SEQ. Memory operations take any id below it, decoding only those below
+n_seq_max, so that cached prefixes can be parked in the ids between."""
+
+DEFAULT_CONTEXT_LENGTH = 8192
+DEFAULT_PARALLEL = 4
+DEFAULT_BATCH = 512
+
+
+class Batch:
+    """The rows of one forward pass: token, position, sequence and whether logits are wanted.
+
+    The arrays are ours and numpy writes them in slices; setting them through ctypes one by one
+    costs ten times as much.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self.token = np.zeros(capacity, np.int32)
+        self.pos = np.zeros(capacity, np.int32)
+        self.sequence = np.zeros(capacity, np.int32)
+        self.output = np.zeros(capacity, np.int8)
+        self._ones = np.ones(capacity, np.int32)
+        first = self.sequence.ctypes.data
+        self._pointers = (ctypes.POINTER(ctypes.c_int32) * capacity)(
+            *(
+                ctypes.cast(first + 4 * row, ctypes.POINTER(ctypes.c_int32))
+                for row in range(capacity)
+            )
+        )
+        i32, i8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        self.raw = L.llama_batch(
+            n_tokens=0,
+            token=self.token.ctypes.data_as(i32),
+            embd=None,
+            pos=self.pos.ctypes.data_as(i32),
+            n_seq_id=self._ones.ctypes.data_as(i32),
+            seq_id=ctypes.cast(self._pointers, ctypes.POINTER(i32)),
+            logits=self.output.ctypes.data_as(i8),
+        )
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.size = 0
+
+    def add(self, tokens: NDArray[np.int32], start: int, sequence: int, outputs: int) -> None:
+        """Append a run of tokens at positions from `start`; logits for the last `outputs` of them."""
+        begin, end = self.size, self.size + len(tokens)
+        self.token[begin:end] = tokens
+        self.pos[begin:end] = np.arange(start, start + len(tokens), dtype=np.int32)
+        self.sequence[begin:end] = sequence
+        self.output[begin:end] = 0
+        if outputs:
+            self.output[end - outputs : end] = 1
+        self.size = end
+
+
+class Context:
+    """A llama.cpp context for generating: unified KV cache, shared by all sequences."""
+
+    def __init__(self, model: Model, config: LoadConfig) -> None:
+        self.model = model
+        parallel = _positive("parallel", config.parallel, DEFAULT_PARALLEL, MAX_SEQUENCE_IDS // 2)
+        batch = _positive("eval_batch_size", config.eval_batch_size, DEFAULT_BATCH, 1 << 16)
+        trained = model.trained_context_length
+        wanted = min(trained, DEFAULT_CONTEXT_LENGTH)
+        params = L.llama_context_default_params()
+        params.n_ctx = _positive("context_length", config.context_length, wanted, 1 << 30)
+        params.n_batch = params.n_ubatch = max(batch, parallel)
+        params.n_seq_max = parallel
+        params.n_outputs_max = parallel
+        params.kv_unified = True
+        # The full cache makes every prefix of a sliding-window model reusable.
+        params.swa_full = True
+        params.offload_kqv = config.offload_kv_cache_to_gpu is not False
+        params.no_perf = True
+        set_common(params, config)
+        self.abort = native.AbortFlag()
+        params.abort_callback = self.abort.callback
+        params.abort_callback_data = self.abort.data
+        self.handle = create(model, params)
+        self.memory = L.llama_get_memory(self.handle)
+        self.context_length: int = L.llama_n_ctx(self.handle)
+        self.batch_size: int = L.llama_n_batch(self.handle)
+        self.parallel: int = L.llama_n_seq_max(self.handle)
+        self.threads: int = params.n_threads
+        self.flash_attention: bool | None = config.flash_attention
+        self.batch = Batch(self.batch_size)
+        self.can_share_prefixes = not (
+            L.llama_model_is_recurrent(model.handle) or L.llama_model_is_hybrid(model.handle)
+        )
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.handle:
+            L.llama_free(self.handle)
+            self.handle = None
+
+    def decode(self) -> int:
+        """Run the batch. 0: done; 1: no room in the cache; 2: aborted; below 0: failed."""
+        batch = self.batch
+        # Each of these would be an assertion failure, hence the end of the process.
+        if (
+            not 0 < batch.size <= self.batch_size
+            or batch.output[: batch.size].sum() > self.parallel
+        ):
+            raise AssertionError(f"bad batch: {batch.size} rows")
+        batch.raw.n_tokens = batch.size
+        result: int = L.llama_decode(self.handle, batch.raw)
+        return result
+
+    def logits(self, rows: int) -> NDArray[np.float32]:
+        """The logits of the last forward pass, (rows, vocabulary), a writable view."""
+        n_vocab = self.model.n_vocab
+        logits = native.floats(L.llama_get_logits(self.handle), rows * n_vocab)
+        return logits.reshape(rows, n_vocab)
+
+    # --- memory: each call walks all cells, so it is for once a request, not once a token ---
+
+    def copy(self, source: int, target: int, begin: int, end: int) -> None:
+        """Let `target` share the cells of `source` at positions [begin, end)."""
+        if end > begin:
+            L.llama_memory_seq_cp(self.memory, source, target, begin, end)
+
+    def remove(self, sequence: int, begin: int = 0, end: int = -1) -> bool:
+        """Drop the positions [begin, end) of a sequence; a cell is free once no sequence has it."""
+        return bool(L.llama_memory_seq_rm(self.memory, sequence, begin, end))
+
+    def length(self, sequence: int) -> int:
+        """How many positions of a sequence are in the cache."""
+        last: int = L.llama_memory_seq_pos_max(self.memory, sequence)
+        return last + 1
+
+
+def create(model: Model, params: Any) -> Any:
+    """A context handle, or the error that tells why not."""
+    if params.type_v not in {0, 1, 30} and params.flash_attn_type == 0:
+        raise InvalidRequest(
+            "A quantised cache_type_v needs flash attention.", param="cache_type_v"
+        )
+    handle = L.llama_init_from_model(model.handle, params)
+    if not handle:
+        reasons = native.log.errors()
+        raise ModelLoadFailed(
+            f"The context could not be created: {reasons[-1] if reasons else 'no reason was given'}.",
+            hint="Load the model with a smaller context_length, or unload another model.",
+        )
+    return handle
+
+
+def set_common(params: Any, config: LoadConfig) -> None:
+    """Fill in what contexts of every kind have in common."""
+    params.type_k = _cache_type("cache_type_k", config.cache_type_k)
+    params.type_v = _cache_type("cache_type_v", config.cache_type_v)
+    if config.flash_attention is not None:
+        params.flash_attn_type = int(config.flash_attention)
+    threads = _positive("threads", config.threads, default_threads(), 512)
+    # llama.cpp uses the second for every batch of more than one row, so also for decoding many.
+    params.n_threads = params.n_threads_batch = threads
+
+
+def default_threads() -> int:
+    """Physical cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
+
+
+def _cache_type(name: str, value: str | None) -> int:
+    if value is None:
+        return CACHE_TYPES["f16"]
+    if value not in CACHE_TYPES:
+        raise InvalidRequest(
+            f"{name} must be one of {', '.join(CACHE_TYPES)}, not {value!r}.", param=name
+        )
+    return CACHE_TYPES[value]
+
+
+def _positive(name: str, value: int | None, default: int, limit: int) -> int:
+    if value is None:
+        return default
+    if not 0 < value <= limit:
+        raise InvalidRequest(f"{name} must lie between 1 and {limit}, not {value}.", param=name)
+    return value

@@ -1,0 +1,228 @@
+"""The engine loop of a generating model: many sequences, one forward pass a step."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import ClassVar
+
+from lmnb.engine.cache import Tokens
+from lmnb.engine.context import Context
+from lmnb.engine.model import Model
+from lmnb.engine.protocol import (
+    Delta,
+    Embed,
+    End,
+    Failed,
+    Generate,
+    LoadConfig,
+    Progress,
+    Reply,
+    Step,
+)
+from lmnb.engine.sampling import Candidates, Sampler, logprob
+from lmnb.engine.scheduler import Scheduler
+from lmnb.engine.sequence import Sequence
+from lmnb.errors import ContextOverflow, EngineCrashed, InvalidRequest, LmnbError, NumericError
+
+_WORTH_ABORTING = 64
+"""Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
+
+
+class Generator:
+    """Generates for one loaded model. `step` is the loop's body; the rest fills and empties it."""
+
+    command: ClassVar[type[Generate | Embed]] = Generate
+
+    def __init__(self, model: Model, config: LoadConfig) -> None:
+        self.model = model
+        self.context = Context(model, config)
+        self.context_length = self.context.context_length
+        self.batch_size = self.context.batch_size
+        self.parallel = self.context.parallel
+        self.threads = self.context.threads
+        self.scheduler = Scheduler(self.context)
+        self._candidates = Candidates(model.n_vocab)
+        self._special_pieces: list[bytes] | None = None
+        self._failures: list[Failed] = []
+        self._reading: frozenset[int] = frozenset()  # ids whose prompts the running step reads
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.context.close()
+        self.model.close()
+
+    # --- in ------------------------------------------------------------------------
+
+    def prompt(self, command: Generate) -> Tokens:
+        """The prompt's tokens. Thread-safe, so that tokenizing does not hold up the loop.
+
+        Raises
+        ------
+        ContextOverflow, InvalidRequest
+            The prompt is too long, empty, or has ids outside the vocabulary.
+        """
+        if command.tokens is None:
+            tokens = self.model.tokenize(command.segments, add_bos=command.add_bos)
+        else:
+            tokens = self.model.check_tokens(command.tokens, param="prompt")
+        if not len(tokens):
+            raise InvalidRequest("The prompt is empty.", param="prompt")
+        if len(tokens) >= self.context.context_length:
+            raise ContextOverflow(len(tokens), self.context.context_length)
+        return tokens
+
+    def submit(self, command: Generate, prompt: Tokens) -> None:
+        """Queue a generation; a wrong option is reported by the next step."""
+        limit = self.context.context_length
+        if command.max_tokens is not None and command.max_tokens >= 0:
+            limit = min(limit, len(prompt) + command.max_tokens)
+        try:
+            sampler = Sampler(command.sampling, self.model, prompt)
+        except LmnbError as error:
+            self._failures.append(Failed(command.id, error.to_dict()))
+            return
+        self.scheduler.add(Sequence(command, prompt, limit, sampler))
+
+    def abort(self, request: int) -> None:
+        """Stop a generation, if it is still there."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            if sequence.id == request:
+                sequence.cancelled = True
+
+    def interrupt(self, request: int) -> None:
+        """Break off the running forward pass if it reads this request's prompt. Any thread."""
+        if request in self._reading:
+            self.context.abort.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self.scheduler.running or self.scheduler.waiting or self._failures)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Running and waiting sequences, and tokens in the KV cache."""
+        scheduler = self.scheduler
+        return len(scheduler.running), len(scheduler.waiting), scheduler.used_cells
+
+    # --- the loop's body ---------------------------------------------------------------
+
+    def step(self) -> list[Reply]:
+        """One forward pass, and what there is to say after it."""
+        ends = self._drop_cancelled()
+        self.scheduler.admit()
+        plan = self._plan_with_room()
+        if plan and self._forward(plan):
+            self._sample(plan)
+        return self._report(ends)
+
+    def _drop_cancelled(self) -> list[End]:
+        scheduler = self.scheduler
+        cancelled = [s for s in (*scheduler.running, *scheduler.waiting) if s.cancelled]
+        for sequence in cancelled:
+            self._release(sequence)
+        return [sequence.end() for sequence in cancelled]
+
+    def _plan_with_room(self) -> list[tuple[Sequence, int]]:
+        """The next step's plan, for which cached prefixes, then the youngest, make room."""
+        while True:
+            plan = self.scheduler.plan()
+            if self.scheduler.ensure_room(sum(count for _, count in plan)):
+                return plan
+            if not self.scheduler.preempt():
+                return plan
+
+    def _forward(self, plan: list[tuple[Sequence, int]]) -> bool:
+        """Compute the planned tokens; False if nothing was computed this time."""
+        batch = self.context.batch
+        batch.clear()
+        for sequence, count in plan:
+            assert sequence.slot is not None
+            start = sequence.computed
+            wants_logits = count == sequence.missing and sequence.length < sequence.limit
+            tokens = sequence.tokens[start : start + count]
+            batch.add(tokens, start, sequence.slot, int(wants_logits))
+        reading = [(sequence.id, count) for sequence, count in plan if count > 1]
+        if sum(count for _, count in reading) >= _WORTH_ABORTING:
+            self._reading = frozenset(request for request, _ in reading)
+        began = monotonic()
+        result = self.context.decode()
+        self._reading = frozenset()
+        self.context.abort.clear()
+        if result == 0:
+            for sequence, count in plan:
+                sequence.computed += count
+            if reading:
+                self.scheduler.observe(batch.size, monotonic() - began)
+            return True
+        self._recover(plan, result)
+        return False
+
+    def _recover(self, plan: list[tuple[Sequence, int]], result: int) -> None:
+        """After a forward pass that did not succeed: 1 no room, 2 aborted, below 0 an error."""
+        if result == 1:
+            if self.scheduler.cache.evict_one() or self.scheduler.preempt():
+                return
+            result = -1
+        if result == 2:
+            for sequence, _ in plan:
+                assert sequence.slot is not None
+                sequence.computed = min(sequence.computed, self.context.length(sequence.slot))
+            return
+        error = EngineCrashed(f"llama.cpp could not compute the request (llama_decode: {result}).")
+        for sequence, _ in plan:
+            self._fail(sequence, error)
+
+    def _sample(self, plan: list[tuple[Sequence, int]]) -> None:
+        ready = [sequence for sequence, _ in plan if sequence.missing == 0]
+        for sequence in ready:
+            if sequence.length >= sequence.limit:  # nothing was to be generated
+                sequence.reason = "length"
+        ready = [sequence for sequence in ready if sequence.reason is None]
+        if not ready:
+            return
+        rows = self.context.logits(len(ready))
+        for sequence, row in zip(ready, rows, strict=True):
+            wanted = sequence.command.logprobs
+            before = row.copy() if wanted is not None else None
+            try:
+                token = sequence.sampler.sample(row, self._candidates)
+            except NumericError as error:
+                self._fail(sequence, error)
+                continue
+            sequence.sampler.accept(token)
+            report = None
+            if before is not None and wanted is not None:
+                report = logprob(before, token, wanted, self.model)
+            piece = self._pieces(sequence)[token]
+            sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
+
+    def _pieces(self, sequence: Sequence) -> list[bytes]:
+        if not sequence.command.show_special:
+            return self.model.pieces
+        if self._special_pieces is None:
+            self._special_pieces = self.model.special_pieces()
+        return self._special_pieces
+
+    # --- out ---------------------------------------------------------------------------
+
+    def _report(self, ends: list[End]) -> list[Reply]:
+        running = self.scheduler.running
+        progress: list[Progress] = [p for s in running if not s.prefilled and (p := s.progress())]
+        deltas: list[Delta] = [d for s in running if (d := s.delta())]
+        finished = [sequence for sequence in running if sequence.reason is not None]
+        for sequence in finished:
+            self._release(sequence)
+            ends.append(sequence.end())
+        replies: list[Reply] = list(self._failures)
+        self._failures.clear()
+        if progress or deltas or ends:
+            replies.append(Step(tuple(progress), tuple(deltas), tuple(ends)))
+        return replies
+
+    def _fail(self, sequence: Sequence, error: LmnbError) -> None:
+        self._failures.append(Failed(sequence.id, error.to_dict()))
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        sequence.sampler.close()

@@ -1,0 +1,229 @@
+"""A model file in memory: weights, vocabulary, tokenizer."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmnb.engine import native
+from lmnb.engine.gguf import Header
+from lmnb.engine.native import L
+from lmnb.engine.protocol import LoadConfig, Segment
+from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed
+
+Tokens = NDArray[np.int32]
+
+_ATTR_UNKNOWN, _ATTR_CONTROL = 1, 8
+_AUTHOR_SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+}
+
+
+class Model:
+    """A loaded model. Tokenizing is thread-safe; everything else is for the engine's thread."""
+
+    def __init__(self, handle: Any, header: Header, gpu_layers: int) -> None:
+        self.handle = handle
+        self.header = header
+        self.vocab = L.llama_model_get_vocab(handle)
+        self.n_vocab: int = L.llama_vocab_n_tokens(self.vocab)
+        self.layers: int = L.llama_model_n_layer(handle)
+        # llama.cpp counts the output layer too, and clamps.
+        self.gpu_layers = self.layers + 1 if gpu_layers < 0 else min(gpu_layers, self.layers + 1)
+        self.embedding_length: int = L.llama_model_n_embd(handle)
+        self.trained_context_length: int = L.llama_model_n_ctx_train(handle)
+        self.bos: int = L.llama_vocab_bos(self.vocab)
+        self.eos: int = L.llama_vocab_eos(self.vocab)
+        self.adds_bos: bool = bool(L.llama_vocab_get_add_bos(self.vocab)) and self.bos >= 0
+        self.pieces = [self._piece(token, special=False) for token in range(self.n_vocab)]
+        self.end_tokens = frozenset(
+            token for token in range(self.n_vocab) if L.llama_vocab_is_eog(self.vocab, token)
+        )
+        self.suppressed = self._suppressed()
+        self._control_text = self._control_pattern()
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        header: Header,
+        config: LoadConfig,
+        *,
+        on_progress: Callable[[float], None],
+    ) -> Model:
+        """Read the file into memory.
+
+        Raises
+        ------
+        InvalidModel
+            The file is damaged or of an architecture this llama.cpp does not know.
+        ModelLoadFailed
+            There is not enough memory.
+        """
+        params = L.llama_model_default_params()
+        params.n_gpu_layers = _wanted_gpu_layers(config)
+
+        def progress(fraction: float, _data: object) -> bool:
+            on_progress(fraction)
+            return True
+
+        callback = L.llama_progress_callback(progress)
+        params.progress_callback = callback
+        overrides = _overrides(header, config)
+        if overrides is not None:
+            params.kv_overrides = overrides
+        handle = L.llama_model_load_from_file(path.encode(), params)
+        if not handle:
+            raise _load_error(native.log.errors())
+        return cls(handle, header, params.n_gpu_layers)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.handle:
+            L.llama_model_free(self.handle)
+            self.handle = None
+
+    @property
+    def author_sampling(self) -> dict[str, float]:
+        """Sampling defaults the author wrote into the file (general.sampling.*)."""
+        found = {
+            ours: self.header.metadata.get(f"general.sampling.{theirs}")
+            for theirs, ours in _AUTHOR_SAMPLING.items()
+        }
+        return {
+            name: float(value) for name, value in found.items() if isinstance(value, int | float)
+        }
+
+    # --- tokens --------------------------------------------------------------
+
+    def tokenize(self, segments: Sequence[Segment], *, add_bos: bool) -> Tokens:
+        """Token ids of a prompt.
+
+        Control tokens are recognised in segments that allow it. Segments that forbid it but
+        contain nothing that looks like one are joined with their neighbours first: a tokenizer
+        that sees a text in pieces may put spaces between them or miss merges.
+        """
+        may_join = [s.special or not self._control_text.search(s.text) for s in segments]
+        parts = [
+            self._tokenize("".join(segment.text for segment, _ in group), special=special)
+            for special, group in groupby(zip(segments, may_join, strict=True), key=lambda x: x[1])
+        ]
+        tokens = np.concatenate(parts) if parts else np.empty(0, np.int32)
+        if add_bos and self.adds_bos and (len(tokens) == 0 or tokens[0] != self.bos):
+            tokens = np.concatenate([np.array([self.bos], np.int32), tokens])
+        return tokens
+
+    def tokenize_for_embedding(self, text: str) -> Tokens:
+        """Token ids of a text with the marks the model was trained with ([CLS], [SEP], …)."""
+        return self._tokenize(text, special=False, add_special=True)
+
+    def check_tokens(self, tokens: Iterable[int], *, param: str) -> Tokens:
+        """The ids as an array; ids outside the vocabulary would abort the process in a forward pass."""
+        array = np.fromiter(tokens, np.int64)
+        if array.size and (array.min() < 0 or array.max() >= self.n_vocab):
+            raise InvalidRequest(
+                f"A token id is outside this model's vocabulary (0 to {self.n_vocab - 1}).",
+                param=param,
+            )
+        return array.astype(np.int32)
+
+    def text(self, token: int) -> str:
+        """A token's text, control tokens spelled out; for templates and logprobs."""
+        return "" if token < 0 else self._piece(token, special=True).decode("utf-8", "replace")
+
+    def special_pieces(self) -> list[bytes]:
+        """Like `pieces`, with control tokens spelled out."""
+        return [self._piece(token, special=True) for token in range(self.n_vocab)]
+
+    def _tokenize(self, text: str, *, special: bool, add_special: bool = False) -> Tokens:
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 2 * add_special + 1
+        while True:
+            buffer = np.empty(size, np.int32)
+            pointer = buffer.ctypes.data_as(ctypes.POINTER(L.llama_token))
+            count = L.llama_tokenize(
+                self.vocab, data, len(data), pointer, size, add_special, special
+            )
+            if count >= 0:
+                return buffer[:count]
+            size = -count
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = L.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _suppressed(self) -> Tokens:
+        """Tokens the model's author forbids to sample."""
+        count = ctypes.c_int32()
+        pointer = L.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        if not pointer or count.value <= 0:
+            return np.empty(0, np.int32)
+        return np.ctypeslib.as_array(pointer, (count.value,)).astype(np.int32).copy()
+
+    def _control_pattern(self) -> re.Pattern[str]:
+        texts = [
+            self.text(token)
+            for token in range(self.n_vocab)
+            if L.llama_vocab_get_attr(self.vocab, token) & (_ATTR_CONTROL | _ATTR_UNKNOWN)
+        ]
+        joined = "|".join(re.escape(text) for text in texts if text)
+        return re.compile(joined or r"(?!)")
+
+
+def _wanted_gpu_layers(config: LoadConfig) -> int:
+    if not native.supports_gpu_offload():
+        return 0
+    return -1 if config.gpu_layers is None else config.gpu_layers
+
+
+def _overrides(header: Header, config: LoadConfig) -> Any:
+    """The metadata overrides llama.cpp takes, ended by an empty one."""
+    if config.num_experts is None:
+        return None
+    available = header.metadata.get(f"{header.architecture}.expert_count", 0)
+    assert isinstance(available, int)
+    if not 1 <= config.num_experts <= available:  # llama.cpp asserts this while loading
+        raise InvalidRequest(
+            f"num_experts must lie between 1 and {available} for this model."
+            if available
+            else "num_experts: this model has no experts.",
+            param="num_experts",
+        )
+    array = (L.llama_model_kv_override * 2)()
+    array[0].tag = 0  # integer
+    array[0].key = f"{header.architecture}.expert_used_count".encode()
+    array[0].value.val_i64 = config.num_experts
+    return array
+
+
+def _load_error(lines: list[str]) -> InvalidModel | ModelLoadFailed:
+    """What llama.cpp's last error lines mean."""
+    text = "\n".join(lines)
+    detail = lines[0].split(": ", 1)[-1].strip() if lines else "no reason was given"
+    if re.search(r"failed to allocate|out of memory|cudaMalloc|unable to allocate", text):
+        return ModelLoadFailed(
+            f"There is not enough memory to load the model ({detail}).",
+            hint="Load it with a smaller context_length or fewer gpu_layers, or unload another model.",
+        )
+    unknown = re.search(r"unknown model architecture: '?([\w.-]+)'?", text)
+    if unknown:
+        return InvalidModel(
+            f"This llama.cpp does not know the architecture {unknown[1]!r}.",
+            hint="A newer llama-cpp-python may; the model cannot be loaded with this one.",
+        )
+    return InvalidModel(f"llama.cpp cannot load this file: {detail}.")

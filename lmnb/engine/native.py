@@ -1,0 +1,172 @@
+"""The door to llama.cpp: the only module that imports the bindings.
+
+Everything here runs in a worker process. llama.cpp answers wrong use with
+`abort()`, so callers check what they pass; the reasons stand beside the checks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as _bindings
+from numpy.typing import NDArray
+
+from lmnb.engine.protocol import Device
+from lmnb.errors import EngineCrashed, ModelLoadFailed
+
+L: Any = _bindings
+
+# Symbols of ggml are reached through libllama's handle. Opening libggml by its
+# path would map a second copy of it with globals of its own: in wheels the
+# versioned names are copies, not links.
+_lib: Any = L._lib  # noqa: SLF001
+
+_LOG_LEVEL_ERROR = 4
+_keep_alive: list[Any] = []  # ctypes callbacks must outlive their registration
+
+
+class LogRing:
+    """The last lines llama.cpp logged. They are the only text behind a NULL result."""
+
+    def __init__(self, size: int = 200) -> None:
+        self.lines: deque[tuple[int, str]] = deque(maxlen=size)
+        self._partial = ""
+        self._level = 0
+
+    def write(self, level: int, text: bytes | None, _data: object) -> None:
+        """Take a fragment; llama.cpp continues a line with level CONT (5)."""
+        if level != 5:
+            self._level = level
+        self._partial += (text or b"").decode("utf-8", "replace")
+        *whole, self._partial = self._partial.split("\n")
+        for line in whole:
+            self.lines.append((self._level, line))
+            print(line, flush=self._level >= _LOG_LEVEL_ERROR)  # noqa: T201  (stdout is the worker's log)
+
+    def errors(self) -> list[str]:
+        """The error lines, oldest first."""
+        return [line for level, line in self.lines if level == _LOG_LEVEL_ERROR and line.strip()]
+
+
+log = LogRing()
+
+
+def init(on_abort: Callable[[str], None]) -> None:
+    """Initialise llama.cpp once per process.
+
+    `on_abort` is called with the text of a failed assertion just before the process dies.
+    """
+    _check_bindings()
+    log_callback = L.llama_log_callback(log.write)
+    # Installing an abort callback also spares the slow backtrace ggml would start gdb for.
+    abort_type = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+    abort_callback = abort_type(lambda text: on_abort((text or b"").decode("utf-8", "replace")))
+    _keep_alive.extend([log_callback, abort_callback])
+    L.llama_log_set(log_callback, ctypes.c_void_p(None))
+    _lib.ggml_set_abort_callback.argtypes = [abort_type]
+    _lib.ggml_set_abort_callback.restype = ctypes.c_void_p
+    _lib.ggml_set_abort_callback(abort_callback)
+    L.llama_backend_init()
+
+
+def _check_bindings() -> None:
+    """Refuse a llama-cpp-python whose structs do not match its library.
+
+    The structs are plain ctypes: a field too many shifts all that follow. Known
+    defaults of both parameter structs, first fields and last, show such a shift.
+    """
+    context, model = L.llama_context_default_params(), L.llama_model_default_params()
+    sizes = (context.n_batch, context.n_ubatch, context.n_seq_max, context.flash_attn_type)
+    switches = (context.offload_kqv, context.kv_unified, model.use_extra_bufts)
+    if sizes != (2048, 512, 1, -1) or switches != (True, False, True):
+        version = importlib.metadata.version("llama-cpp-python")
+        raise ModelLoadFailed(
+            f"llama-cpp-python {version} does not match the llama.cpp library it was built with.",
+            hint="Reinstall it: pip install --force-reinstall --no-cache-dir 'llama-cpp-python==0.3.36'",
+        )
+
+
+class AbortFlag:
+    """Stops a forward pass from another thread, within one graph node.
+
+    llama.cpp asks its abort callback once per graph node, hundreds of times a step. A Python
+    callback would take the GIL each time; the C library's `strlen` over a two-byte buffer does
+    not: an empty string means continue, a string of one byte means abort.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = ctypes.create_string_buffer(2)
+        libc = ctypes.CDLL(None)
+        address = ctypes.cast(libc.strlen, ctypes.c_void_p).value or 0
+        self.callback = L.ggml_abort_callback(address)
+        self.data = ctypes.cast(self._buffer, ctypes.c_void_p)
+
+    def set(self) -> None:
+        """Abort the forward pass that runs, or the next one."""
+        self._buffer[0] = b"\x01"
+
+    def clear(self) -> None:
+        """Let forward passes run again."""
+        self._buffer[0] = b"\x00"
+
+
+_DEVICE_TYPES = {0: "cpu", 1: "gpu", 2: "igpu"}
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices this build can compute on, CPU included."""
+    _lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    _lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    _lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(_lib, name).argtypes = [ctypes.c_void_p]
+        getattr(_lib, name).restype = ctypes.c_char_p
+    _lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    _lib.ggml_backend_dev_type.restype = ctypes.c_int
+    size = ctypes.POINTER(ctypes.c_size_t)
+    _lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
+    found = []
+    for index in range(_lib.ggml_backend_dev_count()):
+        device = _lib.ggml_backend_dev_get(index)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        found.append(
+            Device(
+                name=_lib.ggml_backend_dev_name(device).decode(),
+                description=_lib.ggml_backend_dev_description(device).decode(),
+                type=_DEVICE_TYPES.get(_lib.ggml_backend_dev_type(device), "accel"),  # type: ignore[arg-type]
+                memory_total=total.value,
+                memory_free=free.value,
+            )
+        )
+    return tuple(found)
+
+
+def floats(pointer: Any, count: int) -> NDArray[np.float32]:
+    """The `count` floats at a pointer, as a writable view.
+
+    Raises
+    ------
+    EngineCrashed
+        The pointer is NULL: llama.cpp has nothing to show.
+    """
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    if not address:
+        raise EngineCrashed("llama.cpp has computed no result.")
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+
+
+def supports_gpu_offload() -> bool:
+    """Whether this build can put layers on a GPU."""
+    return bool(L.llama_supports_gpu_offload())
+
+
+def system_info() -> str:
+    """llama.cpp's own line about the instruction sets and backends it was built with."""
+    text: bytes = L.llama_print_system_info()
+    return text.decode()

@@ -1,0 +1,300 @@
+"""The worker process: `python -m lmnb.engine.worker FD`.
+
+Two threads. The main thread owns llama.cpp and runs the engine's steps. The reading thread takes
+messages off the socket, tokenizes, answers pings, and otherwise only appends to the inbox or sets
+a flag. End of file on the socket, or the parent's death, ends the process: no orphan keeps memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+import psutil
+
+from lmnb.engine import native
+from lmnb.engine.embed import Embedder
+from lmnb.engine.generator import Generator
+from lmnb.engine.gguf import read_header
+from lmnb.engine.model import Model
+from lmnb.engine.protocol import (
+    Abort,
+    Command,
+    Embed,
+    Failed,
+    Generate,
+    Load,
+    LoadConfig,
+    LoadProgress,
+    ModelInfo,
+    Ping,
+    Pong,
+    Ready,
+    Reply,
+    Tokenize,
+    Tokenized,
+)
+from lmnb.errors import EngineCrashed, LmnbError, NotSupported
+
+_PROGRESS_INTERVAL = 0.05
+
+
+class Engine(Protocol):
+    """What both kinds of engine look like from here. `command` is what they serve."""
+
+    command: ClassVar[type[Generate | Embed]]
+    model: Model
+    context_length: int
+    batch_size: int
+    parallel: int
+    threads: int
+
+    def prompt(self, command: Any) -> Any:
+        """Tokenize; called by the reading thread."""
+
+    def submit(self, command: Any, prompt: Any) -> None:
+        """Queue."""
+
+    def abort(self, request: int) -> None:
+        """Drop."""
+
+    def interrupt(self, request: int) -> None:
+        """Break off a forward pass; called by the reading thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do."""
+
+    def counts(self) -> tuple[int, int, int]:
+        """Running, waiting, cached tokens."""
+
+    def step(self) -> list[Reply]:
+        """One forward pass."""
+
+
+class Channel:
+    """Length-prefixed msgpack over the socket. Sending is thread-safe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._reader = self._socket.makefile("rb", buffering=1 << 16)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Command)
+        self._lock = threading.Lock()
+
+    def send(self, reply: Reply) -> None:
+        """Send one message; if nobody listens any more, the process ends."""
+        data = self._encoder.encode(reply)
+        try:
+            with self._lock:
+                self._socket.sendall(struct.pack("!I", len(data)) + data)
+        except OSError:
+            os._exit(0)
+
+    def receive(self) -> Command | None:
+        """The next message; None at the end."""
+        prefix = self._reader.read(4)
+        if len(prefix) < 4:
+            return None
+        (size,) = struct.unpack("!I", prefix)
+        data = self._reader.read(size)
+        return self._decoder.decode(data) if len(data) == size else None
+
+
+class Worker:
+    """Joins the two threads: an inbox, and a condition that says it is not empty."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.engine: Engine | None = None
+        self._inbox: deque[tuple[Command, object]] = deque()
+        self._not_empty = threading.Condition()
+
+    # --- the reading thread --------------------------------------------------------
+
+    def read_forever(self) -> None:
+        """Serve messages until the other side is gone."""
+        while (command := self._receive()) is not None:
+            try:
+                self._accept(command)
+            except LmnbError as error:
+                self.channel.send(Failed(command.id, error.to_dict()))  # type: ignore[union-attr]
+            except Exception as error:  # noqa: BLE001  (a bad request must not end the thread)
+                text = f"The worker could not take the request: {error!r}."
+                self.channel.send(Failed(command.id, LmnbError(text).to_dict()))  # type: ignore[union-attr]
+        # Without interpreter shutdown: the main thread may be deep inside llama.cpp.
+        os._exit(0)
+
+    def _receive(self) -> Command | None:
+        try:
+            return self.channel.receive()
+        except OSError:
+            return None
+
+    def _accept(self, command: Command) -> None:
+        engine = self.engine
+        if isinstance(command, Abort):
+            if engine is not None:
+                engine.interrupt(command.id)
+                self._put(command, None)
+        elif engine is None:
+            raise LmnbError("The model is not loaded yet.")
+        elif isinstance(command, Ping):
+            running, waiting, cells = engine.counts()
+            memory = psutil.Process().memory_info().rss
+            self.channel.send(Pong(command.id, memory, running, waiting, cells))
+        elif isinstance(command, Tokenize):
+            tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
+            self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
+        elif isinstance(command, engine.command):
+            self._put(command, engine.prompt(command))
+        else:
+            can = "embeds only" if isinstance(engine, Embedder) else "generates text only"
+            raise NotSupported(f"This model {can}.", param="model")
+
+    def _put(self, command: Command, prompt: object) -> None:
+        with self._not_empty:
+            self._inbox.append((command, prompt))
+            self._not_empty.notify()
+
+    # --- the main thread -------------------------------------------------------------
+
+    def run(self) -> None:
+        """Load, then step for ever."""
+        engine = self._load()
+        threading.Thread(target=self.read_forever, daemon=True).start()
+        # The model's objects live as long as the process: keep the collector off them, and run it
+        # only when nobody waits for a token.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        while True:
+            self._drain(engine)
+            if engine.busy:
+                for reply in engine.step():
+                    self.channel.send(reply)
+            else:
+                gc.collect()
+                with self._not_empty:
+                    self._not_empty.wait_for(lambda: self._inbox)
+
+    def _drain(self, engine: Engine) -> None:
+        while self._inbox:
+            command, prompt = self._inbox.popleft()
+            if isinstance(command, Abort):
+                engine.abort(command.id)
+            else:
+                engine.submit(command, prompt)
+
+    def _load(self) -> Engine:
+        command = self.channel.receive()
+        if not isinstance(command, Load):
+            sys.exit(2)
+        try:
+            native.init(self._last_words)
+            engine, info = load(command, self.channel)
+        except LmnbError as error:
+            self.channel.send(Failed(0, error.to_dict()))
+            sys.exit(1)
+        self.engine = engine
+        self.channel.send(Ready(info))
+        return engine
+
+    def _last_words(self, text: str) -> None:
+        cause = text.strip().splitlines()[0] if text.strip() else "an unknown assertion"
+        error = EngineCrashed(f"llama.cpp stopped the model's process: {cause}")
+        self.channel.send(Failed(0, error.to_dict()))
+
+
+def load(command: Load, channel: Channel) -> tuple[Engine, ModelInfo]:
+    """Read the model and make it ready, telling the progress."""
+    began = monotonic()
+    last = 0.0
+
+    def progress(fraction: float) -> None:
+        nonlocal last
+        if monotonic() - last >= _PROGRESS_INTERVAL or fraction >= 1:
+            last = monotonic()
+            channel.send(LoadProgress(fraction))
+
+    header = read_header(Path(command.path))
+    model = Model.load(command.path, header, command.config, on_progress=progress)
+    engine: Engine
+    if header.kind == "embedding":
+        engine = Embedder(model, command.config)
+    else:
+        engine = Generator(model, command.config)
+    return engine, _describe(engine, header.kind, command.config, monotonic() - began)
+
+
+def _describe(engine: Engine, kind: str, config: LoadConfig, seconds: float) -> ModelInfo:
+    model = engine.model
+    found = native.devices()
+    gpus = [device for device in found if device.type in {"gpu", "igpu"}]
+    used = gpus[0] if gpus and model.gpu_layers else found[0]
+    final = msgspec.structs.replace(
+        config,
+        context_length=engine.context_length,
+        parallel=engine.parallel,
+        eval_batch_size=engine.batch_size,
+        gpu_layers=model.gpu_layers,
+        threads=engine.threads,
+        offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
+        cache_type_k=config.cache_type_k or "f16",
+        cache_type_v=config.cache_type_v or "f16",
+    )
+    return ModelInfo(
+        architecture=model.header.architecture,
+        kind="embedding" if kind == "embedding" else "llm",
+        context_length=engine.context_length,
+        trained_context_length=model.trained_context_length,
+        vocab_size=model.n_vocab,
+        embedding_length=model.embedding_length,
+        layers=model.layers,
+        gpu_layers=model.gpu_layers,
+        devices=found,
+        device=used.description or used.name,
+        chat_templates=model.header.chat_templates,
+        bos_text=model.text(model.bos),
+        eos_text=model.text(model.eos),
+        adds_bos=model.adds_bos,
+        sampling=model.author_sampling,
+        config=final,
+        memory=psutil.Process().memory_info().rss,
+        load_seconds=seconds,
+        system_info=native.system_info(),
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the one that spawned it dies, busy or stopped."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def main() -> None:
+    """Entry point."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    Worker(Channel(int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()
