@@ -204,7 +204,8 @@ class Worker:
 
     def _receive(self, reply: Reply) -> None:
         if isinstance(reply, Step):
-            for update in (*reply.progress, *reply.deltas, *reply.ends):
+            updates: tuple[Update, ...] = (*reply.progress, *reply.deltas, *reply.ends)
+            for update in updates:
                 self._deliver(update.id, update)
                 if isinstance(update, End):
                     self._queues.pop(update.id, None)
