@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import gguf
 import numpy as np
@@ -43,6 +43,14 @@ class _Folder:
     tokens: list[str]
     pooling: gguf.PoolingType
     max_sequence_length: int | None
+
+
+def parse_file_type(label: str) -> FileType:
+    """The label as a `FileType`, or `InvalidModel`."""
+    for known in get_args(FileType):
+        if known == label:
+            return cast(FileType, known)
+    raise InvalidModel(f"{label} is not one of {', '.join(_FILE_TYPES)}.")
 
 
 def convert_bert(
