@@ -1,0 +1,57 @@
+"""What every request handler may reach: one value, made when the process starts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.requests import HTTPConnection
+
+from lmnb.config import Settings
+from lmnb.models.catalog import Catalog
+from lmnb.models.instances import Manager
+from lmnb.server.auth import Tokens
+from lmnb.server.database import Database
+from lmnb.server.devices import Devices
+from lmnb.server.tcp import TCPControl
+from lmnb.server.tracking import Activity
+
+
+@dataclass(kw_only=True)
+class State:
+    """The server's state. Handlers get it by `state_of(request)`.
+
+    stopping
+        Set when the process is to end; who sets it need not wait.
+    started_at
+        Seconds since the epoch.
+    """
+
+    settings: Settings
+    catalog: Catalog
+    models: Manager
+    database: Database
+    tokens: Tokens
+    tcp: TCPControl
+    devices: Devices
+    activity: Activity = field(default_factory=Activity)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def home(self) -> Path:
+        """`$LMNB_HOME`."""
+        return self.settings.home
+
+    @property
+    def busy(self) -> bool:
+        """Whether ending now would take something from somebody."""
+        return bool(self.activity.active or self.models.loaded() or self.tcp.info)
+
+
+def state_of(request: HTTPConnection) -> State:
+    """The state that the app serving `request` stands on."""
+    state: State = request.app.state.lmnb
+    return state

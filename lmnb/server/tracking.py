@@ -1,0 +1,110 @@
+"""ASGI: count the requests in flight, log each, end them when their listener stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lmnb.errors import ServerError
+from lmnb.server.errors import error_response, stream_error
+
+_access = logging.getLogger("lmnb.access")
+
+
+@dataclass
+class Activity:
+    """What the idle exit looks at: requests in flight, and when the last one ended."""
+
+    active: int = 0
+    last: float = field(default_factory=time.monotonic)
+
+    def idle_seconds(self) -> float:
+        """Seconds since anything ran; 0 while something runs."""
+        return 0.0 if self.active else time.monotonic() - self.last
+
+
+class Tracked:
+    """Wraps the app of one listener.
+
+    Requests under `quiet` are neither counted nor logged: they ask about the server's state.
+    """
+
+    def __init__(self, app: ASGIApp, activity: Activity, *, quiet: frozenset[str]) -> None:
+        self.app = app
+        self.activity = activity
+        self.quiet = quiet
+        self._running: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.quiet:
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        self.activity.active += 1
+        try:
+            await self._run(exchange, task, receive)
+        finally:
+            self._running.discard(task)
+            self.activity.active -= 1
+            self.activity.last = time.monotonic()
+            exchange.log()
+
+    def end_all(self) -> None:
+        """Cancel what runs; each client gets an error in its own protocol."""
+        self._ending = True
+        for task in self._running:
+            task.cancel()
+
+    async def _run(self, exchange: _Exchange, task: asyncio.Task[None], receive: Receive) -> None:
+        try:
+            await self.app(exchange.scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            task.uncancel()
+            await exchange.end(receive)
+
+
+class _Exchange:
+    """One request and what has been answered to it so far."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.started = time.monotonic()
+        self.status = 0
+        self.streaming = False
+        self.complete = False
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            kinds = [value for name, value in message["headers"] if name == b"content-type"]
+            self.streaming = bool(kinds) and kinds[0].startswith(b"text/event-stream")
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
+        await self._send(message)
+
+    async def end(self, receive: Receive) -> None:
+        error = ServerError("The server stopped listening while it answered this request.")
+        if not self.status:
+            await error_response(self.scope, error)(self.scope, receive, self.send)
+        elif not self.complete:
+            body = stream_error(self.scope, error) if self.streaming else b""
+            await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def log(self) -> None:
+        """One line: the path as it was sent (no query, nothing of the body), never a prompt."""
+        milliseconds = (time.monotonic() - self.started) * 1000
+        path = self.scope.get("raw_path", b"").decode("ascii", "replace")
+        _access.info(
+            "%s %s %s %.0f ms", self.scope["method"], path, self.status or "-", milliseconds
+        )
