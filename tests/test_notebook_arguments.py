@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmnb.notebook.arguments import HelpShown, Parser, integer, number, split, variable
+from lmnb.notebook.failures import UsageMistake
+from lmnb.notebook.interpolate import interpolate
+
+
+@pytest.fixture
+def parser() -> Parser:
+    parser = Parser(prog="%%ask")
+    parser.add_argument("-m", "--model")
+    parser.add_argument("--temperature", type=number(0, 2))
+    parser.add_argument("--max-tokens", type=integer(1))
+    parser.add_argument("-o", "--out", type=variable)
+    parser.add_argument("--raw", action="store_true")
+    return parser
+
+
+@pytest.fixture
+def commands() -> Parser:
+    parser = Parser(prog="%lm")
+    sub = parser.add_subparsers(dest="command")
+    sub.add_parser("load").add_argument("model")
+    sub.add_parser("unload").add_argument("--all", action="store_true")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", []),
+        ("  -m  a ", ["-m", "a"]),
+        ('-s "be brief"', ["-s", "be brief"]),
+        ("-s 'say \"hi\"'", ["-s", 'say "hi"']),
+        ('--system="be brief"', ["--system=be brief"]),
+        ('-s ""', ["-s", ""]),
+        (r"-m C:\models\a.gguf", ["-m", r"C:\models\a.gguf"]),
+        ("-m a # the small one", ["-m", "a"]),
+        ("-m a#1", ["-m", "a#1"]),
+        ('-s "# no comment"', ["-s", "# no comment"]),
+        ("-s {{persona}}", ["-s", "{{persona}}"]),
+    ],
+)
+def test_split(line: str, words: list[str]) -> None:
+    assert split(line) == words
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\\"))))
+def test_split_reads_what_a_shell_would_quote(words: list[str]) -> None:
+    assert split(shlex.join(words)) == words
+
+
+@given(st.text(st.characters(exclude_characters="'\"")))
+def test_split_keeps_every_character_but_space_and_comments(line: str) -> None:
+    words = split(line)
+    assert "".join("".join(words).split()) == "".join(words)
+    assert "".join(line.split()).startswith("".join(words))
+
+
+def test_values_are_converted(parser: Parser) -> None:
+    args = parser.parse_line("-m a --temperature 0.5 --max-tokens 7 -o answer --raw")
+    assert (args.model, args.temperature, args.max_tokens, args.out, args.raw) == (
+        "a",
+        0.5,
+        7,
+        "answer",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("--temprature 1", "unknown option --temprature", "Did you mean --temperature?"),
+        ("--zzz", "unknown option --zzz", "%%ask -h"),
+        ("hello", "unknown word hello", "%%ask -h"),
+        ("--temperature hot", "--temperature: invalid number value: 'hot'", "%%ask -h"),
+        ("--temperature 3", "--temperature: 3 is not between 0 and 2", "%%ask -h"),
+        ("--temperature nan", "--temperature: nan is not", "%%ask -h"),
+        ("--max-tokens 0", "--max-tokens: 0 is not at least 1", "%%ask -h"),
+        ("-o 1x", "'1x' cannot be the name of a variable", "%%ask -h"),
+        ("-o class", "'class' cannot be the name of a variable", "%%ask -h"),
+        ("-m", "-m: expected one argument", "%%ask -h"),
+        ("-m a --model b", "--model is given twice", "%%ask -h"),
+        ("-m 'a", "The quote ' is never closed", "other kind of quotes"),
+        ("--rawest", "unknown option --rawest", "Did you mean --raw?"),
+    ],
+)
+def test_mistakes(parser: Parser, line: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageMistake) as caught:
+        parser.parse_line(line)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert "\n" not in caught.value.message
+
+
+def test_an_unknown_command_names_the_close_one(commands: Parser) -> None:
+    with pytest.raises(UsageMistake, match="unknown command unlod") as caught:
+        commands.parse_line("unlod x")
+    assert caught.value.hint == "Did you mean unload?"
+
+
+def test_an_unknown_option_of_a_command_is_compared_with_its_own(commands: Parser) -> None:
+    with pytest.raises(UsageMistake, match="%lm unload: unknown option --al") as caught:
+        commands.parse_line("unload --al")
+    assert caught.value.hint == "Did you mean --all?"
+
+
+def test_a_missing_word_is_named(commands: Parser) -> None:
+    with pytest.raises(UsageMistake, match=r"%lm load: .*model"):
+        commands.parse_line("load")
+
+
+def test_help_is_not_an_error(parser: Parser, commands: Parser) -> None:
+    with pytest.raises(HelpShown) as caught:
+        parser.parse_line("-m a -h")
+    assert "usage: %%ask" in caught.value.text
+    with pytest.raises(HelpShown) as caught:
+        commands.parse_line("unload -h")
+    assert "--all" in caught.value.text
+
+
+def test_parsing_twice_starts_afresh(parser: Parser) -> None:
+    assert parser.parse_line("-m a").model == "a"
+    assert parser.parse_line("-m b").model == "b"
+    assert parser.parse_line("").model is None
+
+
+def test_interpolate() -> None:
+    names = {"name": "Ada", "n": 3, "größe": 1.5}
+    assert interpolate("Hi {{name}}, {{ n }} × {{größe}}", names).text == "Hi Ada, 3 × 1.5"
+
+
+def test_unknown_names_stay_as_typed() -> None:
+    assert interpolate("{{a}} {{b}} {{a}}", {"b": 1}) == ("{{a}} 1 {{a}}", ("a",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["print({'a': 1})", "{a}", "{{}}", "{{ }}", "{{a b}}", "{{a.b}}", "{{1a}}", "$a", "{{a\n}}"],
+)
+def test_nothing_else_is_a_reference(text: str) -> None:
+    assert interpolate(text, {"a": 1, "b": 2}) == (text, ())
+
+
+def test_values_are_not_interpolated_again() -> None:
+    assert interpolate("{{a}}", {"a": "{{b}}", "b": 1}).text == "{{b}}"
+
+
+@given(st.text(), st.dictionaries(st.from_regex(r"[a-z]\w{0,5}", fullmatch=True), st.integers()))
+def test_interpolate_touches_only_references(text: str, names: dict[str, int]) -> None:
+    result = interpolate(text, names)
+    if "{{" not in text:
+        assert result == (text, ())
