@@ -1,0 +1,251 @@
+"""The one road from a request to its events, and the ways the protocols walk it.
+
+A streaming route::
+
+    events = await until_disconnect(request, begin(generate(state, wanted)))
+    return stream(translate(events), on_error=...)
+
+A plain one::
+
+    answer = await until_disconnect(request, fold(generate(state, wanted)))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, TypeVar
+
+import msgspec
+
+from lmnb.chat import generate as chat
+from lmnb.chat.conversation import Request
+from lmnb.chat.events import (
+    Event,
+    Finished,
+    Loading,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from lmnb.engine.protocol import Embedded, TokenLogprob
+from lmnb.models.instances import Lease
+from lmnb.server.state import State
+
+T = TypeVar("T")
+
+PATIENCE = 5.0
+"""Seconds to wait for a sign of life before a stream's headers are sent."""
+
+
+# --- events -----------------------------------------------------------------------
+
+
+async def generate(state: State, request: Request) -> AsyncGenerator[Event, None]:
+    """Load the model if need be, render, generate.
+
+    The order of events is that of `lmnb.chat.events`. Closing the generator, or cancelling the
+    task that reads it, stops the generation at once and gives the model back.
+
+    Raises
+    ------
+    LmnbError
+        Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
+    """
+    chat.ensure_supported(request)
+    async with AsyncExitStack() as stack:
+        lease: Lease | None = None
+        async for step in _lease(state, stack, request.model, request.ttl, request.load):
+            if isinstance(step, Loading):
+                yield step
+            else:
+                lease = step
+        assert lease is not None
+        instance = lease.instance
+        events = await stack.enter_async_context(
+            aclosing(
+                chat.generate(
+                    request,
+                    instance.worker,
+                    state.renderer,
+                    instance=instance.id,
+                    load_seconds=lease.load_seconds,
+                )
+            )
+        )
+        async for event in events:
+            yield event
+
+
+async def _lease(
+    state: State,
+    stack: AsyncExitStack,
+    model: str,
+    ttl: float | None,
+    options: dict[str, Any],
+) -> AsyncGenerator[Loading | Lease, None]:
+    """Lease an instance until `stack` closes: `Loading`* while it is loaded, then the lease."""
+    progress: asyncio.Queue[float | None] = asyncio.Queue()
+    context = state.models.lease(
+        model, kind="llm", ttl=ttl, options=options, on_progress=progress.put_nowait
+    )
+    entering = asyncio.ensure_future(stack.enter_async_context(context))
+    entering.add_done_callback(lambda _: progress.put_nowait(None))
+    try:
+        while (fraction := await progress.get()) is not None:
+            yield Loading(model, fraction)
+        lease = entering.result()
+    finally:
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+    if lease.load_seconds is not None:
+        yield Loading(lease.instance.id, 1.0, lease.load_seconds)
+    yield lease
+
+
+def _is_underway(event: object) -> bool:
+    return not isinstance(event, Loading)
+
+
+async def begin(
+    events: AsyncGenerator[T, None],
+    *,
+    ready: Callable[[T], bool] = _is_underway,
+    patience: float = PATIENCE,
+) -> AsyncGenerator[T, None]:
+    """Wait for the first event that `ready` accepts (default: the first that is not `Loading`).
+
+    What goes wrong until then is raised here, so that it becomes an HTTP status instead of an
+    error in a stream. After `patience` seconds the stream is to begin all the same. The result
+    yields all events.
+    """
+    seen: list[T] = []
+    waiting = asyncio.ensure_future(_collect(events, seen, ready))
+    try:
+        await asyncio.wait({waiting}, timeout=patience)
+    except asyncio.CancelledError:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await events.aclose()
+        raise
+    if waiting.done():
+        waiting.result()
+    return _resume(events, seen, waiting)
+
+
+async def _collect(
+    events: AsyncGenerator[T, None], seen: list[T], ready: Callable[[T], bool]
+) -> None:
+    async for event in events:
+        seen.append(event)
+        if ready(event):
+            return
+
+
+async def _resume(
+    events: AsyncGenerator[T, None], seen: list[T], waiting: asyncio.Future[None]
+) -> AsyncGenerator[T, None]:
+    try:
+        await waiting
+        for event in seen:
+            yield event
+        async for event in events:
+            yield event
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await events.aclose()
+
+
+# --- whole answers ----------------------------------------------------------------
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A finished tool call. `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The events of a generation, folded."""
+
+    text: str
+    thinking: str
+    tool_calls: tuple[Call, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finished: Finished
+
+
+async def fold(events: AsyncGenerator[Event, None]) -> Answer:
+    """Run a generation to its end."""
+    text: list[str] = []
+    thinking: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    calls: list[Call] = []
+    arguments: list[str] = []
+    start: ToolCallStart | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, TextDelta):
+                text.append(event.text)
+                logprobs.extend(event.logprobs)
+            elif isinstance(event, ThinkingDelta):
+                thinking.append(event.text)
+            elif isinstance(event, ToolCallStart):
+                start, arguments = event, []
+            elif isinstance(event, ToolCallDelta):
+                arguments.append(event.json)
+            elif isinstance(event, ToolCallEnd):
+                assert start is not None
+                calls.append(Call(start.id, start.name, "".join(arguments)))
+            elif isinstance(event, Finished):
+                return Answer(
+                    "".join(text), "".join(thinking), tuple(calls), tuple(logprobs), event
+                )
+    raise AssertionError("A generation ends with Finished or an error.")
+
+
+# --- without generating -------------------------------------------------------------
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """Vectors of the instance that computed them."""
+
+    instance: str
+    result: Embedded
+
+
+async def embed(
+    state: State,
+    model: str,
+    inputs: Sequence[str | tuple[int, ...]],
+    *,
+    truncate: bool = False,
+    ttl: float | None = None,
+) -> Embedding:
+    """Embed texts or token lists; one vector each, of length 1, in the order of `inputs`.
+
+    Raises
+    ------
+    NotSupported
+        The model is not an embedding model.
+    ContextOverflow
+        An input is longer than the model's context, and `truncate` is off.
+    """
+    async with state.models.lease(model, kind="embedding", ttl=ttl, options={}) as lease:
+        result = await lease.instance.worker.embed(inputs, truncate=truncate)
+        return Embedding(lease.instance.id, result)
+
+
+async def count_tokens(state: State, request: Request) -> int:
+    """Tokens of the prompt that `request` would be, by its model's own template and vocabulary."""
+    chat.ensure_supported(request)
+    async with state.models.lease(
+        request.model, kind="llm", ttl=request.ttl, options=request.load
+    ) as lease:
+        return len(await chat.tokenize(request, lease.instance.worker, state.renderer))
