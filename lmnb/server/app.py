@@ -36,7 +36,8 @@ def public_app(state: State) -> FastAPI:
 def control_app(state: State) -> FastAPI:
     """Everything under `/lmnb/`: what magics, widgets and the command line use."""
     app = _bare_app(state)
-    control.install(app)
+    errors.install(app)
+    app.include_router(control.router)
     return app
 
 

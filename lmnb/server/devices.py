@@ -41,7 +41,8 @@ async def _ask() -> dict[str, Any]:
     )
     try:
         output, errors = await asyncio.wait_for(process.communicate(), _TIMEOUT)
-        report = json.loads(output)
+        # Native code may print before it; the report is the last line.
+        report = json.loads(output.strip().rpartition(b"\n")[2])
     except TimeoutError:
         report = {"error": f"No answer within {_TIMEOUT:.0f} seconds."}
     except ValueError:

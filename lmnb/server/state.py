@@ -15,6 +15,7 @@ from lmnb.models.instances import Manager
 from lmnb.server.auth import Tokens
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
 from lmnb.server.tracking import Activity
 
@@ -23,10 +24,14 @@ from lmnb.server.tracking import Activity
 class State:
     """The server's state. Handlers get it by `state_of(request)`.
 
+    identity
+        What `lmnb.runtime.identity` said when the process started.
     stopping
         Set when the process is to end; who sets it need not wait.
     started_at
         Seconds since the epoch.
+    responses
+        Stored answers, which later requests continue.
     """
 
     settings: Settings
@@ -36,9 +41,14 @@ class State:
     tokens: Tokens
     tcp: TCPControl
     devices: Devices
-    activity: Activity = field(default_factory=Activity)
+    identity: dict[str, str]
+    activity: Activity
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     started_at: float = field(default_factory=time.time)
+    responses: ResponseStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.responses = ResponseStore(self.database)
 
     @property
     def home(self) -> Path:

@@ -37,10 +37,11 @@ class TCPControl:
         *,
         require_auth: bool | None = None,
         allow_open: bool = False,
-    ) -> TCPInfo:
+    ) -> tuple[TCPInfo, bool]:
         """Listen; what is None comes from the settings. Port 0 takes any free one.
 
-        Asking again for what is already open changes nothing.
+        Asking again for what is already open changes nothing; the second value says whether this
+        call opened it.
 
         Raises
         ------
@@ -63,13 +64,13 @@ class TCPControl:
             )
         async with self._lock:
             if self.info is not None:
-                return _same_or_error(self.info, host, port, auth=auth)
+                return _same_or_error(self.info, host, port, auth=auth), False
             sock = await asyncio.to_thread(bind_tcp, host, port)
             listener = Listener(self._gated(sock, auth=auth), sock, self._activity)
             await listener.start()
             self._listener, self.info = listener, tcp_info(sock, require_auth=auth)
             _log.info("Listening on %s", self.info.url)
-            return self.info
+            return self.info, True
 
     async def close(self) -> bool:
         """Stop listening and end the streams; models stay loaded. Whether anything was open."""

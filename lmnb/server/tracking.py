@@ -30,7 +30,8 @@ class Activity:
 class Tracked:
     """Wraps the app of one listener.
 
-    Requests under `quiet` are neither counted nor logged: they ask about the server's state.
+    Requests under `quiet` ask about the server itself: they put off the idle exit, but are neither
+    counted as running nor logged nor ended.
     """
 
     def __init__(self, app: ASGIApp, activity: Activity, *, quiet: frozenset[str]) -> None:
@@ -42,6 +43,7 @@ class Tracked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self.quiet:
+            self.activity.last = time.monotonic()
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, send)
