@@ -109,13 +109,9 @@ class PrefixCache:
             self.share(node, sequence)
         if node.end == len(tokens):
             return node
-        holder = node.holder
-        node.holder = None
+        holder = self._holder_for_leaf_below(node)
         if holder is None:
-            holder = self._new_holder(keep=node)
-            if holder is None:
-                return node
-            self.share(node, holder)
+            return node
         self._memory.copy(sequence, holder, node.end, len(tokens))
         leaf = Node(tokens[node.end :].copy(), node.end, node)
         leaf.holder = holder
@@ -197,11 +193,17 @@ class PrefixCache:
             self._memory.remove(holder)
             self._free_holders.append(holder)
 
-    def _new_holder(self, keep: Node) -> int | None:
-        while not self._free_holders:
-            if not self.evict_one(keep):
+    def _holder_for_leaf_below(self, node: Node) -> int | None:
+        """A holder that owns the prefix ending at `node`: its own if it is a leaf, or a free one."""
+        while node.holder is None and not self._free_holders:
+            if not self.evict_one(keep=node):
                 return None
-        return self._free_holders.pop()
+        if node.holder is not None:
+            holder, node.holder = node.holder, None
+        else:
+            holder = self._free_holders.pop()
+            self.share(node, holder)
+        return holder
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -21,6 +21,10 @@ CACHE_TYPES = {
 }  # fmt: skip
 """ggml's numbers of the KV cache element types (ggml.h, enum ggml_type)."""
 
+_ELEMENT_BYTES = {
+    0: 4, 1: 2, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32, 20: 18 / 32, 30: 2,
+}  # fmt: skip
+
 MAX_SEQUENCE_IDS = 256
 """llama.cpp's LLAMA_MAX_SEQ. Memory operations take any id below it, decoding only those below
 n_seq_max, so that cached prefixes can be parked in the ids between."""
@@ -99,6 +103,7 @@ class Context:
         params.offload_kqv = config.offload_kv_cache_to_gpu is not False
         params.no_perf = True
         set_common(params, config)
+        _check_memory(model, params)
         self.abort = native.AbortFlag()
         params.abort_callback = self.abort.callback
         params.abort_callback_data = self.abort.data
@@ -170,6 +175,32 @@ def create(model: Model, params: Any) -> Any:
             hint="Load the model with a smaller context_length, or unload another model.",
         )
     return handle
+
+
+def _check_memory(model: Model, params: Any) -> None:
+    """Refuse a KV cache larger than all memory there is.
+
+    llama.cpp would first fill the cache's tables, and be killed for that instead of failing. The
+    formula holds for plain attention; other kinds of memory are smaller and not checked.
+    """
+    header, handle = model.header, model.handle
+    special = ("attention.kv_lora_rank", "attention.sliding_window", "attention.indexer.top_k")
+    if any(f"{header.architecture}.{key}" in header.metadata for key in special):
+        return
+    if L.llama_model_is_recurrent(handle) or L.llama_model_is_hybrid(handle):
+        return
+    heads = L.llama_model_n_head_kv(handle)
+    head_length = model.embedding_length / max(1, L.llama_model_n_head(handle))
+    element = (_ELEMENT_BYTES[params.type_k] + _ELEMENT_BYTES[params.type_v]) / 2
+    needed = 2 * params.n_ctx * model.layers * heads * head_length * element
+    memory = max(psutil.virtual_memory().total, *(d.memory_total for d in native.devices()))
+    if needed > memory:
+        raise ModelLoadFailed(
+            f"A context of {params.n_ctx} tokens needs {needed / 1e9:.1f} GB of memory; "
+            f"this machine has {memory / 1e9:.1f} GB.",
+            hint="Load the model with a smaller context_length.",
+            param="context_length",
+        )
 
 
 def set_common(params: Any, config: LoadConfig) -> None:
