@@ -8,7 +8,6 @@ headers are read once per file and modification time.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -218,8 +217,3 @@ def _name_variants(entries: list[ModelEntry]) -> list[ModelEntry]:
             name = key if place == 0 else variant_name(key, label)
             named.append(replace(variants[label], key=name, variants=every))
     return sorted(named, key=lambda entry: entry.key)
-
-
-def default_home() -> Path:
-    """`$LMNB_HOME`, else `~/.lmnb`."""
-    return Path(os.environ.get("LMNB_HOME") or Path.home() / ".lmnb").expanduser()
