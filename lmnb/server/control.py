@@ -48,6 +48,7 @@ class _Load(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
     ttl: float | None = None
     identifier: str | None = None
+    jit: bool = False
 
 
 class _Unload(msgspec.Struct, forbid_unknown_fields=True):
@@ -165,24 +166,30 @@ async def get(request: Request) -> Response:
 
 @router.post("/load")
 async def load(request: Request) -> Response:
-    """Load a model. Events `progress` (`{"progress": 0 to 1}`) and `done` (a row of `ps`).
+    """Load a model. Events `progress` (`{"progress": 0 to 1}`) and `done`.
 
-    Leaving the stream cancels the load.
+    `done` is a row of `ps` and `hint`: what to install if the model does not use the GPU there is.
+    With `jit` it is loaded the way a request to a language model would load it, if it has to be;
+    so the user can be shown the load before the request. `waited` of `done` is the seconds that
+    took, None if the model was there already. Leaving the stream cancels the load.
     """
     body = await _body(request, _Load)
     config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
-    manager = state_of(request).models
+    state = state_of(request)
     progress: asyncio.Queue[float | None] = asyncio.Queue()
 
-    async def work() -> Instance:
+    async def work() -> tuple[Instance, float | None]:
+        report = progress.put_nowait
         try:
-            return await manager.load(
-                body.model,
-                config,
-                identifier=body.identifier,
-                ttl=body.ttl,
-                on_progress=progress.put_nowait,
+            if body.jit:
+                async with manager.lease(
+                    body.model, ttl=body.ttl, options=config, on_progress=report
+                ) as lease:
+                    return lease.instance, lease.load_seconds
+            instance = await manager.load(
+                body.model, config, identifier=body.identifier, ttl=body.ttl, on_progress=report
             )
+            return instance, instance.load_seconds
         finally:
             progress.put_nowait(None)
 
@@ -191,7 +198,8 @@ async def load(request: Request) -> Response:
         try:
             while (value := await progress.get()) is not None:
                 yield sse.frame({"progress": value}, "progress")
-            yield sse.frame(_row(await task), "done")
+            instance, waited = await task
+            yield sse.frame({**_row(instance), "waited": waited}, "done")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -265,8 +273,6 @@ async def remove_token(request: Request) -> Response:
 def _row(instance: Instance) -> dict[str, Any]:
     """An instance as `ps` shows it. Times in seconds, `memory` in bytes."""
     info = instance.worker.info
-    idle = time.monotonic() - instance.last_used
-    waiting = instance.ttl is not None and not instance.active
     return {
         "id": instance.id,
         "model": instance.entry.key,
@@ -275,7 +281,7 @@ def _row(instance: Instance) -> dict[str, Any]:
         "jit": instance.jit,
         "active": instance.active,
         "ttl": instance.ttl,
-        "ttl_left": max(instance.ttl - idle, 0.0) if waiting and instance.ttl else instance.ttl,
+        "ttl_left": instance.ttl_left,
         "context_length": info.context_length,
         "memory": info.memory,
         "device": info.device,
