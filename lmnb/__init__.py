@@ -1,3 +1,72 @@
-"""lmnb: LM Studio for notebooks."""
+"""lmnb: LM Studio for notebooks.
+
+`%load_ext lmnb` gives a notebook the magics `%lm`, `%%claude` and `%%openai`. In Python,
+`lmnb.openai()` and `lmnb.anthropic()` are the official SDKs' clients of the same local models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import anthropic as _anthropic
+    import openai as _openai
+
+    from lmnb.client import Client, attach
+    from lmnb.errors import LmnbError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "LmnbError",
+    "__version__",
+    "anthropic",
+    "attach",
+    "load_ipython_extension",
+    "openai",
+    "unload_ipython_extension",
+]
+
+_HOMES = {"Client": "lmnb.client", "LmnbError": "lmnb.errors", "attach": "lmnb.client"}
+
+
+def openai() -> _openai.OpenAI:
+    """An `openai.OpenAI` client of the lmnb server, which is started if none is running."""
+    from lmnb.client import attach
+
+    return attach().openai()
+
+
+def anthropic() -> _anthropic.Anthropic:
+    """An `anthropic.Anthropic` client of the lmnb server, which is started if none is running."""
+    from lmnb.client import attach
+
+    return attach().anthropic()
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Called by `%load_ext lmnb`."""
+    from lmnb.notebook.extension import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Called by `%unload_ext lmnb`."""
+    from lmnb.notebook.extension import unload
+
+    unload(ipython)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `import lmnb` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lmnb' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

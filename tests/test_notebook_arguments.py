@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmnb.notebook.arguments import HelpShown, Parser, integer, number, split, variable
-from lmnb.notebook.failures import UsageMistake
+from lmnb.notebook.arguments import Parser, integer, number, split, variable
+from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.interpolate import interpolate
 
 

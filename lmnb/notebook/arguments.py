@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
-from lmnb.notebook.failures import UsageMistake
+from lmnb.notebook.failures import HelpShown, UsageMistake
 
 
 def split(line: str) -> list[str]:
@@ -44,14 +44,6 @@ def split(line: str) -> list[str]:
             hint="Put the other kind of quotes around words that contain one.",
         )
     return words if word is None else [*words, word]
-
-
-class HelpShown(Exception):  # noqa: N818, RUF100 - not a failure
-    """`-h` was given. `text` is the help."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
 
 
 class _Help(argparse.Action):

@@ -8,12 +8,10 @@ the user's line is all there is to see. The same errors raised by the Python API
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lmnb.errors import InvalidRequest, LmnbError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
@@ -22,6 +20,14 @@ class UsageMistake(InvalidRequest):
     """The line of a magic cannot be understood."""
 
     code = "usage"
+
+
+class HelpShown(Exception):
+    """`-h` was given: nothing is to be done but to show `text`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
 
 
 class Interrupted(KeyboardInterrupt):
@@ -50,3 +56,20 @@ def _lines(error: LmnbError) -> Iterator[str]:
     yield f"{_RED}{type(error).__name__}{_RESET}: {error.message}"
     if error.hint:
         yield f"Hint: {error.hint}"
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """What every magic runs in: errors without traceback, and help instead of running."""
+    try:
+        yield
+    except HelpShown as shown:
+        from lmnb.notebook.output import note
+
+        note(shown.text)
+    except LmnbError as error:
+        raise shorten(error) from None
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted from None

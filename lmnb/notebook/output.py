@@ -80,7 +80,8 @@ class Output:
     def clear(self) -> None:
         """Take an intermediate state away again."""
         if self._notebook and self._published:
-            self._publish({"text/plain": ""}, None)
+            # As HTML, nothing takes no room; as text it would be an empty line.
+            self._publish({"text/html": "", "text/plain": ""}, None)
         elif self._width:
             sys.stdout.write(self._overwrite("") + "\r")
             self._width = 0

@@ -76,7 +76,7 @@ class Reply:
     def footer(self) -> str:
         """One line about how the answer came about."""
         parts = ["⏹ interrupted"] if self.interrupted else []
-        parts.append(self.model)
+        parts += [self.model] if self.model else []
         if self.usage is not None:
             cached = f" ({self.usage.cached} cached)" if self.usage.cached else ""
             parts.append(f"{self.usage.input}{cached} → {self.usage.output} tokens")

@@ -1,0 +1,239 @@
+"""`%lm`: one line magic for the models and the server."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lmnb.errors import ModelNotFound
+from lmnb.notebook.arguments import Parser, integer, number
+from lmnb.notebook.failures import HelpShown, UsageMistake
+from lmnb.notebook.models import DEFAULT_CHAT_MODEL
+from lmnb.notebook.output import note, show
+from lmnb.notebook.progress import Progress, transient
+from lmnb.notebook.status import gpu_hint, ls, placement, ps, status
+from lmnb.notebook.table import joined, paragraph
+from lmnb.notebook.units import duration, size
+
+if TYPE_CHECKING:
+    from lmnb.client import Client
+
+
+class LmMagic:
+    """Sub-commands, each a method of its name that gets the client and the options."""
+
+    @cached_property
+    def parser(self) -> Parser:
+        """All commands with their options."""
+        parser = Parser(
+            prog="%lm", description="Models and server of lmnb. Alone: what there is, and where."
+        )
+        commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+        for add in (_get, _ls, _ps, _load, _unload, _serve, _log, _help):
+            add(commands)
+        return parser
+
+    def __call__(self, line: str) -> None:
+        """Do what the line says."""
+        args = self.parser.parse_line(line)
+        if args.command == "help":
+            raise HelpShown(self._help_for(args.topic))
+        with transient("Starting the lmnb server"):
+            from lmnb.client import attach
+
+            client = attach()
+        _COMMANDS[args.command or "status"](client, args)
+
+    def help(self) -> str:
+        """What `%lm?` shows."""
+        return self.parser.format_help()
+
+    def _help_for(self, topic: str | None) -> str:
+        if topic is None:
+            return self.parser.format_help()
+        commands = self.parser.commands()
+        if topic not in commands:
+            self.parser.error(f"argument command: invalid choice: '{topic}'")
+        return commands[topic].format_help()
+
+
+# --- options ------------------------------------------------------------------
+
+
+def _get(commands: Any) -> None:
+    parser = commands.add_parser("get", help="fetch a model", description="Fetch a model.")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a name, a Hugging Face repository, a URL or a file "
+        f"(default: {DEFAULT_CHAT_MODEL}, 98 MB)",
+    )
+    parser.add_argument("-q", "--quantization", metavar="Q", help="which variant, such as Q4_K_M")
+
+
+def _ls(commands: Any) -> None:
+    commands.add_parser("ls", help="models on the disk", description="The models on the disk.")
+
+
+def _ps(commands: Any) -> None:
+    commands.add_parser("ps", help="loaded models", description="The loaded models.")
+
+
+def _load(commands: Any) -> None:
+    parser = commands.add_parser("load", help="load a model", description="Load a model.")
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help=f"default: {DEFAULT_CHAT_MODEL}")
+    add("--context-length", type=integer(1), metavar="N", help="in tokens")
+    add("--ttl", type=number(0), metavar="S", help="unload when idle for S seconds (never)")
+    add("--identifier", metavar="NAME", help="a name of your own for the loaded model")
+
+
+def _unload(commands: Any) -> None:
+    parser = commands.add_parser("unload", help="unload a model", description="Unload a model.")
+    parser.add_argument("model", nargs="?", metavar="NAME", help="default: the only one")
+    parser.add_argument("--all", action="store_true", help="every loaded model")
+
+
+def _serve(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="let other programs in",
+        description="Open a port for OpenAI, Anthropic and LM Studio clients.",
+    )
+    add = parser.add_argument
+    add("--host", help="address to listen on (127.0.0.1)")
+    add("--port", type=integer(0, 65535), help="port (1234); 0 takes a free one")
+    add("--require-auth", action="store_true", help="ask clients for an API token")
+    add("--allow-open", action="store_true", help="listen beyond this machine without tokens")
+    add("--stop", action="store_true", help="close the port; models stay loaded")
+
+
+def _log(commands: Any) -> None:
+    parser = commands.add_parser("log", help="the server's log", description="The server's log.")
+    parser.add_argument("-n", "--lines", type=integer(1), default=50, metavar="N", help="50")
+
+
+def _help(commands: Any) -> None:
+    parser = commands.add_parser("help", help="this, or help about a command")
+    parser.add_argument("topic", nargs="?", metavar="COMMAND")
+
+
+# --- commands -----------------------------------------------------------------
+
+
+def _show_status(client: Client, _: Namespace) -> None:
+    show(status(client.status()))
+
+
+def _show_ls(client: Client, _: Namespace) -> None:
+    show(ls(client.ls()))
+
+
+def _show_ps(client: Client, _: Namespace) -> None:
+    show(ps(client.ps()))
+
+
+def _run_get(client: Client, args: Namespace) -> None:
+    name = args.model or DEFAULT_CHAT_MODEL
+    progress = Progress(f"Fetching {name}")
+    done: dict[str, Any] = {}
+    notes: list[str] = []
+    with progress.running():
+        for event in client.get(args.model, args.quantization):
+            if event["type"] == "progress":
+                progress.set(*_transfer(event))
+            elif event["type"] == "note":
+                notes.append(event["text"])
+                progress.set(progress.fraction, event["text"])
+            elif event["type"] == "done":
+                done = event
+    text = f"{done['key']} is here: {size(done['size_bytes'])}, {done['path']}"
+    progress.finish(paragraph("\n".join([*notes, text])))
+
+
+def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
+    total, speed, left = event["total"], event.get("bytes_per_second"), event.get("eta_seconds")
+    parts = [f"{size(event['done'])} of {size(total)}" if total else size(event["done"])]
+    if speed:
+        parts.append(f"{size(speed)}/s")
+    if left:
+        parts.append(f"{duration(left)} left")
+    return (event["done"] / total if total else None), " · ".join(parts)
+
+
+def _run_load(client: Client, args: Namespace) -> None:
+    name = args.model or DEFAULT_CHAT_MODEL
+    progress = Progress(f"Loading {name}")
+    row: dict[str, Any] = {}
+    with progress.running():
+        for event in client.load(
+            name,
+            context_length=args.context_length,
+            ttl=args.ttl,
+            identifier=args.identifier,
+        ):
+            if event["type"] == "progress":
+                progress.set(event["progress"])
+            elif event["type"] == "done":
+                row = event
+    text = (
+        f"{row['id']} is loaded ({duration(row['load_seconds'])}): {placement(row)}, "
+        f"context {row['context_length']} tokens, {size(row['memory'])}"
+    )
+    lines = [text, *(f"Warning: {warning}" for warning in row["warnings"])]
+    progress.finish(joined(paragraph("\n".join(lines)), *gpu_hint(client.status()["device"])))
+
+
+def _run_unload(client: Client, args: Namespace) -> None:
+    if args.all and args.model:
+        raise UsageMistake("%lm unload: give a name or --all, not both.")
+    name = args.model
+    if not args.all and name is None:
+        loaded = [row["id"] for row in client.ps()]
+        if len(loaded) != 1:
+            few = "No model is loaded." if not loaded else f"Loaded are {', '.join(loaded)}."
+            raise ModelNotFound(few, hint="Name one, or say --all." if loaded else None)
+        name = loaded[0]
+    unloaded = client.unload(all=True) if args.all else client.unload(name)
+    note(f"Unloaded: {', '.join(unloaded)}" if unloaded else "No model was loaded.")
+
+
+def _run_serve(client: Client, args: Namespace) -> None:
+    if args.stop:
+        closed = client.stop_serving()
+        note("The port is closed; models stay loaded." if closed else "No port was open.")
+        return
+    info = client.serve(
+        host=args.host,
+        port=args.port,
+        require_auth=args.require_auth or None,
+        allow_open=args.allow_open,
+    )
+    url = info["network_url"] or info["url"]
+    lines = [
+        f"Listening on {url}" if info["opened"] else f"Already listening on {url}",
+        f"OpenAI clients: base_url {url}/v1 · Anthropic clients: base_url {url}",
+        *(f"Warning: {warning}" for warning in info["warnings"]),
+    ]
+    show(paragraph("\n".join(lines)))
+
+
+def _show_log(client: Client, args: Namespace) -> None:
+    note("\n".join(client.log(args.lines)) or "The log is empty.")
+
+
+_COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
+    "status": _show_status,
+    "get": _run_get,
+    "ls": _show_ls,
+    "ps": _show_ps,
+    "load": _run_load,
+    "unload": _run_unload,
+    "serve": _run_serve,
+    "log": _show_log,
+}
+
+lm = LmMagic()

@@ -1,0 +1,103 @@
+"""What `%lm`, `%lm ps` and `%lm ls` show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lmnb.notebook.models import DEFAULT_CHAT_MODEL
+from lmnb.notebook.output import Bundle
+from lmnb.notebook.table import joined, paragraph, table
+from lmnb.notebook.units import duration, size
+
+
+def status(state: dict[str, Any]) -> Bundle:
+    """Server, device, listener and loaded models, from `Client.status()`."""
+    server, listener = state["server"], state["listener"]
+    device = state["device"]
+    build = (
+        f", llama.cpp from llama-cpp-python {device['llama_cpp']}" if "error" not in device else ""
+    )
+    lines = [
+        f"lmnb {server['version']}{build}",
+        f"Server: process {server['pid']}, up {duration(server['uptime'])}, files in {server['home']}",
+        f"Device: {devices(device)}",
+        f"Listening on {listener['url']}" if listener else "Not listening; %lm serve opens a port",
+    ]
+    parts = [paragraph("\n".join(lines)), *gpu_hint(device)]
+    parts.append(ps(state["loaded"]))
+    return joined(*parts)
+
+
+def devices(report: dict[str, Any]) -> str:
+    """The devices that can compute, by name and memory."""
+    if "error" in report:
+        return f"unknown ({report['error']})"
+    return ", ".join(
+        f"{device['description']} ({device['type'].upper()}, {size(device['memory_total'])})"
+        for device in report["devices"]
+    )
+
+
+def gpu_hint(report: dict[str, Any]) -> Iterator[Bundle]:
+    """If there is a GPU that this build cannot use: what it is, and what to install."""
+    if report.get("gpu_present") and not report.get("supports_gpu_offload"):
+        text = (
+            f"This machine has a GPU ({report['gpu_present']}), but the installed llama-cpp-python "
+            "can use the CPU only. To use it, install a build for it and restart the kernel:"
+        )
+        yield paragraph(text, report["install_hint"])
+
+
+def placement(row: dict[str, Any]) -> str:
+    """On which device a loaded model is, and how many of its layers."""
+    if not row["gpu_layers"]:
+        return f"{row['device']}, all {row['layers']} layers"
+    return f"{row['device']}, {row['gpu_layers']} of {row['layers']} layers"
+
+
+def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
+    """The loaded models."""
+    if not rows:
+        return paragraph("No model is loaded.")
+    headers = ("Loaded", "Kind", "State", "Device", "Context", "Memory", "Unloads")
+    return table(
+        headers,
+        [
+            (
+                row["id"],
+                row["kind"],
+                row["state"],
+                placement(row),
+                row["context_length"],
+                size(row["memory"]),
+                "never" if row["ttl_left"] is None else f"in {duration(row['ttl_left'])}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def ls(rows: Sequence[dict[str, Any]]) -> Bundle:
+    """The models on the disk."""
+    if not rows:
+        return paragraph(
+            f"No model is downloaded yet. This fetches {DEFAULT_CHAT_MODEL} (98 MB):",
+            "%lm get",
+        )
+    headers = ("Model", "Kind", "Parameters", "Quantization", "Size", "Context", "Loaded")
+    return table(
+        headers,
+        [
+            (
+                row["key"],
+                row["kind"],
+                row["params_string"],
+                row["quantization"],
+                size(row["size_bytes"]),
+                row["max_context_length"],
+                "●" if row["loaded"] else "",
+            )
+            for row in rows
+        ],
+    )
