@@ -22,13 +22,14 @@ _PIN = "llama-cpp-python==0.3.36"
 class Report(msgspec.Struct, frozen=True):
     """The machine's devices, and the GPU this build leaves unused, if there is one.
 
-    `install_hint` is the command that installs a build for that GPU.
+    `install_hint` is the command that installs a build for that GPU, `hint` a sentence with it.
     """
 
     devices: tuple[Device, ...]
     supports_gpu_offload: bool
     gpu_present: str | None
     install_hint: str | None
+    hint: str | None
     llama_cpp: str
     system_info: str
 
@@ -38,14 +39,16 @@ def report() -> Report:
     native.init(lambda text: print(text, file=sys.stderr))  # noqa: T201
     offload = native.supports_gpu_offload()
     name, flag = (None, None) if offload else present_gpu()
-    hint = None
+    command = None
     if flag is not None:
-        hint = f"CMAKE_ARGS='-D{flag}=on' pip install --force-reinstall --no-cache-dir '{_PIN}'"
+        command = f"CMAKE_ARGS='-D{flag}=on' pip install --force-reinstall --no-cache-dir '{_PIN}'"
     return Report(
         devices=native.devices(),
         supports_gpu_offload=offload,
         gpu_present=name,
-        install_hint=hint,
+        install_hint=command,
+        hint=command
+        and f"llama.cpp was built without support for the {name} here; install one with it: {command}",
         llama_cpp=importlib.metadata.version("llama-cpp-python"),
         system_info=native.system_info().strip(),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError
 from lmnb.models import download
 from lmnb.models.instance import Instance
+from lmnb.models.instances import Manager
 from lmnb.runtime import log_path
 from lmnb.server import sse
 from lmnb.server.state import state_of
@@ -174,22 +175,12 @@ async def load(request: Request) -> Response:
     took, None if the model was there already. Leaving the stream cancels the load.
     """
     body = await _body(request, _Load)
-    config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
     state = state_of(request)
     progress: asyncio.Queue[float | None] = asyncio.Queue()
 
     async def work() -> tuple[Instance, float | None]:
-        report = progress.put_nowait
         try:
-            if body.jit:
-                async with manager.lease(
-                    body.model, ttl=body.ttl, options=config, on_progress=report
-                ) as lease:
-                    return lease.instance, lease.load_seconds
-            instance = await manager.load(
-                body.model, config, identifier=body.identifier, ttl=body.ttl, on_progress=report
-            )
-            return instance, instance.load_seconds
+            return await _load_one(state.models, body, progress.put_nowait)
         finally:
             progress.put_nowait(None)
 
@@ -199,12 +190,29 @@ async def load(request: Request) -> Response:
             while (value := await progress.get()) is not None:
                 yield sse.frame({"progress": value}, "progress")
             instance, waited = await task
-            yield sse.frame({**_row(instance), "waited": waited}, "done")
+            hint = (await state.devices.get()).get("hint")
+            yield sse.frame({**_row(instance), "waited": waited, "hint": hint}, "done")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     return sse.stream(frames(), on_error=_error_frame)
+
+
+async def _load_one(
+    manager: Manager, body: _Load, on_progress: Callable[[float], None]
+) -> tuple[Instance, float | None]:
+    """The loaded instance, and the seconds that took if it took any."""
+    config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
+    if body.jit:
+        async with manager.lease(
+            body.model, ttl=body.ttl, options=config, on_progress=on_progress
+        ) as lease:
+            return lease.instance, lease.load_seconds
+    instance = await manager.load(
+        body.model, config, identifier=body.identifier, ttl=body.ttl, on_progress=on_progress
+    )
+    return instance, instance.load_seconds
 
 
 @router.post("/unload")

@@ -1,0 +1,7 @@
+"""`python -m lmnb` is `lmnb`."""
+
+import sys
+
+from lmnb.cli import main
+
+sys.exit(main())

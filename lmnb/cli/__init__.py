@@ -1,0 +1,51 @@
+"""`lmnb`, the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lmnb import __version__
+from lmnb.cli import models, server, tokens
+from lmnb.errors import LmnbError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. 1 is a failure told in one line, 2 is wrong usage."""
+    options = make_parser().parse_args(arguments)
+    try:
+        status: int | None = options.run(options)
+        sys.stdout.flush()
+    except LmnbError as error:
+        print(f"lmnb: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us (`| head`) has seen enough; the interpreter must not try to flush again.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status or 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="lmnb",
+        description="Local language models: download them, load them, serve them.",
+        epilog="Models, settings and logs are in $LMNB_HOME (default ~/.lmnb).",
+    )
+    parser.add_argument("--version", action="version", version=f"lmnb {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    models.add_commands(commands)
+    server.add_commands(commands)
+    tokens.add_commands(commands)
+    return parser

@@ -1,0 +1,195 @@
+"""`lmnb get | ls | ps | load | unload`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from typing import TYPE_CHECKING, Any
+
+from lmnb.cli import output
+from lmnb.client import attach, find
+from lmnb.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_LOAD_OPTIONS = (
+    "context_length",
+    "parallel",
+    "eval_batch_size",
+    "gpu_layers",
+    "flash_attention",
+    "offload_kv_cache_to_gpu",
+    "num_experts",
+    "cache_type_k",
+    "cache_type_v",
+    "threads",
+)
+"""The fields of `lmnb.engine.protocol.LoadConfig`; a test compares them."""
+
+
+_AUTO = "default: as suits the device"
+
+
+def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Declare the commands."""
+    get = commands.add_parser("get", help="download a model")
+    get.add_argument(
+        "model",
+        nargs="?",
+        help="a built-in name, a Hugging Face repository or address, or a local file "
+        "(default: the built-in chat model)",
+    )
+    get.add_argument("--quantization", metavar="NAME", help="such as q4_k_m")
+    _json(get)
+    get.set_defaults(run=_get)
+
+    ls = commands.add_parser("ls", help="list the models on this machine")
+    _json(ls)
+    ls.set_defaults(run=_ls)
+
+    ps = commands.add_parser("ps", help="list the loaded models")
+    _json(ps)
+    ps.set_defaults(run=_ps)
+
+    _add_load(commands.add_parser("load", help="load a model"))
+
+    unload = commands.add_parser("unload", help="unload a model")
+    unload.add_argument("name", nargs="?", help="as shown by `lmnb ps` (default: the only one)")
+    unload.add_argument("--all", action="store_true", help="every loaded model")
+    unload.set_defaults(run=_unload)
+
+
+def _add_load(load: ArgumentParser) -> None:
+    load.add_argument("model")
+    load.add_argument(
+        "--context-length", type=int, metavar="N", help="tokens (default: at most 8192)"
+    )
+    load.add_argument("--ttl", type=float, metavar="S", help="unload after S idle seconds")
+    load.add_argument("--identifier", metavar="NAME", help="name to address it by")
+    load.add_argument("--parallel", type=int, metavar="N", help="requests decoded together")
+    load.add_argument("--gpu-layers", type=int, metavar="N", help="layers on the GPU; -1 is all")
+    load.add_argument("--eval-batch-size", type=int, metavar="N", help="tokens of a forward pass")
+    load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    load.add_argument("--num-experts", type=int, metavar="N", help="of a mixture of experts")
+    load.add_argument("--cache-type-k", metavar="TYPE", help="KV cache element type, such as q8_0")
+    load.add_argument("--cache-type-v", metavar="TYPE")
+    load.add_argument("--flash-attention", action=BooleanOptionalAction, help=f"({_AUTO})")
+    load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
+    _json(load)
+    load.set_defaults(run=_load)
+
+
+def _get(options: Namespace) -> None:
+    events = output.connect().get(options.model, options.quantization)
+    done = output.follow_download(events)
+    if options.json:
+        output.print_json(done)
+    else:
+        print(f"{done['key']} is ready ({output.size(done['size_bytes'])}, {done['path']}).")
+
+
+def _ls(options: Namespace) -> None:
+    models = output.connect().ls()
+    if options.json:
+        output.print_json(models)
+    elif not models:
+        output.note("No model is downloaded yet. `lmnb get` fetches a small one.")
+    else:
+        output.print_table(
+            ("MODEL", "KIND", "PARAMS", "QUANT", "SIZE", "CONTEXT", "LOADED"),
+            [
+                (
+                    model["key"],
+                    model["kind"],
+                    model["params_string"] or "?",
+                    model["quantization"] or "?",
+                    output.size(model["size_bytes"]),
+                    str(model["max_context_length"] or "?"),
+                    ", ".join(model["loaded"]),
+                )
+                for model in models
+            ],
+        )
+
+
+def _ps(options: Namespace) -> None:
+    loaded = _running_models()
+    if options.json:
+        output.print_json(loaded)
+    elif not loaded:
+        output.note("No model is loaded.")
+    else:
+        print_loaded(loaded)
+
+
+def print_loaded(loaded: list[dict[str, Any]]) -> None:
+    """A table of the loaded models."""
+    output.print_table(
+        ("NAME", "STATE", "CONTEXT", "MEMORY", "DEVICE", "LAYERS ON GPU", "UNLOADED"),
+        [
+            (
+                row["id"],
+                row["state"],
+                str(row["context_length"]),
+                output.size(row["memory"]),
+                row["device"],
+                f"{row['gpu_layers']} of {row['layers']}",
+                "on demand" if row["ttl_left"] is None else _countdown(row),
+            )
+            for row in loaded
+        ],
+    )
+
+
+def _countdown(row: dict[str, Any]) -> str:
+    left = output.duration(row["ttl_left"])
+    return f"{left} after use" if row["active"] else f"in {left}"
+
+
+def _load(options: Namespace) -> None:
+    client = output.connect()
+    load_options = {name: getattr(options, name) for name in _LOAD_OPTIONS}
+    done = output.follow_load(
+        options.model,
+        client.load(options.model, identifier=options.identifier, ttl=options.ttl, **load_options),
+    )
+    for text in [*done["warnings"], *filter(None, [done["hint"]])]:
+        output.note(text)
+    if options.json:
+        output.print_json(done)
+        return
+    print(
+        f"{done['id']} is loaded ({done['load_seconds']:.1f} s): context of "
+        f"{done['context_length']} tokens, {output.size(done['memory'])} of memory, "
+        f"{done['device']}, {done['gpu_layers']} of {done['layers']} layers on a GPU."
+    )
+
+
+def _unload(options: Namespace) -> None:
+    if options.all and options.name:
+        raise InvalidRequest("Give a name or --all, not both.")
+    loaded = _running_models()
+    name = options.name
+    if not options.all and name is None:
+        if len(loaded) != 1:
+            names = ", ".join(row["id"] for row in loaded)
+            raise InvalidRequest(
+                f"Several models are loaded: {names}." if loaded else "No model is loaded.",
+                hint="Name one of them, or say --all." if loaded else None,
+            )
+        name = loaded[0]["id"]
+    if not loaded and options.all:
+        output.note("No model is loaded.")
+        return
+    for unloaded in attach().unload(name, all=options.all):
+        print(f"{unloaded} is unloaded.")
+
+
+def _running_models() -> list[dict[str, Any]]:
+    """What is loaded; nothing, if no server is running: none is started to find that out."""
+    client = find()
+    return client.ps() if client else []
+
+
+def _json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,0 +1,367 @@
+"""The way from a notebook or the command line to the server.
+
+`attach()` finds the server of this user's home, or starts it. The official
+SDKs speak to it over the same private socket: `client.openai()`,
+`client.anthropic()`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from lmnb import runtime
+from lmnb.errors import LmnbError, ServerError, ServerMismatch
+from lmnb.launch import Launch
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+
+Json = dict[str, Any]
+Notify = Callable[[str], None]
+
+_ANSWER = 15.0  # Seconds for what the server answers at once, on a machine that is busy.
+_SILENCE = 60.0  # Streams of the server say something every 15 s.
+_START = 60.0
+_OTHER_STARTS = 90.0
+_NOTICE = 1.0  # Waits longer than this are announced.
+
+
+class Client:
+    """A server that answered. Every call raises the `LmnbError` that the server met.
+
+    http
+        For requests of one's own: `client.http.get("/v1/models")`.
+    """
+
+    def __init__(self, home: Path, socket: str) -> None:
+        self.home = home
+        self.socket = socket
+        self.process = os.getpid()
+        self.http = httpx2.Client(
+            # Not encrypted, so no certificates: loading them would take 80 ms.
+            transport=httpx2.HTTPTransport(uds=socket, verify=False),
+            base_url="http://local",
+            timeout=httpx2.Timeout(_ANSWER, read=None),
+            trust_env=False,
+        )
+
+    def openai(self, **options: Any) -> openai.OpenAI:
+        """The official OpenAI client. `options` are those of `openai.OpenAI`."""
+        import openai
+
+        given: Json = {"api_key": "lmnb", "base_url": "http://local/v1", "http_client": self.http}
+        return openai.OpenAI(**{**given, **options})
+
+    def anthropic(self, **options: Any) -> anthropic.Anthropic:
+        """The official Anthropic client. `options` are those of `anthropic.Anthropic`."""
+        import anthropic
+
+        given: Json = {"api_key": "lmnb", "base_url": "http://local", "http_client": self.http}
+        return anthropic.Anthropic(**{**given, **options})
+
+    # --- the server -----------------------------------------------------------
+
+    def handshake(self) -> Json:
+        """`{version, python, build, pid, busy, loaded: [id], listening: url | None}`."""
+        return self._call("GET", "/lmnb/handshake", timeout=_ANSWER)
+
+    def status(self) -> Json:
+        """`{server, device, listener, loaded}`; the first call asks llama.cpp for the devices."""
+        return self._call("GET", "/lmnb/status")
+
+    def log(self, lines: int = 100) -> list[str]:
+        """The last lines of the server's log."""
+        found: list[str] = self._call("GET", f"/lmnb/log?lines={lines}")["lines"]
+        return found
+
+    def shutdown(self, *, if_idle: bool = False) -> bool:
+        """End the server, and wait until it has ended; whether it did (see `if_idle`).
+
+        Loaded models are unloaded. With `if_idle` a server that is in use stays.
+        """
+        pid = self.handshake()["pid"]
+        stopping: bool = self._call("POST", "/lmnb/shutdown", {"if_idle": if_idle})["stopping"]
+        if stopping:
+            _wait_for_end(self.home, pid)
+        return stopping
+
+    # --- models ---------------------------------------------------------------
+
+    def ls(self) -> list[Json]:
+        """The models on the disk: the fields of `lmnb.models.entry.ModelEntry`, and `loaded`."""
+        found: list[Json] = self._call("GET", "/lmnb/models")["models"]
+        return found
+
+    def ps(self) -> list[Json]:
+        """The loaded models: `{id, model, kind, state, active, ttl, ttl_left, …}`."""
+        found: list[Json] = self._call("GET", "/lmnb/ps")["loaded"]
+        return found
+
+    def get(self, model: str | None = None, quantization: str | None = None) -> Iterator[Json]:
+        """Fetch a model; None is the default one. Leaving the iterator cancels.
+
+        Yields `{"type": "started" | "progress" | "note" | "done", …}`, the fields being those of
+        `lmnb.models.events`; `done` comes last.
+        """
+        return self._stream("/lmnb/get", {"model": model, "quantization": quantization})
+
+    def load(
+        self,
+        model: str,
+        *,
+        identifier: str | None = None,
+        ttl: float | None = None,
+        jit: bool = False,
+        **options: Any,
+    ) -> Iterator[Json]:
+        """Load a model. Leaving the iterator cancels.
+
+        Yields `{"type": "progress", "progress": 0 to 1}`, then `{"type": "done", …}` with the
+        fields of `ps`, `warnings` among them. With `jit` it is loaded, if need be, the way a
+        request would load it; `waited` is the seconds that took, or None. `options` are those of
+        `lmnb.engine.protocol.LoadConfig`; None is "not given". `ttl` in seconds.
+        """
+        body = {"model": model, "identifier": identifier, "ttl": ttl, "jit": jit, **options}
+        return self._stream("/lmnb/load", body)
+
+    def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002
+        """Unload one instance, or `all`; the ids of what was unloaded."""
+        body = {"instance_id": name, "all": all}
+        found: list[str] = self._call("POST", "/lmnb/unload", body)["unloaded"]
+        return found
+
+    # --- listening ------------------------------------------------------------
+
+    def serve(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        require_auth: bool | None = None,
+        allow_open: bool = False,
+    ) -> Json:
+        """Listen on TCP; None is what the settings say (127.0.0.1, 1234, no tokens).
+
+        Returns `{url, network_url, host, port, require_auth, opened, warnings}`. `opened` is false
+        if it listened there already.
+        """
+        body = {
+            "host": host,
+            "port": port,
+            "require_auth": require_auth,
+            "allow_open": allow_open,
+        }
+        return self._call("POST", "/lmnb/listener", body)
+
+    def stop_serving(self) -> bool:
+        """Close the TCP listener; whether it was open. Models stay loaded."""
+        closed: bool = self._call("DELETE", "/lmnb/listener")["closed"]
+        return closed
+
+    def tokens(self) -> list[Json]:
+        """The API tokens: `{id, name, created_at}`."""
+        found: list[Json] = self._call("GET", "/lmnb/tokens")["tokens"]
+        return found
+
+    def create_token(self, name: str) -> Json:
+        """A new API token: `{id, name, created_at, token}`. `token` is never shown again."""
+        return self._call("POST", "/lmnb/tokens", {"name": name})
+
+    def remove_token(self, name: str) -> Json:
+        """Remove the token of that name or id."""
+        return self._call("DELETE", "/lmnb/tokens", params={"name": name})
+
+    # --- requests -------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        params: Json | None = None,
+        timeout: float | None = None,
+    ) -> Json:
+        limit = httpx2.USE_CLIENT_DEFAULT if timeout is None else httpx2.Timeout(timeout)
+        with _reaching(self.home):
+            response = self.http.request(method, path, json=body, params=params, timeout=limit)
+            return _checked(response)
+
+    def _stream(self, path: str, body: Json) -> Iterator[Json]:
+        limit = httpx2.Timeout(_ANSWER, read=_SILENCE)
+        with (
+            _reaching(self.home),
+            self.http.stream("POST", path, json=body, timeout=limit) as response,
+        ):
+            if response.is_error:
+                response.read()
+                _checked(response)
+            for event in httpx2.EventSource(response):
+                data: Any = event.json()
+                if event.event == "error":
+                    raise LmnbError.from_dict(data)
+                yield {**data, "type": event.event}
+                if event.event == "done":
+                    return
+        raise ServerError("The server ended before it was done.", hint=_see_log(self.home))
+
+
+_attached: dict[Path, Client] = {}
+
+
+def attach(*, start: bool = True, home: Path | None = None, notify: Notify | None = None) -> Client:
+    """The server of `home` (default `$LMNB_HOME`), which is started if it is not running.
+
+    `notify` is called with a sentence when something takes longer than a second. Calls are cheap
+    (one request) and the client is reused, so call it each time rather than keep a client.
+
+    Raises
+    ------
+    ServerError
+        The server could not be started, or does not answer; without `start`: there is none.
+    ServerMismatch
+        A server with other software is in use. One that is idle is replaced.
+    """
+    home = home or runtime.find_home()
+    if not start:
+        client = find(home)
+        if client is None:
+            raise ServerError(f"No lmnb server of {home} is running.", hint="It starts on demand.")
+        return client
+    found = _find(home)
+    if found is not None and _matches(found[1]):
+        return found[0]
+    return _attach_locked(home, notify or (lambda _text: None))
+
+
+def find(home: Path | None = None) -> Client | None:
+    """The server of `home` if one is running, whatever its software; None if not.
+
+    Raises
+    ------
+    ServerError
+        There is one, but it does not answer.
+    """
+    found = _find(home or runtime.find_home())
+    return found[0] if found else None
+
+
+def _attach_locked(home: Path, notify: Notify) -> Client:
+    lock = runtime.start_lock(home)
+    try:
+        if not lock.acquire(_NOTICE):
+            notify("Waiting for another process that is starting the lmnb server …")
+            if not lock.acquire(_OTHER_STARTS):
+                raise ServerError("Another process has been starting the lmnb server for too long.")
+    except OSError as error:
+        raise ServerError(
+            f"The folder {home} cannot be used: {error.strerror}.",
+            hint="Set LMNB_HOME to a folder that you can write to.",
+        ) from None
+    try:
+        found = _find(home)
+        if found is not None and _matches(found[1]):
+            return found[0]
+        if found is not None:
+            _end_idle(*found)
+        return _await_server(home, Launch(home), notify)
+    finally:
+        lock.release()
+
+
+def _find(home: Path) -> tuple[Client, Json] | None:
+    """The running server and its handshake; None if there is none."""
+    record = runtime.read_record(home)
+    if record is None:
+        return None
+    client = _attached.get(home)
+    if client is None or client.socket != record["socket"] or client.process != os.getpid():
+        client = Client(home, record["socket"])
+    try:
+        handshake = client.handshake()
+    except ServerError as error:
+        if isinstance(error.__cause__, httpx2.TimeoutException):
+            raise ServerError(
+                f"The lmnb server (process {record['pid']}) does not answer.",
+                hint=f"End it with `kill -9 {record['pid']}`; the next call starts a new one.",
+            ) from None
+        # Nobody listens on that socket any more: it was killed, or is ending right now.
+        return None
+    _attached[home] = client
+    return client, handshake
+
+
+def _matches(handshake: Json) -> bool:
+    own = runtime.identity()
+    return all(handshake.get(name) == value for name, value in own.items())
+
+
+def _end_idle(client: Client, handshake: Json) -> None:
+    if client.shutdown(if_idle=True):
+        return
+    own = runtime.identity()
+    differences = [
+        f"{label} {handshake.get(name)} (yours: {own[name]})"
+        for name, label in (("version", "lmnb"), ("python", "Python"), ("build", "llama.cpp"))
+        if handshake.get(name) != own[name]
+    ]
+    using = [*handshake["loaded"], *filter(None, [handshake["listening"]])]
+    raise ServerMismatch(
+        f"The running server uses {', '.join(differences)}, and it is in use"
+        f"{': ' + ', '.join(using) if using else ''}.",
+        hint="Stop it with `lmnb stop`, use the environment it was started from, or set "
+        "LMNB_HOME to another folder.",
+    )
+
+
+def _await_server(home: Path, launch: Launch, notify: Notify) -> Client:
+    noticed = False
+    while time.monotonic() - launch.began < _START:
+        if found := _find(home):
+            return found[0]
+        if failure := launch.failure():
+            raise failure
+        if not noticed and time.monotonic() - launch.began > _NOTICE:
+            noticed = True
+            notify("Starting the lmnb server …")
+        time.sleep(0.02)
+    raise ServerError("The lmnb server did not start in time.", hint=_see_log(home))
+
+
+def _wait_for_end(home: Path, pid: int) -> None:
+    """The server drops its lock with its last breath; nothing is left of it then."""
+    lock = runtime.server_lock(home)
+    if not lock.acquire(30.0):
+        raise ServerError(
+            f"The lmnb server (process {pid}) did not end.", hint=f"End it with `kill -9 {pid}`."
+        )
+    lock.release()
+
+
+@contextmanager
+def _reaching(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except httpx2.HTTPError as error:
+        raise ServerError(
+            "The connection to the lmnb server broke.", hint=_see_log(home)
+        ) from error
+
+
+def _checked(response: httpx2.Response) -> Json:
+    data: Any = response.json()
+    if response.is_error:
+        raise LmnbError.from_dict(data["error"])
+    return dict(data)
+
+
+def _see_log(home: Path) -> str:
+    return f"Its log is {runtime.log_path(home)}."
