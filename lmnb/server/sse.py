@@ -29,14 +29,19 @@ COMMENT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 encoder = msgspec.json.Encoder()
+_LINE_BREAKS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085\u2028\u2029")
 
 
 def frame(data: Any, event: str | None = None) -> bytes:
     r"""One event. `data` is JSON already (bytes), or anything msgspec can encode.
 
-    JSON has no raw line breaks, so one `data:` line holds it.
+    JSON has no raw line breaks, so one `data:` line holds it. What only Unicode takes for a line
+    break is escaped: clients that split with `str.splitlines` (httpx's `iter_lines`) would cut there.
     """
     body = data if isinstance(data, bytes) else encoder.encode(data)
+    for raw, escaped in _LINE_BREAKS:
+        if raw in body:
+            body = body.replace(raw, escaped)
     if event is None:
         return b"data: %b\n\n" % body
     return b"event: %b\ndata: %b\n\n" % (event.encode(), body)

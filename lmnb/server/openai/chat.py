@@ -1,0 +1,38 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.server.disconnect import until_disconnect
+from lmnb.server.generation import begin, generate
+from lmnb.server.openai import body as bodies
+from lmnb.server.openai.chat_answer import completion
+from lmnb.server.openai.chat_request import ChatBody, translate
+from lmnb.server.openai.chat_stream import ChatStream
+from lmnb.server.openai.fan_out import collect, fan_out, is_underway
+from lmnb.server.openai.replies import error_frame, frames, reply
+from lmnb.server.sse import stream
+from lmnb.server.state import state_of
+
+
+async def create(request: Request) -> Response:
+    """Answer a conversation, `n` times, whole or streamed."""
+    body = await bodies.read(request, ChatBody)
+    wanted = translate(body, request.headers)
+    events = fan_out(partial(generate, state_of(request)), [wanted])
+    with_logprobs = wanted[0].logprobs is not None
+    if body.stream:
+        events = await until_disconnect(request, begin(events, ready=is_underway))
+        writer = ChatStream(
+            body.model,
+            body.n,
+            with_logprobs=with_logprobs,
+            with_usage=body.stream_options.include_usage,
+        )
+        return stream(frames(writer, events), on_error=error_frame)
+    answers = await until_disconnect(request, collect(events, body.n))
+    return reply(completion(body.model, answers, with_logprobs=with_logprobs))

@@ -1,0 +1,168 @@
+"""GET /v1/models and /v1/models/{id}: one object for OpenAI's and Anthropic's clients.
+
+Both protocols have these paths. The object holds the fields of both, so that no
+client has to be told apart (protocols, 1.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.errors import ModelNotFound
+from lmnb.models.entry import ModelEntry
+from lmnb.models.instance import Instance
+from lmnb.server.openai.errors import InvalidValue
+from lmnb.server.openai.replies import reply
+from lmnb.server.state import State, state_of
+
+ModelState: TypeAlias = Literal["loaded", "not-loaded"]
+_NO = {"supported": False}
+CAPABILITIES: dict[str, Any] = {
+    "batch": _NO,
+    "citations": _NO,
+    "code_execution": _NO,
+    "context_management": _NO,
+    "effort": {"supported": False, "low": _NO, "medium": _NO, "high": _NO, "max": _NO},
+    "image_input": _NO,
+    "pdf_input": _NO,
+    "server_tools": {"supported": False, "code_execution": _NO, "web_search": _NO},
+    "structured_outputs": _NO,
+    "thinking": {
+        "supported": False,
+        "types": {"adaptive": _NO, "between_tools": _NO, "disabled": _NO, "enabled": _NO},
+    },
+}
+"""Anthropic's list, every key present."""
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A model. `max_input_tokens` is the context: as loaded, else as trained; null if unknown."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+    type: str = "model"
+    display_name: str
+    created_at: str
+    max_input_tokens: int | None
+    max_tokens: int | None
+    capabilities: dict[str, Any] = CAPABILITIES
+    lifecycle: str = "active"
+    state: ModelState
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of models; all of them unless the caller limits it."""
+
+    object: str = "list"
+    data: Sequence[ModelCard]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+async def index(request: Request) -> Response:
+    """All models: the downloaded ones, or only the loaded ones where requests may not load."""
+    return reply(page(await _cards(state_of(request)), request.query_params))
+
+
+async def retrieve(request: Request) -> Response:
+    """One model, by any of its names."""
+    state = state_of(request)
+    name: str = request.path_params["id"]
+    for instance in state.models.loaded():
+        if instance.id.casefold() == name.casefold():
+            return reply(await asyncio.to_thread(_card, instance.id, instance.entry, instance))
+    entry = await state.catalog.resolve(name)
+    cards = await _cards(state)
+    for card in cards:
+        if card.id == entry.key:
+            return reply(card)
+    if not state.settings.jit_loading:
+        raise ModelNotFound(
+            f"The model {entry.key} is not loaded, and requests may not load models.",
+            hint=f"Load it with `lmnb load {entry.key}`.",
+            param="model",
+        )
+    return reply(await asyncio.to_thread(_card, entry.key, entry, None))
+
+
+async def _cards(state: State) -> list[ModelCard]:
+    """Loaded language models first: some clients take the first model there is."""
+    loaded = {instance.id: instance for instance in state.models.loaded()}
+    known: dict[str, ModelEntry] = {id_: instance.entry for id_, instance in loaded.items()}
+    if state.settings.jit_loading:
+        known |= {entry.key: entry for entry in await state.catalog.entries()}
+    order = sorted(known, key=lambda id_: (known[id_].kind != "llm", id_ not in loaded, id_))
+    return await asyncio.to_thread(
+        lambda: [_card(id_, known[id_], loaded.get(id_)) for id_ in order]
+    )
+
+
+def _card(id_: str, entry: ModelEntry, instance: Instance | None) -> ModelCard:
+    created = _modified(entry.path)
+    context = instance.config.context_length if instance else entry.max_context_length
+    return ModelCard(
+        id=id_,
+        created=created,
+        owned_by=entry.publisher,
+        display_name=entry.display_name,
+        created_at=datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
+        max_input_tokens=context,
+        max_tokens=context,
+        state="loaded" if instance else "not-loaded",
+    )
+
+
+def _modified(path: Path) -> int:
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:  # deleted since it was listed
+        return 0
+
+
+def page(cards: Sequence[ModelCard], query: QueryParams) -> ModelList:
+    """Anthropic's paging: `limit`, `after_id`, `before_id`."""
+    start, end = 0, len(cards)
+    if after := query.get("after_id"):
+        start = _position(cards, after, "after_id") + 1
+    if before := query.get("before_id"):
+        end = _position(cards, before, "before_id")
+    limit = _limit(query.get("limit"))
+    shown = cards[start:end]
+    more = False
+    if limit is not None and len(shown) > limit:
+        more = True
+        # Going backwards, the page is the one that ends just before `before_id`.
+        shown = shown[-limit:] if before and not after else shown[:limit]
+    return ModelList(
+        data=shown,
+        has_more=more,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+    )
+
+
+def _position(cards: Sequence[ModelCard], id_: str, param: str) -> int:
+    for i, card in enumerate(cards):
+        if card.id == id_:
+            return i
+    raise InvalidValue(f"'{param}' names no model: '{id_}'.", param=param)
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise InvalidValue("'limit' must be a number from 1 to 1000.", param="limit")
+    return int(text)

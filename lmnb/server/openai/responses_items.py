@@ -1,0 +1,145 @@
+"""Input items of Responses as a conversation (protocols, 1.3).
+
+Clients replay what earlier versions of OpenAI sent them, so an item of an
+unknown type is left out with a line in the log, never refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
+from lmnb.server.openai.chat_messages import ROLES, arguments
+from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedValue
+from lmnb.server.openai.parts import content
+from lmnb.server.openai.values import array, json_type, mapping, string
+
+log = logging.getLogger(__name__)
+
+
+def translate(value: Any) -> tuple[Message, ...]:
+    """The messages of `input`: a string, which may be empty, or items."""
+    if isinstance(value, str):
+        return (Message("user", (Text(value),)),)
+    if not isinstance(value, list):
+        raise InvalidType(
+            f"Invalid type for 'input': expected a string or an array, got {json_type(value)}.",
+            param="input",
+        )
+    turns = _Turns()
+    for i, item in enumerate(value):
+        _add(turns, mapping(item, f"input[{i}]"), f"input[{i}]")
+    return turns.messages()
+
+
+class _Turns:
+    """Collects messages; what the model said in one turn comes as several items.
+
+    Reasoning, text and calls in a row are one assistant message. Text after a call belongs
+    to that message too, so that nothing stands between a call and its result.
+    """
+
+    def __init__(self) -> None:
+        self._done: list[Message] = []
+        self._open: list[Part] = []
+
+    def add(self, message: Message) -> None:
+        self._close()
+        self._done.append(message)
+
+    def say(self, *parts: Part) -> None:
+        """More of the model's turn."""
+        speaks = any(isinstance(part, Text) for part in parts)
+        if speaks and self._has(Text) and not self._has(ToolCall):
+            self._close()
+        self._open.extend(parts)
+
+    def messages(self) -> tuple[Message, ...]:
+        self._close()
+        return tuple(self._done)
+
+    def _has(self, kind: type[Part]) -> bool:
+        return any(isinstance(part, kind) for part in self._open)
+
+    def _close(self) -> None:
+        if self._open:
+            parts = sorted(self._open, key=_place)
+            self._done.append(Message("assistant", tuple(parts)))
+            self._open = []
+
+
+def _place(part: Part) -> int:
+    """Thinking, then text, then calls."""
+    return 2 if isinstance(part, ToolCall) else not isinstance(part, Thinking)
+
+
+def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
+    match item.get("type", "message"):
+        case "message":
+            _message(turns, item, where)
+        case "reasoning":
+            turns.say(*_thinking(item, where))
+        case "function_call":
+            turns.say(
+                ToolCall(
+                    string(item, "call_id", where),
+                    string(item, "name", where),
+                    arguments(item.get("arguments"), where),
+                )
+            )
+        case "function_call_output" | "custom_tool_call_output":
+            output = content(item.get("output") or "", f"{where}.output")
+            texts = tuple(part for part in output if isinstance(part, Text))
+            turns.add(Message("tool", (ToolResult(string(item, "call_id", where), texts),)))
+        case "custom_tool_call":
+            call = {"input": string(item, "input", where)}
+            turns.say(
+                ToolCall(
+                    string(item, "call_id", where),
+                    string(item, "name", where),
+                    arguments(call, where),
+                )
+            )
+        case "item_reference":
+            raise UnsupportedValue(
+                f"References to stored items are not supported ('{where}').",
+                hint="Send the item itself, or use 'previous_response_id'.",
+                param=where,
+            )
+        case kind:
+            log.warning("Responses: an input item of the type %r was left out.", kind)
+
+
+def _message(turns: _Turns, item: dict[str, Any], where: str) -> None:
+    name = string(item, "role", where)
+    role = ROLES.get(name)
+    if role is None or role == "tool":
+        raise InvalidValue(
+            f"Invalid value for '{where}.role': expected 'user', 'assistant', 'system' or "
+            f"'developer', got '{name}'.",
+            param=f"{where}.role",
+        )
+    parts = content(_content(item, where), f"{where}.content")
+    if role == "assistant":
+        turns.say(*parts)
+    else:
+        turns.add(Message(role, parts))
+
+
+def _content(item: dict[str, Any], where: str) -> Any:
+    """An item's content; an assistant's may be null."""
+    value = item.get("content")
+    if value is None and item["role"] != "assistant":
+        return string(item, "content", where)
+    return [] if value is None else value
+
+
+def _thinking(item: dict[str, Any], where: str) -> list[Thinking]:
+    """The reasoning text, or its summary where that is all the client was given."""
+    for field in ("content", "summary"):
+        parts = [mapping(part, f"{where}.{field}") for part in array(item.get(field), where)]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        if texts:
+            return [Thinking("".join(texts))]
+    return []

@@ -1,0 +1,172 @@
+"""The response object and its items, as Responses sends them (protocols, 1.3)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from lmnb.chat.events import Finished
+from lmnb.server.openai import ids
+from lmnb.server.openai.responses_request import ResponsesBody
+from lmnb.server.openai.wire import Logprob
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class OutputText(msgspec.Struct, frozen=True):
+    """The content of a message."""
+
+    text: str
+    annotations: tuple[()] = ()
+    logprobs: list[Logprob] = []
+    type: str = "output_text"
+
+
+class MessageItem(msgspec.Struct, frozen=True):
+    """What the model says."""
+
+    id: str
+    status: ItemStatus
+    content: tuple[OutputText, ...] = ()
+    role: str = "assistant"
+    type: str = "message"
+
+
+class ReasoningText(msgspec.Struct, frozen=True):
+    """The content of a reasoning item."""
+
+    text: str
+    type: str = "reasoning_text"
+
+
+class ReasoningItem(msgspec.Struct, frozen=True):
+    """What the model thought."""
+
+    id: str
+    status: ItemStatus
+    content: tuple[ReasoningText, ...] = ()
+    summary: tuple[()] = ()
+    encrypted_content: None = None
+    type: str = "reasoning"
+
+
+class FunctionCallItem(msgspec.Struct, frozen=True):
+    """A call of a function; `arguments` is JSON text."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str = ""
+    type: str = "function_call"
+
+
+Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem
+
+
+class InputDetails(msgspec.Struct, frozen=True):
+    """Prompt tokens found in the prefix cache, and those added to it."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputDetails(msgspec.Struct, frozen=True):
+    """Tokens of the thinking."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(msgspec.Struct, frozen=True):
+    """Token counts; the input includes what was cached."""
+
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class ResponseError(msgspec.Struct, frozen=True):
+    """Why a response failed."""
+
+    code: str
+    message: str
+
+
+class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
+    """The response. Every field is always present: clients' parsers insist."""
+
+    id: str
+    object: str = "response"
+    created_at: float
+    completed_at: float | None = None
+    status: Status = "in_progress"
+    background: bool = False
+    error: ResponseError | None = None
+    incomplete_details: dict[str, str] | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    model: str
+    output: tuple[Item, ...] = ()
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: str | None
+    reasoning: dict[str, str | None]
+    safety_identifier: str | None
+    service_tier: str = "default"
+    store: bool
+    temperature: float | None
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[Any]
+    top_logprobs: int
+    top_p: float | None
+    truncation: str = "disabled"
+    usage: ResponseUsage | None = None
+    user: str | None
+    metadata: dict[str, str]
+
+
+def in_progress(body: ResponsesBody) -> ResponseObject:
+    """A response in progress: the request's own fields, and nothing yet said."""
+    effort = body.reasoning.effort
+    return ResponseObject(
+        id=ids.response(),
+        created_at=int(time.time()),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        model=body.model,
+        parallel_tool_calls=body.parallel_tool_calls,
+        previous_response_id=body.previous_response_id,
+        prompt_cache_key=body.prompt_cache_key,
+        reasoning={"effort": effort if effort in EFFORTS else None, "summary": None},
+        safety_identifier=body.safety_identifier,
+        store=body.store,
+        temperature=body.temperature,
+        text={"format": {"type": "text"}},
+        tool_choice=body.tool_choice or "auto",
+        tools=body.tools or [],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=body.top_p,
+        user=body.user,
+        metadata=body.metadata,
+    )
+
+
+def usage(end: Finished) -> ResponseUsage:
+    """The engine's counts. All of the prompt that was not cached is cached now."""
+    used = end.usage
+    return ResponseUsage(
+        input_tokens=used.input,
+        input_tokens_details=InputDetails(used.cached, used.input - used.cached),
+        output_tokens=used.output,
+        output_tokens_details=OutputDetails(used.reasoning),
+        total_tokens=used.total,
+    )

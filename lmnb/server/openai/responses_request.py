@@ -1,0 +1,113 @@
+"""The body of Responses, and its translation (protocols, 1.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.datastructures import Headers
+
+from lmnb.chat.conversation import Message, Reasoning, Request, Text
+from lmnb.server.openai.body import Fields, Int
+from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
+from lmnb.server.openai.responses_items import translate as translate_items
+from lmnb.server.openai.sampling import SamplingFields, token_limit
+from lmnb.server.openai.unsupported import refuse_format, refuse_tools
+
+LOGPROBS = "message.output_text.logprobs"
+"""The value of `include` that asks for log probabilities."""
+
+
+class TextFields(Fields):
+    """The form of the answer."""
+
+    format: Any = None
+
+
+class ReasoningFields(Fields):
+    """How much to think. `summary` is accepted: reasoning is given in full."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(SamplingFields):
+    """POST /v1/responses."""
+
+    input: Any
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool = True
+    max_output_tokens: Int | None = None
+    max_tool_calls: Int | None = None
+    parallel_tool_calls: bool = True
+    top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
+    include: list[str] = Field(default_factory=list)
+    text: TextFields = TextFields()
+    reasoning: ReasoningFields = ReasoningFields()
+    tools: Any = None
+    tool_choice: Any = None
+    response_format: Any = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    user: str | None = None
+    safety_identifier: str | None = None
+    background: bool = False
+    conversation: Any = None
+    prompt: Any = None
+
+    @property
+    def logprobs(self) -> int | None:
+        """How many alternatives per token, or None if no log probabilities are wanted."""
+        if self.top_logprobs or LOGPROBS in self.include:
+            return self.top_logprobs or 0
+        return None
+
+
+def translate(
+    body: ResponsesBody, headers: Headers, history: tuple[Message, ...]
+) -> tuple[Request, tuple[Message, ...]]:
+    """The request, and the conversation to be stored with the answer.
+
+    `history` is the stored conversation that this one continues. `instructions` are for
+    this request only: they go in front of the request and are not stored.
+    """
+    _refuse(body)
+    conversation = history + translate_items(body.input)
+    system: tuple[Message, ...] = ()
+    if body.instructions:
+        system = (Message("system", (Text(body.instructions),)),)
+    if not system and not conversation:
+        raise InvalidValue("'input' is empty; at least one message is needed.", param="input")
+    request = Request(
+        model=body.model,
+        messages=system + conversation,
+        reasoning=Reasoning(effort=body.reasoning.effort),
+        sampling=body.sampling(),
+        stop=body.stops(),
+        max_tokens=token_limit(body.max_output_tokens),
+        logprobs=body.logprobs,
+        cache_key=body.cache_key(headers),
+        ttl=body.ttl,
+    )
+    return request, conversation
+
+
+def _refuse(body: ResponsesBody) -> None:
+    body.refuse_draft()
+    refuse_tools(body.tools, body.tool_choice)
+    refuse_format(body.text.format, "text.format")
+    refuse_format(body.response_format, "response_format")
+    if body.prompt is not None:
+        raise UnsupportedParameter(
+            "'prompt' is not supported: there are no stored prompts here.",
+            hint="Send 'instructions' and 'input'.",
+            param="prompt",
+        )
+    if body.background:
+        raise UnsupportedParameter("'background' is not supported.", param="background")
+    if body.conversation is not None:
+        raise UnsupportedParameter(
+            "'conversation' is not supported.",
+            hint="Use 'previous_response_id'.",
+            param="conversation",
+        )

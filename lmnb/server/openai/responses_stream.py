@@ -1,0 +1,233 @@
+"""Events as the items and events of a response (protocols, 1.3).
+
+One machine for both forms: a plain answer is what a stream would have ended with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall
+from lmnb.chat.events import (
+    Event,
+    Finished,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from lmnb.errors import ContextOverflow, LmnbError
+from lmnb.server.openai import ids
+from lmnb.server.openai.responses_events import (
+    ArgumentsDeltaEvent,
+    ArgumentsDoneEvent,
+    ItemEvent,
+    Lifecycle,
+    PartEvent,
+    ReasoningDeltaEvent,
+    ReasoningDoneEvent,
+    ResponseEvent,
+    TextDeltaEvent,
+    TextDoneEvent,
+)
+from lmnb.server.openai.responses_objects import (
+    FunctionCallItem,
+    Item,
+    ItemStatus,
+    MessageItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    ResponseError,
+    ResponseObject,
+    usage,
+)
+from lmnb.server.openai.wire import Logprob, logprobs
+
+
+class ResponseStream:
+    """Turns events into a response and its stream. One per response.
+
+    Call `start`, then `feed` for every event, then `complete` and `end`; or `fail`.
+    """
+
+    def __init__(self, response: ResponseObject) -> None:
+        self.response = response
+        self._sequence = -1
+        self._items: list[Item] = []
+        self._open: Item | None = None
+        self._pieces: list[str] = []
+        self._logprobs: list[Logprob] = []
+
+    def start(self) -> Iterator[ResponseEvent]:
+        """The two events that come before all others."""
+        yield self._lifecycle("response.created")
+        yield self.heartbeat()
+
+    def heartbeat(self) -> ResponseEvent:
+        """A repeated `response.in_progress`: Codex's watchdog counts events, not comments."""
+        return self._lifecycle("response.in_progress")
+
+    def feed(self, event: Event) -> Iterator[ResponseEvent]:
+        """What the client hears of `event`."""
+        match event:
+            case TextDelta():
+                yield from self._text(event)
+            case ThinkingDelta(text=text):
+                yield from self._thinking(text)
+            case ToolCallStart(id=call, name=name):
+                yield from self._close("completed")
+                item = FunctionCallItem(ids.function_call(), "in_progress", call, name)
+                yield from self._add(item)
+            case ToolCallDelta(json=json):
+                item_id, index = self._place()
+                self._pieces.append(json)
+                kind = "response.function_call_arguments.delta"
+                yield ArgumentsDeltaEvent(kind, self._next(), item_id, index, json)
+            case ToolCallEnd():
+                yield from self._close("completed")
+            case Finished():
+                yield from self._finish(event)
+            case _:
+                pass
+
+    def end(self) -> ResponseEvent:
+        """The last event, after `Finished` was fed and the response was stored."""
+        return self._lifecycle(f"response.{self.response.status}")
+
+    def fail(self, error: LmnbError) -> ResponseEvent:
+        """The last event, if all goes wrong. What had been said stays in the output."""
+        for _ in self._close("incomplete"):
+            pass
+        self.response = msgspec.structs.replace(
+            self.response,
+            status="failed",
+            output=tuple(self._items),
+            error=ResponseError(failure_code(error), str(error)),
+        )
+        return self._lifecycle("response.failed")
+
+    def message(self) -> Message:
+        """The answer as part of a conversation."""
+        parts: list[Part] = []
+        for item in self._items:
+            match item:
+                case ReasoningItem():
+                    parts.extend(Thinking(part.text) for part in item.content)
+                case MessageItem():
+                    parts.extend(Text(part.text) for part in item.content)
+                case FunctionCallItem():
+                    parts.append(ToolCall(item.call_id, item.name, item.arguments))
+        return Message("assistant", tuple(parts))
+
+    # --- items ------------------------------------------------------------------
+
+    def _text(self, event: TextDelta) -> Iterator[ResponseEvent]:
+        if not isinstance(self._open, MessageItem):
+            yield from self._open_message()
+        item_id, index = self._place()
+        known = logprobs(event.logprobs)
+        self._pieces.append(event.text)
+        self._logprobs.extend(known)
+        kind = "response.output_text.delta"
+        yield TextDeltaEvent(kind, self._next(), item_id, index, event.text, known)
+
+    def _open_message(self) -> Iterator[ResponseEvent]:
+        yield from self._close("completed")
+        yield from self._add(MessageItem(ids.message(), "in_progress"))
+        yield self._part("added", OutputText(""))
+
+    def _thinking(self, text: str) -> Iterator[ResponseEvent]:
+        if not isinstance(self._open, ReasoningItem):
+            yield from self._close("completed")
+            yield from self._add(ReasoningItem(ids.reasoning(), "in_progress"))
+            yield self._part("added", ReasoningText(""))
+        item_id, index = self._place()
+        self._pieces.append(text)
+        kind = "response.reasoning_text.delta"
+        yield ReasoningDeltaEvent(kind, self._next(), item_id, index, text)
+
+    def _add(self, item: Item) -> Iterator[ResponseEvent]:
+        self._open = item
+        self._pieces = []
+        self._logprobs = []
+        kind = "response.output_item.added"
+        yield ItemEvent(kind, self._next(), len(self._items), item)
+
+    def _close(self, status: ItemStatus) -> Iterator[ResponseEvent]:
+        """Finish the open item, if there is one."""
+        if self._open is None:
+            return
+        item_id, index = self._place()
+        text = "".join(self._pieces)
+        done: Item
+        match self._open:
+            case MessageItem() as item:
+                part = OutputText(text, logprobs=self._logprobs)
+                kind = "response.output_text.done"
+                yield TextDoneEvent(kind, self._next(), item_id, index, text, self._logprobs)
+                yield self._part("done", part)
+                done = msgspec.structs.replace(item, status=status, content=(part,))
+            case ReasoningItem() as item:
+                thought = ReasoningText(text)
+                kind = "response.reasoning_text.done"
+                yield ReasoningDoneEvent(kind, self._next(), item_id, index, text)
+                yield self._part("done", thought)
+                done = msgspec.structs.replace(item, status=status, content=(thought,))
+            case FunctionCallItem() as item:
+                kind = "response.function_call_arguments.done"
+                yield ArgumentsDoneEvent(kind, self._next(), item_id, index, text, item.name)
+                done = msgspec.structs.replace(item, status=status, arguments=text)
+        self._open = None
+        self._items.append(done)
+        yield ItemEvent("response.output_item.done", self._next(), index, done)
+
+    def _finish(self, end: Finished) -> Iterator[ResponseEvent]:
+        cut = end.reason in {"length", "context"}
+        status: ItemStatus = "incomplete" if cut else "completed"
+        if self._open is None and not self._items:  # a message, though an empty one
+            yield from self._open_message()
+        yield from self._close(status)
+        self.response = msgspec.structs.replace(
+            self.response,
+            status=status,
+            completed_at=None if cut else int(time.time()),
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
+            output=tuple(self._items),
+            usage=usage(end),
+        )
+
+    # --- numbers ----------------------------------------------------------------
+
+    def _place(self) -> tuple[str, int]:
+        """Id and output index of the open item."""
+        assert self._open is not None
+        return self._open.id, len(self._items)
+
+    def _part(self, what: str, part: OutputText | ReasoningText) -> PartEvent:
+        item_id, index = self._place()
+        return PartEvent(f"response.content_part.{what}", self._next(), item_id, index, part)
+
+    def _lifecycle(self, kind: str) -> ResponseEvent:
+        return Lifecycle(kind, self._next(), self.response)
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+
+def failure_code(error: LmnbError) -> str:
+    """The code of `response.failed`.
+
+    Codex compacts its conversation on `context_length_exceeded` and retries on others. The
+    rest are from OpenAI's own list, which openai-python checks under strict validation.
+    """
+    if isinstance(error, ContextOverflow):
+        return error.code
+    if error.status == 429:
+        return "rate_limit_exceeded"
+    return "server_error" if error.status >= 500 or error.status == 409 else "invalid_prompt"

@@ -1,0 +1,18 @@
+"""The routes of OpenAI's protocols."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from lmnb.server.openai import chat, completions, embeddings, models, responses
+
+router = APIRouter()
+# Plain Starlette routes: handlers read their bodies themselves, leniently (see `body`).
+router.add_route("/v1/models", models.index, methods=["GET"])
+router.add_route("/v1/models/{id:path}", models.retrieve, methods=["GET"])
+router.add_route("/v1/chat/completions", chat.create, methods=["POST"])
+router.add_route("/v1/completions", completions.create, methods=["POST"])
+router.add_route("/v1/responses", responses.create, methods=["POST"])
+router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
+router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
+router.add_route("/v1/embeddings", embeddings.create, methods=["POST"])

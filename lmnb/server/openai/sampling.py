@@ -1,0 +1,111 @@
+"""The fields that Chat Completions, Completions and Responses share.
+
+Besides OpenAI's own they are LM Studio's and llama.cpp's extras: the official
+SDKs send those through `extra_body`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from starlette.datastructures import Headers
+
+from lmnb.chat.conversation import SamplingOptions
+from lmnb.server.openai.body import Fields, Int
+from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
+
+AFFINITY_HEADERS = ("x-session-affinity", "x-session-id", "session_id")
+"""Headers by which clients name their session, the most telling first (opencode, Codex)."""
+
+MAX_INT = 2**31 - 1
+"""The engine counts in 32 bits."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_listed)]
+"""A string or a list of strings."""
+
+
+class SamplingFields(Fields):
+    """What a generation can be told, whatever the endpoint."""
+
+    model: str
+    stream: bool = False
+    temperature: Annotated[float, Field(ge=0, le=1000)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[Int, Field(ge=0, le=MAX_INT)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=1000)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-1000, le=1000)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-1000, le=1000)] | None = None
+    seed: Int | None = None
+    stop: Strings = Field(default_factory=list)
+    logit_bias: dict[str, Annotated[float, Field(ge=-1000, le=1000)]] | None = None
+    ttl: Annotated[float, Field(gt=0)] | None = None
+    draft_model: str | None = None
+    prompt_cache_key: str | None = None
+
+    def sampling(self, choice: int = 0) -> SamplingOptions:
+        """The options for the `choice`-th of `n` answers: each gets a seed of its own."""
+        return SamplingOptions(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repeat_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self._seed(choice),
+            logit_bias=self._biases(),
+        )
+
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings; an empty one would stop everything and means none."""
+        return tuple(text for text in self.stop if text)
+
+    def cache_key(self, headers: Headers) -> str | None:
+        """What names the conversation: requests with the same key share a prefix."""
+        if self.prompt_cache_key:
+            return self.prompt_cache_key
+        return next((headers[name] for name in AFFINITY_HEADERS if headers.get(name)), None)
+
+    def refuse_draft(self) -> None:
+        """Speculative decoding is not offered; to ignore the wish would hide that."""
+        if self.draft_model:
+            raise UnsupportedParameter(
+                "'draft_model' is not supported: lmnb does no speculative decoding.",
+                hint="Leave it out.",
+                param="draft_model",
+            )
+
+    def _seed(self, choice: int) -> int | None:
+        """-1 is llama.cpp's and LM Studio's word for "random"."""
+        if self.seed is None or self.seed == -1:
+            return None
+        return (self.seed + choice) % 2**32
+
+    def _biases(self) -> dict[int, float] | None:
+        if self.logit_bias is None:
+            return None
+        return {_token(name): bias for name, bias in self.logit_bias.items()}
+
+
+def _token(name: str) -> int:
+    if name.isascii() and name.isdigit() and int(name) <= MAX_INT:
+        return int(name)
+    raise InvalidValue(
+        f"Invalid value for 'logit_bias': its keys are token ids, '{name}' is none.",
+        param="logit_bias",
+    )
+
+
+def token_limit(*limits: int | None) -> int | None:
+    """The first limit given. 0 and -1 are LM Studio's words for "until the context is full"."""
+    given = next((limit for limit in limits if limit is not None), None)
+    return min(given, MAX_INT) if given is not None and given > 0 else None

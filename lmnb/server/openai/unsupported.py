@@ -1,0 +1,54 @@
+"""What is understood but not offered: refused, so that nothing is silently left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter, UnsupportedValue
+from lmnb.server.openai.values import array, mapping
+
+HOSTED_TOOLS = (
+    "web_search",
+    "local_shell",
+    "shell",
+    "apply_patch",
+    "image_generation",
+    "file_search",
+    "code_interpreter",
+    "computer",
+    "tool_search",
+)
+"""Prefixes of tools that OpenAI itself runs. Agents list them everywhere: they are left out."""
+
+
+def refuse_tools(tools: Any, choice: Any, param: str = "tools") -> None:
+    """Refuse tools, unless none may be called anyway."""
+    if choice == "none":
+        return
+    for i, tool in enumerate(array(tools, param)):
+        kind = mapping(tool, f"{param}[{i}]").get("type", "function")
+        if not isinstance(kind, str) or not kind.startswith(HOSTED_TOOLS):
+            raise UnsupportedParameter(
+                f"Tool calls are not supported ('{param}' is given).",
+                hint="Leave 'tools' out, or set 'tool_choice' to 'none'.",
+                param=param,
+            )
+
+
+def refuse_format(value: Any, param: str) -> None:
+    """Refuse every output format but text."""
+    if value is None:
+        return
+    kind = mapping(value, param).get("type")
+    if kind == "text":
+        return
+    if kind in ("json_object", "json_schema"):
+        raise UnsupportedValue(
+            f"The output format '{kind}' is not supported ('{param}.type').",
+            hint="Only 'text' is.",
+            param=f"{param}.type",
+        )
+    raise InvalidValue(
+        f"Invalid value for '{param}.type': expected 'text', 'json_object' or 'json_schema'.",
+        param=f"{param}.type",
+    )

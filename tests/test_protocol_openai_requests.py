@@ -1,0 +1,503 @@
+"""Bodies of every sort: what is understood, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+
+from lmnb.chat.conversation import Message, Request, Text, Thinking, ToolCall, ToolResult
+from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.server.openai import chat_request, completions_request, responses_request
+from lmnb.server.openai.body import check, decode
+from lmnb.server.openai.chat_request import ChatBody
+from lmnb.server.openai.completions_request import CompletionsBody
+from lmnb.server.openai.embeddings import EmbeddingsBody
+from lmnb.server.openai.errors import (
+    InvalidJson,
+    InvalidType,
+    InvalidValue,
+    MissingParameter,
+    UnsupportedParameter,
+    UnsupportedValue,
+)
+from lmnb.server.openai.responses_request import ResponsesBody
+
+HEADERS = Headers()
+HELLO: dict[str, Any] = {"role": "user", "content": "hello"}
+CHAT: dict[str, Any] = {"model": "m", "messages": [HELLO]}
+RESPONSE: dict[str, Any] = {"model": "m", "input": "hello"}
+
+
+def chat(**fields: Any) -> Request:
+    return chat_request.translate(check(CHAT | fields, ChatBody), HEADERS)[0]
+
+
+def response(**fields: Any) -> Request:
+    return responses_request.translate(check(RESPONSE | fields, ResponsesBody), HEADERS, ())[0]
+
+
+# --- JSON ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"1",
+        b"null",
+        b'"text"',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+        b'{"a":"\\ud800"}',
+        b'{"a":"\xff"}',
+        b'{"a":' + b"[" * 100_000,
+        b'{"model":"m"} trailing',
+    ],
+)
+def test_what_is_no_json_object(body: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        decode(body)
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_are_json_or_an_error(body: bytes) -> None:
+    with contextlib.suppress(InvalidJson):
+        assert isinstance(decode(body), dict)
+
+
+# --- fields -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"temperature": "hot"}, InvalidType, "temperature"),
+        ({"temperature": True}, InvalidType, "temperature"),
+        ({"temperature": -1}, InvalidValue, "temperature"),
+        ({"top_p": 1.5}, InvalidValue, "top_p"),
+        ({"max_tokens": "10"}, InvalidType, "max_tokens"),
+        ({"max_tokens": 1.5}, InvalidType, "max_tokens"),
+        ({"stream": "yes"}, InvalidType, "stream"),
+        ({"stop": 7}, InvalidType, "stop"),
+        ({"stop": ["a", 7]}, InvalidType, "stop[1]"),
+        ({"n": 0}, InvalidValue, "n"),
+        ({"n": 10_000}, InvalidValue, "n"),
+        ({"seed": "x"}, InvalidType, "seed"),
+        ({"top_logprobs": 21}, InvalidValue, "top_logprobs"),
+        ({"logit_bias": {"word": 1}}, InvalidValue, "logit_bias"),
+        ({"logit_bias": {"1": "x"}}, InvalidType, "logit_bias.1"),
+        ({"logit_bias": []}, InvalidType, "logit_bias"),
+        ({"stream_options": 1}, InvalidType, "stream_options"),
+        ({"model": 5}, InvalidType, "model"),
+        ({"model": None}, MissingParameter, "model"),
+        ({"messages": "hi"}, InvalidType, "messages"),
+        ({"messages": None}, MissingParameter, "messages"),
+        ({"messages": []}, InvalidValue, "messages"),
+        ({"messages": ["hi"]}, InvalidType, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, MissingParameter, "messages[0].role"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, InvalidValue, "messages[0].role"),
+        ({"messages": [HELLO, {"role": "user"}]}, MissingParameter, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, InvalidType, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            MissingParameter,
+            "messages[0].content[0].text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+            InvalidValue,
+            "messages[0].content[0].type",
+        ),
+        ({"tool_choice": "required"}, InvalidValue, "tool_choice"),
+        ({"tools": 5}, InvalidType, "tools"),
+        ({"response_format": {"type": "yaml"}}, InvalidValue, "response_format.type"),
+    ],
+)
+def test_wrong_fields_are_named(fields: dict[str, Any], error: type[Exception], param: str) -> None:
+    with pytest.raises(error) as raised:
+        chat(**fields)
+    assert isinstance(raised.value, LmnbError)
+    assert raised.value.status == 400
+    assert raised.value.param == param
+    assert param in raised.value.message
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"tools": [FUNCTION]}, UnsupportedParameter, "tools"),
+        ({"functions": [{"name": "f"}]}, UnsupportedParameter, "functions"),
+        ({"messages": [HELLO | {"content": [IMAGE]}]}, UnsupportedValue, "messages[0].content[0]"),
+        ({"messages": [HELLO | {"content": [SOUND]}]}, UnsupportedValue, "messages[0].content[0]"),
+        ({"modalities": ["text", "audio"]}, UnsupportedValue, "modalities"),
+        ({"response_format": {"type": "json_object"}}, UnsupportedValue, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, UnsupportedValue, "response_format.type"),
+        ({"draft_model": "small"}, UnsupportedParameter, "draft_model"),
+    ],
+)
+def test_what_is_not_offered_is_refused(
+    fields: dict[str, Any], error: type[Exception], param: str
+) -> None:
+    with pytest.raises(error) as raised:
+        chat(**fields)
+    assert isinstance(raised.value, LmnbError)
+    assert raised.value.param == param
+
+
+def test_null_is_not_given_and_unknown_fields_are_ignored() -> None:
+    nothing = dict.fromkeys(
+        ["temperature", "stop", "n", "tools", "tool_choice", "response_format", "stream_options",
+         "max_tokens", "logprobs", "seed", "reasoning_effort", "modalities", "logit_bias"]
+    )  # fmt: skip
+    assert chat(**nothing, verbosity="low", store=True, made_up={"a": 1}) == chat()
+
+
+def test_tools_that_may_not_be_called_are_fine() -> None:
+    assert chat(tools=[FUNCTION], tool_choice="none") == chat()
+    assert chat(tools=[], tool_choice="auto") == chat()
+    assert chat(response_format={"type": "text"}) == chat()
+
+
+def test_sampling_reaches_the_request() -> None:
+    request = chat(
+        temperature=0, top_p=0.5, top_k=7, min_p=0.1, typical_p=0.9, repeat_penalty=1.1,
+        presence_penalty=1, frequency_penalty=-1, seed=42, logit_bias={"17": -100},
+        stop="END", max_tokens=5.0, top_logprobs=3, logprobs=True, ttl=60, prompt_cache_key="k",
+        reasoning_effort="low", chat_template_kwargs={"a": 1},
+    )  # fmt: skip
+    options = request.sampling
+    assert (options.temperature, options.top_p, options.top_k, options.min_p) == (0, 0.5, 7, 0.1)
+    assert (options.typical_p, options.repeat_penalty) == (0.9, 1.1)
+    assert (options.presence_penalty, options.frequency_penalty) == (1, -1)
+    assert (options.seed, options.logit_bias) == (42, {17: -100})
+    assert (request.stop, request.max_tokens, request.logprobs) == (("END",), 5, 3)
+    assert (request.ttl, request.cache_key) == (60, "k")
+    assert (request.reasoning.effort, request.template_kwargs) == ("low", {"a": 1})
+
+
+def test_choices_have_seeds_of_their_own() -> None:
+    def seeds(seed: int | None) -> list[int | None]:
+        body = check(CHAT | {"n": 3, "seed": seed}, ChatBody)
+        return [one.sampling.seed for one in chat_request.translate(body, HEADERS)]
+
+    assert seeds(5) == [5, 6, 7]
+    assert seeds(2**32 - 1) == [2**32 - 1, 0, 1]
+    assert seeds(None) == seeds(-1) == [None] * 3
+
+
+@pytest.mark.parametrize("limit", [None, 0, -1])
+def test_no_limit(limit: int | None) -> None:
+    assert chat(max_tokens=limit).max_tokens is None
+
+
+def test_limits_of_any_size() -> None:
+    assert chat(max_completion_tokens=7, max_tokens=9).max_tokens == 7
+    assert chat(max_tokens=10**30).max_tokens == 2**31 - 1
+
+
+def test_session_headers_are_cache_keys() -> None:
+    def key(**fields: Any) -> str | None:
+        headers = Headers({"X-Session-Id": "later", "x-session-affinity": "first"})
+        return chat_request.translate(check(CHAT | fields, ChatBody), headers)[0].cache_key
+
+    assert key() == "first"
+    assert key(prompt_cache_key="body") == "body"
+
+
+# --- messages -----------------------------------------------------------------------
+
+
+def test_messages_become_a_conversation() -> None:
+    request = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "hm",
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                    {"id": "2", "function": {"name": "g", "arguments": {"x": 1}}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "out"}]},
+            {"role": "assistant", "content": "done", "name": "ignored"},
+            {"role": "system", "content": "Still brief."},
+        ]
+    )
+    assert request.messages == (
+        Message("system", (Text("Be brief."),)),
+        Message("user", (Text("a"), Text("b"))),
+        Message(
+            "assistant", (Thinking("hm"), ToolCall("1", "f", "{}"), ToolCall("2", "g", '{"x":1}'))
+        ),
+        Message("tool", (ToolResult("1", (Text("out"),)),)),
+        Message("assistant", (Text("done"),)),
+        Message("system", (Text("Still brief."),)),
+    )
+    assert not request.continue_final
+
+
+def test_legacy_function_messages() -> None:
+    request = chat(
+        messages=[
+            {
+                "role": "assistant",
+                "content": None,
+                "function_call": {"name": "f", "arguments": "{}"},
+            },
+            {"role": "function", "name": "f", "content": "out"},
+        ]
+    )
+    assert request.messages == (
+        Message("assistant", (ToolCall("f", "f", "{}"),)),
+        Message("tool", (ToolResult("f", (Text("out"),)),)),
+    )
+
+
+def test_a_last_word_of_the_assistant_is_continued() -> None:
+    said = {"role": "assistant", "content": "Once"}
+    called = said | {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+    assert chat(messages=[HELLO, said]).continue_final
+    assert not chat(messages=[HELLO, called]).continue_final
+    assert not chat().continue_final
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["role", "content", "type", "text", "tool_calls", "function", "id",
+                         "arguments", "name", "call_id", "output", "summary"]),
+        children, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(JSON, JSON)
+def test_any_messages_are_understood_or_refused(messages: Any, other: Any) -> None:
+    for body, model, translate in (
+        (CHAT | {"messages": messages, "tools": other}, ChatBody, chat_request.translate),
+        (CHAT | {"messages": [messages, HELLO], "stop": other}, ChatBody, chat_request.translate),
+        (
+            CHAT | {"tool_choice": messages, "response_format": other},
+            ChatBody,
+            chat_request.translate,
+        ),
+        (
+            {"model": "m", "prompt": messages, "stream_options": other},
+            CompletionsBody,
+            completions_request.translate,
+        ),
+    ):
+        try:
+            translate(check(body, model), HEADERS)  # type: ignore[arg-type]
+        except InvalidRequest as error:
+            assert error.message  # noqa: PT017 - either outcome is right
+
+
+@settings(max_examples=300)
+@given(JSON, JSON)
+def test_any_input_is_understood_or_refused(value: Any, other: Any) -> None:
+    for fields in ({"input": value}, {"input": [value]}, {"text": value, "metadata": other}):
+        try:
+            response(**fields)
+        except InvalidRequest as error:
+            assert error.message  # noqa: PT017
+    try:
+        _ = check({"model": "m", "input": value}, EmbeddingsBody).texts
+    except InvalidRequest as error:
+        assert error.message  # noqa: PT017
+
+
+# --- responses ----------------------------------------------------------------------
+
+
+def test_input_may_be_an_empty_string() -> None:
+    """Codex preloads a model with it."""
+    assert response(input="", max_output_tokens=1).messages == (Message("user", (Text(""),)),)
+
+
+def test_instructions_are_not_stored() -> None:
+    body = check(RESPONSE | {"instructions": "Be brief."}, ResponsesBody)
+    history = (Message("user", (Text("a"),)), Message("assistant", (Text("b"),)))
+    request, conversation = responses_request.translate(body, HEADERS, history)
+    hello = Message("user", (Text("hello"),))
+    assert conversation == (*history, hello)
+    assert request.messages == (Message("system", (Text("Be brief."),)), *history, hello)
+
+
+def test_items_of_one_turn_are_one_message() -> None:
+    request = response(
+        input=[
+            {"role": "user", "content": "hi"},
+            {"type": "reasoning", "id": "rs", "summary": [], "content": None},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "so"}]},
+            {"type": "custom_tool_call", "call_id": "2", "name": "g", "input": "raw"},
+            {"type": "function_call_output", "call_id": "1", "output": "out"},
+            {"type": "function_call_output", "call_id": "2", "output": [{"type": "input_text", "text": "o"}]},
+            {"type": "web_search_call", "id": "ws", "status": "completed"},
+            {"role": "assistant", "content": "one"},
+            {"role": "assistant", "content": "two"},
+            {"type": "something_new", "x": 1},
+            {"role": "developer", "content": [{"type": "input_text", "text": "sys"}]},
+        ]
+    )  # fmt: skip
+    assert request.messages == (
+        Message("user", (Text("hi"),)),
+        Message(
+            "assistant",
+            (Thinking("hm"), Text("so"), ToolCall("1", "f", "{}"), ToolCall("2", "g", '{"input":"raw"}')),
+        ),
+        Message("tool", (ToolResult("1", (Text("out"),)),)),
+        Message("tool", (ToolResult("2", (Text("o"),)),)),
+        Message("assistant", (Text("one"),)),
+        Message("assistant", (Text("two"),)),
+        Message("system", (Text("sys"),)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"input": None}, MissingParameter, "input"),
+        ({"input": 5}, InvalidType, "input"),
+        ({"input": []}, InvalidValue, "input"),
+        ({"input": [5]}, InvalidType, "input[0]"),
+        ({"input": [{"role": "user"}]}, MissingParameter, "input[0].content"),
+        ({"input": [{"role": "bot", "content": "x"}]}, InvalidValue, "input[0].role"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, UnsupportedValue, "input[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            UnsupportedValue,
+            "input[0].content[0]",
+        ),
+        ({"input": [{"type": "function_call", "name": "f"}]}, MissingParameter, "input[0].call_id"),
+        ({"max_output_tokens": "x"}, InvalidType, "max_output_tokens"),
+        ({"metadata": {"a": 1}}, InvalidType, "metadata.a"),
+        ({"text": {"format": {"type": "json_schema"}}}, UnsupportedValue, "text.format.type"),
+        ({"response_format": {"type": "json_object"}}, UnsupportedValue, "response_format.type"),
+        ({"tools": [{"type": "function", "name": "f"}]}, UnsupportedParameter, "tools"),
+        ({"tools": [{"type": "custom", "name": "f"}]}, UnsupportedParameter, "tools"),
+        ({"background": True}, UnsupportedParameter, "background"),
+        ({"conversation": "conv_1"}, UnsupportedParameter, "conversation"),
+        ({"prompt": {"id": "p"}}, UnsupportedParameter, "prompt"),
+    ],
+)
+def test_responses_fields_are_named(
+    fields: dict[str, Any], error: type[Exception], param: str
+) -> None:
+    with pytest.raises(error) as raised:
+        response(**fields)
+    assert isinstance(raised.value, LmnbError)
+    assert raised.value.param == param
+
+
+def test_hosted_tools_are_left_out() -> None:
+    """Agents list them everywhere; a request with nothing else has no tools."""
+    assert response(tools=[{"type": "web_search"}, {"type": "local_shell"}]) == response()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"top_logprobs": 0}, None),
+        ({"top_logprobs": 2}, 2),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["reasoning.encrypted_content"]}, None),
+    ],
+)
+def test_responses_logprobs(fields: dict[str, Any], expected: int | None) -> None:
+    assert response(**fields).logprobs == expected
+
+
+# --- completions and embeddings -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a", ["a"]),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [(1, 2)]),
+        ([[1, 2], [3]], [(1, 2), (3,)]),
+        (["a", [1]], ["a", (1,)]),
+    ],
+)
+def test_prompts(prompt: Any, expected: list[Any]) -> None:
+    body = check({"model": "m", "prompt": prompt, "n": 2, "seed": 1}, CompletionsBody)
+    groups = completions_request.translate(body, HEADERS)
+    assert [[one.prompt for one in group] for group in groups] == [[p, p] for p in expected]
+    assert [[one.sampling.seed for one in group] for group in groups] == [[1, 2]] * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"prompt": 5}, InvalidType, "prompt"),
+        ({"prompt": []}, InvalidValue, "prompt"),
+        ({"prompt": [[]]}, InvalidType, "prompt[0]"),
+        ({"prompt": [1, "a"]}, InvalidType, "prompt[0]"),
+        ({"prompt": [-1]}, InvalidType, "prompt[0]"),
+        ({"prompt": [True]}, InvalidType, "prompt[0]"),
+        ({"max_tokens": 0}, InvalidValue, "max_tokens"),
+        ({"suffix": "end"}, UnsupportedParameter, "suffix"),
+        ({"best_of": 4}, UnsupportedParameter, "best_of"),
+        ({"echo": True, "logprobs": 1}, UnsupportedParameter, "echo"),
+        ({"echo": True, "prompt": [1]}, UnsupportedParameter, "echo"),
+    ],
+)
+def test_completions_fields_are_named(
+    fields: dict[str, Any], error: type[Exception], param: str
+) -> None:
+    body = check({"model": "m", "prompt": "p"} | fields, CompletionsBody)
+    with pytest.raises(error) as raised:
+        completions_request.translate(body, HEADERS)
+    assert isinstance(raised.value, LmnbError)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ([1, 2, 3], UnsupportedValue),
+        ([[1, 2], [3]], UnsupportedValue),
+        ([], InvalidValue),
+        ("", InvalidValue),
+        (["a", ""], InvalidValue),
+        (5, InvalidType),
+        ([None], InvalidType),
+        ([True], InvalidType),
+    ],
+)
+def test_embedding_inputs_that_are_refused(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as raised:
+        _ = check({"model": "m", "input": value}, EmbeddingsBody).texts
+    assert "input" in str(raised.value)
+
+
+def test_token_ids_are_refused_with_the_way_out() -> None:
+    with pytest.raises(UnsupportedValue, match="check_embedding_ctx_length=False"):
+        _ = check({"model": "m", "input": [1, 2]}, EmbeddingsBody).texts
