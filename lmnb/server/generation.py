@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -31,7 +31,7 @@ from lmnb.chat.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from lmnb.engine.protocol import Embedded, TokenLogprob
+from lmnb.engine.protocol import Embedded, LoadConfig, TokenLogprob
 from lmnb.models.instances import Lease
 from lmnb.server.state import State
 
@@ -58,7 +58,7 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     chat.ensure_supported(request)
     async with AsyncExitStack() as stack:
         lease: Lease | None = None
-        async for step in _lease(state, stack, request.model, request.ttl, request.load):
+        async for step in _lease(state, stack, request.model, request.ttl, _load_config(request)):
             if isinstance(step, Loading):
                 yield step
             else:
@@ -85,7 +85,7 @@ async def _lease(
     stack: AsyncExitStack,
     model: str,
     ttl: float | None,
-    options: dict[str, Any],
+    options: LoadConfig | None,
 ) -> AsyncGenerator[Loading | Lease, None]:
     """Lease an instance until `stack` closes: `Loading`* while it is loaded, then the lease."""
     progress: asyncio.Queue[float | None] = asyncio.Queue()
@@ -104,6 +104,10 @@ async def _lease(
     if lease.load_seconds is not None:
         yield Loading(lease.instance.id, 1.0, lease.load_seconds)
     yield lease
+
+
+def _load_config(request: Request) -> LoadConfig | None:
+    return msgspec.convert(request.load, LoadConfig) if request.load else None
 
 
 def _is_underway(event: object) -> bool:
@@ -237,7 +241,7 @@ async def embed(
     ContextOverflow
         An input is longer than the model's context, and `truncate` is off.
     """
-    async with state.models.lease(model, kind="embedding", ttl=ttl, options={}) as lease:
+    async with state.models.lease(model, kind="embedding", ttl=ttl) as lease:
         result = await lease.instance.worker.embed(inputs, truncate=truncate)
         return Embedding(lease.instance.id, result)
 
@@ -246,6 +250,6 @@ async def count_tokens(state: State, request: Request) -> int:
     """Tokens of the prompt that `request` would be, by its model's own template and vocabulary."""
     chat.ensure_supported(request)
     async with state.models.lease(
-        request.model, kind="llm", ttl=request.ttl, options=request.load
+        request.model, kind="llm", ttl=request.ttl, options=_load_config(request)
     ) as lease:
         return len(await chat.tokenize(request, lease.instance.worker, state.renderer))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
+from lmnb.chat.template import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
@@ -32,6 +33,8 @@ class State:
         Seconds since the epoch.
     responses
         Stored answers, which later requests continue.
+    renderer
+        Renders chat templates, in a process of its own.
     """
 
     settings: Settings
@@ -46,6 +49,7 @@ class State:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     started_at: float = field(default_factory=time.time)
     responses: ResponseStore = field(init=False)
+    renderer: Renderer = field(default_factory=Renderer)
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)

@@ -1,0 +1,90 @@
+"""Jinja as chat templates expect it, sandboxed.
+
+What templates rely on is set by Hugging Face's transformers (utils/chat_template_utils.py), where
+their authors test them: block trimming, loop controls, `{% generation %}`, a `tojson` that leaves
+letters alone, `raise_exception`, `strftime_now`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_OUTPUT = 32 * 1024 * 1024
+"""Characters of a rendered prompt; more than the context of any model holds."""
+
+
+class TemplateRefusal(TemplateError):
+    """The template called `raise_exception`."""
+
+
+class OutputTooLong(Exception):
+    """The template printed more than `MAX_OUTPUT`."""
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}` marks the model's words for training; here it is nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - declared so by Extension
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def make_environment() -> ImmutableSandboxedEnvironment:
+    """A fresh environment. Attributes with underscores, and changing what is given, are off limits."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def print_template(
+    chunks: Callable[[Mapping[str, Any]], Any],
+    variables: Mapping[str, Any],
+    limit: int = MAX_OUTPUT,
+) -> str:
+    """What the template prints (`chunks` is its `generate`), at most `limit` characters of it."""
+    parts: list[str] = []
+    size = 0
+    for part in chunks(variables):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise OutputTooLong
+    return "".join(parts)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateRefusal(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().astimezone().strftime(pattern)

@@ -1,0 +1,53 @@
+"""What the server and the rendering process say to each other: length-prefixed msgpack."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from lmnb.chat.conversation import Role
+from lmnb.engine.protocol import Segment
+
+
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message as templates see it."""
+
+    role: Role
+    content: str
+    thinking: str = ""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Render `turns` with `template`. `arguments` are further variables for the template.
+
+    `continue_final`: the last turn is the assistant's; the prompt ends with its last character.
+    """
+
+    template: str
+    turns: tuple[Turn, ...]
+    bos_text: str
+    eos_text: str
+    continue_final: bool
+    arguments: dict[str, Any]
+
+
+class Rendered(msgspec.Struct, frozen=True, tag="rendered"):
+    """The prompt."""
+
+    segments: tuple[Segment, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """There is no prompt.
+
+    kind
+        `template`: the template said so, by `raise_exception`. `error`: it failed. `output`,
+        `memory`: it went beyond a limit; after `memory` the process ends.
+    """
+
+    kind: Literal["template", "error", "output", "memory"]
+    message: str
+
+
+Outcome: TypeAlias = Rendered | Refused

@@ -1,0 +1,102 @@
+"""Keeping people's words apart from control tokens while a template works on them.
+
+A template pastes the contents of messages between control tokens, and the tokenizer would read
+`<|im_end|>` in a content as the real thing. The worker can tokenize a stretch of the prompt as
+plain text, if it is told where that stretch is; but templates strip, split, slice and compare
+contents, so a mark put around a content is lost or disturbs them.
+
+Therefore single characters are marked, and only where they matter: in a content that has brackets
+or bars at all, every word (a run without white space or quotes) with one of them is written with
+private-use characters in place of its own, one for one. Lengths, white space and all other words
+stay as they are for the template to work on; quotes and backslashes too, so that `tojson` escapes
+them. Contents without brackets and bars, which is most of them, are not touched. No such character
+gets into the prompt unmarked, whatever the template does, so no control token can be made of
+people's words. Afterwards the characters are put back, and the whole content around them, if it is
+found in the output as it was given (less white space at its ends), is cut out as plain text: a
+tokenizer should see a content in one piece. Otherwise just the marked words are.
+
+Models' own `<think>` and `</think>` are left readable in what the assistant said: templates look
+for them there, to leave earlier thinking out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from lmnb.engine.protocol import Segment
+
+_BASE = 0xF0000  # plane 15, private use: U+F0000 + code point
+_LAST = 0xFFFD
+_MARKED = re.compile("[\U000f0000-\U000ffffd]+")
+_SUSPECT = re.compile(r"[<>\[\]{}|｜▁]")
+_WORD = re.compile(r"[^\s\"\\]+")
+_THINK = re.compile(r"(</?think>)")
+_REPLACEMENT = "\ufffd"
+
+
+def mark(text: str, *, keep_think: bool = False) -> str:
+    """`text` with every suspect word in private-use characters; of the same length."""
+    if not _SUSPECT.search(text):
+        return text
+    text = _MARKED.sub(lambda found: _REPLACEMENT * len(found[0]), text)
+    if not keep_think:
+        return _WORD.sub(_mark_word, text)
+    pieces = _THINK.split(text)
+    pieces[::2] = [_WORD.sub(_mark_word, piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _mark_word(found: re.Match[str]) -> str:
+    word = found[0]
+    if not _SUSPECT.search(word):
+        return word
+    return "".join(chr(_BASE + ord(c)) if ord(c) <= _LAST else c for c in word)
+
+
+def unmark(text: str) -> str:
+    """The text as it was before `mark`."""
+    return _MARKED.sub(lambda found: "".join(chr(ord(c) - _BASE) for c in found[0]), text)
+
+
+def cut(output: str, contents: Iterable[str]) -> tuple[Segment, ...]:
+    """Cut a template's output into control text and people's words.
+
+    `contents` are the marked contents in the order of the conversation.
+    """
+    segments: list[Segment] = []
+    position = 0
+    for start, end in _regions(output, contents):
+        if start > position:
+            segments.append(Segment(output[position:start], special=True))
+        segments.append(Segment(unmark(output[start:end])))
+        position = end
+    if position < len(output):
+        segments.append(Segment(output[position:], special=True))
+    return tuple(segments)
+
+
+def _regions(output: str, contents: Iterable[str]) -> list[tuple[int, int]]:
+    """Where people's words with marks stand, in order. Those that touch are one."""
+    found = sorted([*_wholes(output, contents), *(m.span() for m in _MARKED.finditer(output))])
+    regions: list[tuple[int, int]] = []
+    for start, end in found:
+        if regions and start <= regions[-1][1]:
+            regions[-1] = (regions[-1][0], max(end, regions[-1][1]))
+        else:
+            regions.append((start, end))
+    return regions
+
+
+def _wholes(output: str, contents: Iterable[str]) -> Iterator[tuple[int, int]]:
+    position = 0
+    for content in contents:
+        text = content.strip()
+        if not _MARKED.search(text) or _THINK.search(text):
+            continue
+        start = output.find(text, position)
+        if start < 0:  # the template changed it, or the order
+            start = output.find(text)
+        if start >= 0:
+            yield start, start + len(text)
+            position = max(position, start + len(text))

@@ -1,0 +1,236 @@
+"""Conversations rendered to prompt text by the model's own template, in a process apart.
+
+See `lmnb.chat.renderer` for what that process may do, `lmnb.chat.render_marks` for how people's
+words are kept from becoming control tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from lmnb.chat.conversation import Message, Thinking
+from lmnb.chat.render_job import Job, Outcome, Refused, Turn
+from lmnb.engine.protocol import Segment
+from lmnb.errors import InvalidRequest
+
+SECONDS = 5.0
+"""Longest time for one prompt by the clock. Computing is limited more tightly by the renderer."""
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The form most models without a template of their own were trained on; the stated default."""
+
+_CHATML_STOP = ("<|im_end|>",)
+_RESERVED = ("messages", "add_generation_prompt")
+
+
+class Prompted(msgspec.Struct, frozen=True):
+    """A prompt. `stop` ends the model's turn besides its own end tokens."""
+
+    segments: tuple[Segment, ...]
+    stop: tuple[str, ...] = ()
+
+
+class Renderer:
+    """Renders with one child process, started when it is first needed, replaced when it dies.
+
+    Jobs run one after another; each takes a fraction of a millisecond to a few milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._child: _Child | None = None
+
+    async def render(
+        self,
+        template: str | None,
+        messages: Sequence[Message],
+        *,
+        bos_text: str = "",
+        eos_text: str = "",
+        continue_final: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Prompted:
+        """The prompt that ends where the assistant is to go on.
+
+        Parameters
+        ----------
+        template
+            Jinja text; None is `CHATML`.
+        messages
+            Their text and thinking; other parts are not looked at.
+        continue_final
+            The last message is the assistant's, and to be continued.
+        arguments
+            Further variables for the template (`enable_thinking`).
+
+        Raises
+        ------
+        InvalidRequest
+            The template refuses the conversation, fails, or goes beyond its limits. What it says
+            itself is part of the message.
+        """
+        if continue_final and (not messages or messages[-1].role != "assistant"):
+            raise InvalidRequest(
+                "Only an assistant message can be continued, so it must be the last.",
+                param="messages",
+            )
+        job = Job(
+            template=CHATML if template is None else template,
+            turns=tuple(_turn(message) for message in messages),
+            bos_text=bos_text,
+            eos_text=eos_text,
+            continue_final=continue_final,
+            arguments={k: v for k, v in (arguments or {}).items() if k not in _RESERVED},
+        )
+        # A caller that is cancelled leaves its job to end by itself, or the pipe would be cut
+        # in the middle of an answer.
+        outcome = await asyncio.shield(asyncio.ensure_future(self._run(job)))
+        if isinstance(outcome, Refused):
+            raise _error(outcome)
+        return Prompted(outcome.segments, () if template is not None else _CHATML_STOP)
+
+    async def warm_up(self) -> None:
+        """Start the child process, so that a later `render` need not wait for it."""
+        async with self._lock:
+            await self._started()
+
+    async def close(self) -> None:
+        """End the child process. A later `render` starts another."""
+        async with self._lock:
+            await self._discard()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, if there is one."""
+        return None if self._child is None else self._child.process.pid
+
+    # --- inside ------------------------------------------------------------------
+
+    async def _run(self, job: Job) -> Outcome:
+        async with self._lock:
+            for retry in (True, False):
+                child = await self._started()
+                try:
+                    async with asyncio.timeout(SECONDS):
+                        outcome = await child.exchange(job)
+                except TimeoutError:
+                    await self._discard()
+                    return Refused("error", f"it did not finish within {SECONDS:g} seconds")
+                except (EOFError, OSError):
+                    used = child.used
+                    died = _cause(await self._discard())
+                    # One that had ended before it got the job is not the job's fault.
+                    if died is None and used and retry:
+                        continue
+                    return Refused("error", died or "its process ended unexpectedly")
+                if isinstance(outcome, Refused) and outcome.kind == "memory":
+                    await self._discard()
+                return outcome
+        raise AssertionError("The second try ends in any case.")
+
+    async def _started(self) -> _Child:
+        if self._child is None:
+            self._child = await _Child.start()
+        return self._child
+
+    async def _discard(self) -> int | None:
+        """End the child; its exit status."""
+        child, self._child = self._child, None
+        return None if child is None else await child.end()
+
+
+class _Child:
+    """The rendering process and the socket to it."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.process = process
+        self.used = False
+        self._reader = reader
+        self._writer = writer
+        self._decoder: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Outcome)
+
+    @classmethod
+    async def start(cls) -> _Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = _spawn(theirs)
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    async def exchange(self, job: Job) -> Outcome:
+        data = msgspec.msgpack.encode(job)
+        self._writer.write(struct.pack("!I", len(data)) + data)
+        (size,) = struct.unpack("!I", await self._reader.readexactly(4))
+        outcome = self._decoder.decode(await self._reader.readexactly(size))
+        self.used = True
+        return outcome
+
+    async def end(self) -> int:
+        """Close the socket, and kill unless the process has died on its own."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        try:
+            return await asyncio.to_thread(self.process.wait, 0.2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return await asyncio.to_thread(self.process.wait)
+
+
+def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lmnb.chat.renderer", str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
+    )
+
+
+def _turn(message: Message) -> Turn:
+    thinking = "".join(part.text for part in message.parts if isinstance(part, Thinking))
+    return Turn(message.role, message.text, thinking)
+
+
+def _cause(status: int | None) -> str | None:
+    if status is None or status >= 0:
+        return None
+    if sys.platform != "win32" and -status == signal.SIGPROF:
+        return "it takes too much computing"
+    if -status == signal.SIGKILL:
+        return None
+    return f"it crashed its process ({signal.Signals(-status).name})"
+
+
+def _error(refused: Refused) -> InvalidRequest:
+    if refused.kind == "template":
+        return InvalidRequest(
+            f"The model's chat template refuses this conversation: {refused.message}",
+            param="messages",
+        )
+    reason = {
+        "error": refused.message,
+        "output": "it prints more text than any context holds",
+        "memory": "it takes too much memory",
+    }[refused.kind]
+    return InvalidRequest(f"The model's chat template cannot be used: {reason}.")
