@@ -56,7 +56,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     max_input_tokens: int | None
     max_tokens: int | None
-    capabilities: dict[str, Any] = CAPABILITIES
+    capabilities: dict[str, Any] = msgspec.field(default_factory=lambda: CAPABILITIES)
     lifecycle: str = "active"
     state: ModelState
 
