@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,9 +65,9 @@ class Launch:
         try:
             return LmnbError.from_dict(json.loads(last))
         except (ValueError, KeyError, AttributeError):
+            reason = textwrap.shorten(last, 200, placeholder=" …") or f"status {status}"
             return ServerError(
-                f"The lmnb server ended with status {status} while it started: {last or 'no word'}.",
-                hint=f"See {self._errors}.",
+                f"The lmnb server failed to start: {reason}", hint=f"See {self._errors}."
             )
 
 
