@@ -10,7 +10,7 @@ from lmnb.notebook.magics import claude, openai
 
 
 def complete(context: Any) -> Any:
-    """What could stand at the cursor. In the body of a cell, which is prose, that is nothing.
+    """What could stand at the cursor in the line of a magic.
 
     `context` and the result are IPython's `CompletionContext` and `SimpleMatcherResult`.
     """
@@ -19,7 +19,7 @@ def complete(context: Any) -> Any:
     magic, *words = context.line_with_cursor.split() or [""]
     parsers = {"%lm": lm.parser, "%%claude": claude.parser, "%%openai": openai.parser}
     if magic not in parsers:
-        return {"completions": [], "suppress": True}
+        return {"completions": []}
     before = context.text_until_cursor
     typed = before.split()[1:]
     fragment = typed[-1] if typed and not before[-1].isspace() else ""
