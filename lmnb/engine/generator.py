@@ -15,7 +15,6 @@ from lmnb.engine.protocol import (
     Failed,
     Generate,
     LoadConfig,
-    Progress,
     Reply,
     Step,
 )
@@ -207,7 +206,7 @@ class Generator:
 
     def _report(self, ends: list[End]) -> list[Reply]:
         running = self.scheduler.running
-        progress: list[Progress] = [p for s in running if not s.prefilled and (p := s.progress())]
+        progress = [p for s in running if s.reported < s.prompt_length and (p := s.progress())]
         deltas: list[Delta] = [d for s in running if (d := s.delta())]
         finished = [sequence for sequence in running if sequence.reason is not None]
         for sequence in finished:
