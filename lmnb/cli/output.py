@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from lmnb.client import Client, attach
 
@@ -58,40 +58,79 @@ def duration(seconds: float) -> str:
 
 def follow_download(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Show a download; its last event."""
-    with _bar(unit="B", unit_scale=True, desc="Downloading") as bar:
+    with Bar("{desc}: {percentage:3.0f} % |{bar}| {n_fmt} of {total_fmt}, {postfix}") as bar:
         for event in events:
             if event["type"] == "done":
                 return event
             if event["type"] == "note":
-                bar.clear()
-                note(event["text"])
-                continue
-            if event["type"] == "progress":
-                bar.set_description(event["file"], refresh=False)
-            bar.total = event["total"]
-            # Not `bar.n = …`: a download that starts again goes back.
-            bar.update(event["done"] - bar.n)
+                bar.note(event["text"])
+            elif event["type"] == "progress":
+                bar.show(event["file"], event["done"], event["total"], _pace(event))
     raise AssertionError("A stream of events ends with `done` or an error.")
 
 
 def follow_load(model: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Show a load; its last event."""
-    layout = "{desc} {percentage:3.0f} % |{bar}| {elapsed}"
-    with _bar(total=1.0, desc=f"Loading {model}", bar_format=layout, leave=False) as bar:
+    with Bar("{desc}: {percentage:3.0f} % |{bar}| {elapsed}") as bar:
         for event in events:
             if event["type"] == "done":
                 return event
-            bar.update(event["progress"] - bar.n)
+            bar.show(f"Loading {model}", event["progress"], 1.0)
     raise AssertionError("A stream of events ends with `done` or an error.")
 
 
-@contextmanager
-def _bar(**options: Any) -> Iterator[Any]:
-    """A progress bar; where stderr is a file, a line now and then."""
-    from tqdm import tqdm
+def _pace(event: dict[str, Any]) -> str:
+    """Such as `29 MB/s, 2 min left`."""
+    parts = []
+    if event["bytes_per_second"] is not None:
+        parts.append(f"{size(event['bytes_per_second'])}/s")
+    if event["eta_seconds"] is not None:
+        parts.append(f"{duration(event['eta_seconds'])} left")
+    return ", ".join(parts)
 
-    interval = 0.1 if sys.stderr.isatty() else 5.0
-    # No thread that watches the bar: it would keep an interrupted program alive.
-    tqdm.monitor_interval = 0
-    with tqdm(file=sys.stderr, mininterval=interval, **options) as bar:
-        yield bar
+
+class Bar:
+    """A progress bar on a terminal; in a file, a line now and then."""
+
+    INTERVAL = 5.0
+
+    def __init__(self, layout: str) -> None:
+        self._layout = layout
+        self._bar: Any = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def note(self, text: str) -> None:
+        """A line of text above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        note(text)
+
+    def show(self, what: str, done: float, total: float | None, pace: str = "") -> None:
+        """How far it is."""
+        if not sys.stderr.isatty():
+            self._write_line(what, done, total, pace)
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            # No thread that watches the bar: it would keep an interrupted program alive.
+            tqdm.monitor_interval = 0
+            unit = {"unit": "B", "unit_scale": True}
+            self._bar = tqdm(file=sys.stderr, bar_format=self._layout, leave=False, **unit)
+        self._bar.desc, self._bar.total, self._bar.postfix = what, total, pace
+        # Not `update`, which guesses the pace: the server knows it, and a transfer may start again.
+        self._bar.n = done
+        self._bar.refresh()
+
+    def _write_line(self, what: str, done: float, total: float | None, pace: str) -> None:
+        if time.monotonic() - self._last >= self.INTERVAL:
+            self._last = time.monotonic()
+            share = f"{done / total:.0%}" if total else size(done)
+            note(f"{what}: {share}{', ' if pace else ''}{pace}")
