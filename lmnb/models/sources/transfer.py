@@ -37,11 +37,12 @@ from lmnb.models.events import DownloadEvent, Meter, Note
 from lmnb.models.record import Record, write_record
 from lmnb.models.sources.files import Digest, Job, check_space, disk_errors, hash_into
 
+BACKOFF = 1.0  # Seconds; doubled with each failure.
 ATTEMPTS = 5  # In a row without a single new byte.
 _TIMEOUT = httpx2.Timeout(30.0, connect=15.0)
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _FLUSH_BYTES = 1 << 20
-_FLUSH_SECONDS = 0.25
+_REPORT_SECONDS = 0.25
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -184,13 +185,14 @@ class Transfer:
                     raise self._gave_up(error) from error
                 where = f" at {format_bytes(self.done)}" if self.done else ""
                 yield Note(f"The connection was lost{where}; trying again.")
-                await asyncio.sleep(min(2.0 ** (failures - 1), 8.0))
+                await asyncio.sleep(min(BACKOFF * 2.0 ** (failures - 1), 8.0))
             else:
                 return
 
     async def _stream(
         self, file: BinaryIO, meter: Meter, before: int
     ) -> AsyncGenerator[DownloadEvent, None]:
+        name = self.remote.target.name
         if self.done and self.done == self._state.size:
             return
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
@@ -206,22 +208,20 @@ class Transfer:
                 yield note
             if meter.total is None and self._state.size is not None:
                 meter.total = before + self._state.size
-            buffer, flushed = bytearray(), time.monotonic()
+            buffer = bytearray()
             try:
-                async for chunk in response.aiter_raw():
-                    buffer += chunk
-                    now = time.monotonic()
-                    if len(buffer) < _FLUSH_BYTES and now - flushed < _FLUSH_SECONDS:
-                        continue
-                    await self._flush(file, buffer)
-                    flushed = now
-                    if event := meter.sample(self.remote.target.name, before + self.done):
-                        yield event
+                async with aclosing(_pieces(response)) as pieces:
+                    async for piece in pieces:
+                        buffer += piece
+                        if not piece or len(buffer) >= _FLUSH_BYTES:
+                            await self._flush(file, buffer)
+                            if event := meter.sample(name, before + self.done):
+                                yield event
             finally:
                 await self._flush(file, buffer)
         if self._state.size is not None and self.done < self._state.size:
             raise _Interrupted("the server closed the connection early")
-        if event := meter.sample(self.remote.target.name, before + self.done):
+        if event := meter.sample(name, before + self.done):
             yield event
 
     def _is_complete(self, response: httpx2.Response) -> bool:
@@ -323,6 +323,28 @@ class Transfer:
             hint="Check the network and run it again"
             + (": it goes on where it stopped." if self.done else "."),
         )
+
+
+async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, with an empty piece in between whenever it is time to report."""
+    source = response.aiter_raw()
+    reported = time.monotonic()
+    coming = asyncio.ensure_future(anext(source, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=_REPORT_SECONDS)
+            if done:
+                piece = coming.result()
+                if piece is None:
+                    return
+                yield piece
+                coming = asyncio.ensure_future(anext(source, None))
+            if not done or time.monotonic() - reported >= _REPORT_SECONDS:
+                reported = time.monotonic()
+                yield b""
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _extent(response: httpx2.Response) -> tuple[int, int | None]:
