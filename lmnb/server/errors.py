@@ -63,10 +63,34 @@ class PayloadTooLarge(InvalidRequest):
     status = 413
 
 
+class InvalidJson(InvalidRequest):
+    """The body is not JSON, or not a JSON object."""
+
+    code = "invalid_json"
+
+
+class MissingParameter(InvalidRequest):
+    """A required field is absent or null."""
+
+    code = "missing_required_parameter"
+
+
+class InvalidType(InvalidRequest):
+    """A field has a value of the wrong type."""
+
+    code = "invalid_type"
+
+
+class UnknownField(InvalidRequest):
+    """The request has a field that means nothing, in a protocol that forbids such fields."""
+
+    code = "unrecognized_keys"
+
+
 def protocol_of(scope: Scope) -> Protocol:
     """The protocol in which a request expects its errors."""
     path = scope["path"]
-    if path.startswith(("/v1/messages", "/messages")):
+    if path.removeprefix("/v1").removeprefix("/v1").startswith("/messages"):
         return "anthropic"
     if path.startswith("/lmnb/"):
         return "control"

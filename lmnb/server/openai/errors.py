@@ -1,8 +1,20 @@
-"""Errors that only OpenAI's protocols know. Codes as OpenAI spells them."""
+"""The errors of OpenAI's protocols. Codes as OpenAI spells them."""
 
 from __future__ import annotations
 
 from lmnb.errors import InvalidRequest, NotFound, NotSupported
+from lmnb.server.errors import InvalidJson, InvalidType, MissingParameter
+
+__all__ = [
+    "InvalidJson",
+    "InvalidType",
+    "InvalidValue",
+    "MissingParameter",
+    "PreviousResponseNotFound",
+    "ResponseNotFound",
+    "UnsupportedParameter",
+    "UnsupportedValue",
+]
 
 
 class UnsupportedParameter(NotSupported):
@@ -15,24 +27,6 @@ class UnsupportedValue(NotSupported):
     """A known field with a value that cannot be honoured."""
 
     code = "unsupported_value"
-
-
-class InvalidJson(InvalidRequest):
-    """The body is not JSON, or not a JSON object."""
-
-    code = "invalid_json"
-
-
-class MissingParameter(InvalidRequest):
-    """A required field is absent or null."""
-
-    code = "missing_required_parameter"
-
-
-class InvalidType(InvalidRequest):
-    """A field has a value of the wrong type."""
-
-    code = "invalid_type"
 
 
 class InvalidValue(InvalidRequest):
