@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import Message, Request, Text, Thinking, ToolCall, ToolResult
-from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound
 from lmnb.server.openai import chat_request, completions_request, responses_request
 from lmnb.server.openai.body import check, decode
 from lmnb.server.openai.chat_request import ChatBody
@@ -162,6 +162,13 @@ def test_null_is_not_given_and_unknown_fields_are_ignored() -> None:
          "max_tokens", "logprobs", "seed", "reasoning_effort", "modalities", "logit_bias"]
     )  # fmt: skip
     assert chat(**nothing, verbosity="low", store=True, made_up={"a": 1}) == chat()
+
+
+def test_an_empty_name_is_no_model() -> None:
+    with pytest.raises(ModelNotFound):
+        chat(model=" ")
+    with pytest.raises(ModelNotFound):
+        check({"model": "", "input": "x"}, EmbeddingsBody)
 
 
 def test_tools_that_may_not_be_called_are_fine() -> None:

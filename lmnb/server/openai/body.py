@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from starlette.requests import Request
 
 from lmnb.errors import InvalidRequest
-from lmnb.server.errors import PayloadTooLarge
+from lmnb.server.body import read_bytes
 from lmnb.server.openai.errors import (
     InvalidJson,
     InvalidType,
@@ -22,9 +22,6 @@ from lmnb.server.openai.errors import (
     MissingParameter,
 )
 from lmnb.server.openai.values import json_type
-
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes. Room for a few images in base64; what Ollama's gateway allows."""
 
 
 def _integral(value: Any) -> Any:
@@ -57,22 +54,11 @@ async def read(request: Request, model: type[Body]) -> Body:
     Raises
     ------
     PayloadTooLarge, InvalidJson
-        The body is no JSON object of at most `MAX_BODY` bytes.
+        The body is no JSON object, or too large.
     MissingParameter, InvalidType, InvalidValue
         A field is wrong; `param` says which.
     """
-    return check(decode(await _bytes(request)), model)
-
-
-async def _bytes(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise PayloadTooLarge(f"The request body is larger than {MAX_BODY >> 20} MiB.")
-        parts.append(part)
-    return b"".join(parts)
+    return check(decode(await read_bytes(request)), model)
 
 
 def decode(body: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from lmnb.chat.events import Event, Finished, TextDelta, ThinkingDelta
+from lmnb.chat.events import Event, Finished, TextDelta
 from lmnb.engine.protocol import TokenLogprob
 from lmnb.server.generation import Answer
 from lmnb.server.openai import ids
@@ -96,7 +96,7 @@ class CompletionWriter:
         choices = tuple(
             Choice(
                 i,
-                self._echoes[i] + answer.thinking + answer.text,
+                self._echoes[i] + answer.text,
                 legacy_logprobs(answer.logprobs, 0) if self._with_logprobs else None,
                 finish_reason(answer.finished),
             )
@@ -119,9 +119,6 @@ class CompletionWriter:
                     known = legacy_logprobs(tokens, self._offsets[index])
                 self._offsets[index] += len(text)
                 return self._completion((Choice(index, text, known, None),))
-            case ThinkingDelta(text=text):
-                self._offsets[index] += len(text)
-                return self._completion((Choice(index, text, None, None),))
             case Finished():
                 self._ends[index] = event
                 return self._completion((Choice(index, "", None, finish_reason(event)),))

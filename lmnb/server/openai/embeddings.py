@@ -22,6 +22,7 @@ from lmnb.server.openai.errors import (
     UnsupportedParameter,
     UnsupportedValue,
 )
+from lmnb.server.openai.sampling import ModelName
 from lmnb.server.openai.values import json_type
 from lmnb.server.state import state_of
 
@@ -29,7 +30,7 @@ from lmnb.server.state import state_of
 class EmbeddingsBody(Fields):
     """The body. `truncate` is an extra: cut what is too long instead of failing."""
 
-    model: str
+    model: ModelName
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[Int, Field(ge=1)] | None = None

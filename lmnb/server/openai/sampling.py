@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import SamplingOptions
+from lmnb.errors import ModelNotFound
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
 
@@ -30,10 +31,24 @@ Strings = Annotated[list[str], BeforeValidator(_listed)]
 """A string or a list of strings."""
 
 
+def _named(model: str) -> str:
+    """An empty name means no model; serving some other one in silence would be worse."""
+    if not model.strip():
+        raise ModelNotFound(
+            "The request names no model ('model' is empty).",
+            hint="GET /v1/models lists the models.",
+            param="model",
+        )
+    return model
+
+
+ModelName = Annotated[str, AfterValidator(_named)]
+
+
 class SamplingFields(Fields):
     """What a generation can be told, whatever the endpoint."""
 
-    model: str
+    model: ModelName
     stream: bool = False
     temperature: Annotated[float, Field(ge=0, le=1000)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
