@@ -1,7 +1,81 @@
-"""Routes of this protocol."""
+"""POST /v1/messages and /v1/messages/count_tokens.
+
+Both are reachable without `/v1` and with it doubled, as base URLs are often given wrongly. Query
+strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-beta` mean nothing here.
+"""
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.errors import ModelNotFound
+from lmnb.server.anthropic.answer import message
+from lmnb.server.anthropic.schema import CountBody, MessagesBody
+from lmnb.server.anthropic.stream import MessageStream
+from lmnb.server.anthropic.translate import translate
+from lmnb.server.body import read
+from lmnb.server.disconnect import until_disconnect
+from lmnb.server.errors import request_id
+from lmnb.server.generation import begin, count_tokens, fold, generate
+from lmnb.server.sse import stream
+from lmnb.server.state import State, state_of
 
 router = APIRouter()
+_PATHS = ("/v1/messages", "/messages", "/v1/v1/messages")
+
+
+async def create(request: Request) -> Response:
+    """Answer a conversation."""
+    body = await read(request, MessagesBody)
+    state = state_of(request)
+    model = await resolve(state, body.model)
+    wanted = translate(body, model, request.headers)
+    if not body.stream:
+        answer = await until_disconnect(request, fold(generate(state, wanted)))
+        return _json(message(answer, model or answer.finished.instance))
+    events = await until_disconnect(request, begin(generate(state, wanted)))
+    writer = MessageStream(model or body.model, request_id(request))
+    return stream(writer.frames(events), on_error=writer.error, keep_alive=writer.keep_alive)
+
+
+async def count(request: Request) -> Response:
+    """Count the tokens of a prompt. Waits for no generation."""
+    body = await read(request, CountBody)
+    state = state_of(request)
+    wanted = translate(body, await resolve(state, body.model), request.headers)
+    tokens = await until_disconnect(request, count_tokens(state, wanted))
+    return _json({"input_tokens": tokens})
+
+
+async def resolve(state: State, name: str) -> str:
+    """The model to be used for `name`.
+
+    Clients made for Claude ask for `claude-…` models, some for several at once. Unless there is one
+    of that name, the language model that is in use, was used last or is being loaded answers, else
+    (the empty name) the default one.
+    """
+    if not name.lower().removeprefix("anthropic/").startswith("claude"):
+        return name
+    if any(instance.id.lower() == name.lower() for instance in state.models.loaded()):
+        return name
+    try:
+        await state.catalog.resolve(name)
+    except ModelNotFound:
+        loaded = [one for one in state.models.loaded() if one.entry.kind == "llm"]
+        if loaded:
+            return max(loaded, key=lambda one: (one.active > 0, one.last_used)).id
+        loading = [load for load in state.models.loading() if load.entry.kind == "llm"]
+        return loading[-1].id if loading else ""
+    return name
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+for _path in _PATHS:
+    router.add_api_route(_path, create, methods=["POST"])
+    router.add_api_route(f"{_path}/count_tokens", count, methods=["POST"])

@@ -1,0 +1,149 @@
+"""Content blocks → parts of the conversation."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lmnb.chat.conversation import Document, Image, Part, Text, Thinking, ToolCall, ToolResult
+from lmnb.chat.joining import join
+from lmnb.errors import NotSupported
+from lmnb.server.anthropic.schema import Block
+from lmnb.server.errors import InvalidType, MissingParameter
+
+_log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+_DROPPED = {"redacted_thinking", "container_upload"}
+"""Blocks that say nothing to another model."""
+
+
+def parts(content: str | list[Block] | None, where: str) -> list[Part]:
+    """The parts of a message's content. `where` names it in errors (`messages.0.content`).
+
+    Neighbouring texts are kept apart by a line break, where they bring none: joined as they are,
+    the last word of the one and the first of the other would become one word.
+    """
+    if content is None or isinstance(content, str):
+        return [Text(content)] if content else []
+    found: list[Part] = []
+    for i, block in enumerate(content):
+        part = _part(block, f"{where}.{i}")
+        if part is None:
+            continue
+        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
+            part = Text(join((last.text, part.text)))
+            found.pop()
+        found.append(part)
+    return found
+
+
+def text_of(content: str | list[Block] | None, where: str, gap: str = "\n") -> str:
+    """The text of a content that can hold nothing else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = [_get(block, "text", str, f"{where}.{i}") for i, block in enumerate(content)]
+    return join(texts, gap)
+
+
+def _part(block: Block, where: str) -> Part | None:
+    kind = _get(block, "type", str, where)
+    reader = _READERS.get(kind)
+    if reader is not None:
+        return reader(block, where)
+    if kind not in _DROPPED:
+        _log.warning("A content block of type %r was left out: it is not known here", kind)
+    return None
+
+
+def _text(block: Block, where: str) -> Part:
+    return Text(_get(block, "text", str, where))
+
+
+def _thinking(block: Block, where: str) -> Part:
+    return Thinking(_get(block, "thinking", str, where))
+
+
+def _image(block: Block, where: str) -> Part:
+    return Image(*_source(block, where, "image"))
+
+
+def _document(block: Block, where: str) -> Part:
+    source = _get(block, "source", dict, where)
+    title = block.get("title") if isinstance(block.get("title"), str) else None
+    if source.get("type") == "text":
+        return Text(join([title or "", _get(source, "data", str, f"{where}.source")]))
+    if source.get("type") == "content":
+        content = source.get("content")
+        return Text(join([title or "", text_of(content, f"{where}.source.content")]))
+    data, media_type = _source(block, where, "document")
+    return Document(data, media_type, title)
+
+
+def _search_result(block: Block, where: str) -> Part:
+    head = [str(block[name]) for name in ("title", "source") if block.get(name)]
+    return Text(join([*head, text_of(block.get("content"), f"{where}.content")]))
+
+
+def _tool_use(block: Block, where: str) -> Part:
+    arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
+    return ToolCall(_get(block, "id", str, where), _get(block, "name", str, where), arguments)
+
+
+def _tool_result(block: Block, where: str) -> Part:
+    found = parts(block.get("content"), f"{where}.content")
+    shown = tuple(part for part in found if isinstance(part, Text | Image | Document))
+    error = bool(block.get("is_error"))
+    return ToolResult(_get(block, "tool_use_id", str, where), shown, error)
+
+
+def _as_json(block: Block, _where: str) -> Part:
+    """Blocks of tools that ran elsewhere, as they are."""
+    return Text(json.dumps(block, ensure_ascii=False))
+
+
+_READERS: dict[str, Callable[[Block, str], Part]] = {
+    "text": _text,
+    "thinking": _thinking,
+    "image": _image,
+    "document": _document,
+    "search_result": _search_result,
+    "tool_use": _tool_use,
+    "tool_result": _tool_result,
+    "server_tool_use": _as_json,
+    "web_search_tool_result": _as_json,
+}
+
+
+def _source(block: Block, where: str, what: str) -> tuple[bytes, str]:
+    source = _get(block, "source", dict, where)
+    where = f"{where}.source"
+    if source.get("type") != "base64":
+        raise NotSupported(
+            f"Only {what}s sent as base64 can be read, not those of type {source.get('type')!r}.",
+            hint=f"Send the {what}'s data.",
+            param=where,
+        )
+    try:
+        data = base64.b64decode(_get(source, "data", str, where), validate=True)
+    except binascii.Error:
+        raise InvalidType(f"'{where}.data' must be base64.", param=f"{where}.data") from None
+    return data, _get(source, "media_type", str, where)
+
+
+_NAMES: dict[type[Any], str] = {str: "a string", dict: "an object", list: "an array"}
+
+
+def _get(block: Block, name: str, kind: type[V], where: str) -> V:
+    if name not in block:
+        raise MissingParameter(f"'{where}.{name}' is required.", param=f"{where}.{name}")
+    value = block[name]
+    if not isinstance(value, kind):
+        place = f"{where}.{name}"
+        raise InvalidType(f"'{place}' must be {_NAMES[kind]}.", param=place)
+    return value

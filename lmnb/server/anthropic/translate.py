@@ -1,0 +1,206 @@
+"""A Messages request as a conversation request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from lmnb.chat.conversation import (
+    Message,
+    OutputFormat,
+    Reasoning,
+    Request,
+    Role,
+    SamplingOptions,
+    Text,
+    Tool,
+    ToolChoice,
+    ToolResult,
+)
+from lmnb.errors import InvalidRequest, NotSupported
+from lmnb.server.anthropic import blocks
+from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
+from lmnb.server.errors import InvalidType
+
+BILLING_HEADER = "x-anthropic-billing-header:"
+"""How a system block begins that only Anthropic's own servers should see.
+
+It differs from conversation to conversation, so in front of everything else it would keep every
+prompt from being found in the prefix cache.
+"""
+
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+_SERVER_TOOLS = (
+    "web_search_",
+    "web_fetch_",
+    "code_execution_",
+    "bash_",
+    "text_editor_",
+    "memory_",
+    "computer_",
+    "tool_search_tool_",
+    "advisor_",
+)
+_CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
+
+
+def translate(body: CountBody, model: str, headers: Headers) -> Request:
+    """The request; `model` is what `body.model` was resolved to.
+
+    Raises
+    ------
+    InvalidRequest
+        There is no message, or a value makes no sense. Anthropic's message form: the field first.
+    NotSupported
+        Only tools were given that Anthropic runs itself.
+    """
+    messages = conversation(body)
+    common: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "continue_final": messages[-1].role == "assistant",
+        "tools": tools(body.tools or []),
+        "tool_choice": tool_choice(body.tool_choice),
+        "output_format": output_format(body),
+        "reasoning": reasoning(body),
+        "cache_key": cache_key(body, headers),
+        "ttl": body.ttl,
+    }
+    if not isinstance(body, MessagesBody):
+        return Request(**common)
+    if body.max_tokens is not None and body.max_tokens < 1:
+        raise InvalidRequest("max_tokens: must be at least 1.", param="max_tokens")
+    names = SamplingOptions.__struct_fields__
+    extra = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return Request(
+        **common,
+        max_tokens=body.max_tokens,
+        stop=tuple(stop for stop in (*(body.stop_sequences or ()), *extra) if stop),
+        sampling=SamplingOptions(**{name: getattr(body, name, None) for name in names}),
+    )
+
+
+# --- messages -------------------------------------------------------------------
+
+
+def conversation(body: CountBody) -> tuple[Message, ...]:
+    """The system prompt and the messages; system messages in between stay where they stand.
+
+    Tool results come before the words of the same message, as they do in time.
+    """
+    messages: list[Message] = []
+    if words := system_text(body.system):
+        messages.append(Message("system", (Text(words),)))
+    for i, message in enumerate(body.messages):
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise InvalidRequest(
+                f"messages.{i}.role: must be 'user', 'assistant' or 'system', not {message.role!r}.",
+                param=f"messages.{i}.role",
+            )
+        parts = blocks.parts(message.content, f"messages.{i}.content")
+        results = tuple(part for part in parts if isinstance(part, ToolResult))
+        rest = tuple(part for part in parts if not isinstance(part, ToolResult))
+        if results:
+            messages.append(Message("tool", results))
+        if rest or not (results or (role == "assistant" and i == len(body.messages) - 1)):
+            messages.append(Message(role, rest))
+    if not any(message.role != "system" for message in messages):
+        raise InvalidRequest("messages: at least one message is required.", param="messages")
+    return tuple(messages)
+
+
+def system_text(system: str | list[Block] | None) -> str:
+    """The system prompt without what is meant for Anthropic's servers alone."""
+    if isinstance(system, list):
+        shown = [block for block in system if not _is_billing(block.get("text"))]
+        return blocks.text_of(shown, "system", gap="\n\n")
+    lines = (system or "").splitlines(keepends=True)
+    return "".join(line for line in lines if not _is_billing(line))
+
+
+def _is_billing(text: object) -> bool:
+    return isinstance(text, str) and text.lstrip().startswith(BILLING_HEADER)
+
+
+# --- options --------------------------------------------------------------------
+
+
+def tools(given: list[Block]) -> tuple[Tool, ...]:
+    """The caller's own tools. Those that Anthropic runs are left out, unless there are no others."""
+    own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
+    if given and not own:
+        kind = str(given[0].get("name") or given[0]["type"])
+        raise NotSupported(f"{kind} is not supported: no tools run on this server.", param="tools")
+    found: list[Tool] = []
+    for i, tool in enumerate(own):
+        name, schema = tool.get("name"), tool.get("input_schema")
+        if not isinstance(name, str):
+            raise InvalidType(f"'tools.{i}.name' must be a string.", param=f"tools.{i}.name")
+        if schema is not None and not isinstance(schema, dict):
+            place = f"tools.{i}.input_schema"
+            raise InvalidType(f"'{place}' must be an object.", param=place)
+        description = str(tool.get("description") or "")
+        found.append(Tool(name, description, schema, bool(tool.get("strict"))))
+    return tuple(found)
+
+
+def tool_choice(given: str | Block | None) -> ToolChoice:
+    """`auto`, `any`, `tool` or `none`; as an object, or (LM Studio's docs) as a bare string."""
+    if given is None:
+        return ToolChoice()
+    choice: Block = {"type": given} if isinstance(given, str) else given
+    mode = _CHOICES.get(str(choice.get("type")))
+    if mode is None:
+        raise InvalidRequest(
+            "tool_choice: type must be 'auto', 'any', 'tool' or 'none'.", param="tool_choice"
+        )
+    name = choice.get("name")
+    if mode == "named" and not isinstance(name, str):
+        raise InvalidRequest("tool_choice.name: must name a tool.", param="tool_choice.name")
+    parallel = not choice.get("disable_parallel_tool_use")
+    return ToolChoice(mode, name if mode == "named" else None, parallel)  # type: ignore[arg-type]
+
+
+def reasoning(body: CountBody) -> Reasoning:
+    """`thinking` and `output_config.effort`. `adaptive` leaves the choice to the model."""
+    thinking, config = body.thinking or {}, body.output_config or {}
+    enabled = {"enabled": True, "disabled": False}.get(str(thinking.get("type")))
+    budget, effort = thinking.get("budget_tokens"), config.get("effort")
+    return Reasoning(
+        enabled=enabled,
+        effort=effort if isinstance(effort, str) else None,
+        budget=budget if isinstance(budget, int) else None,
+    )
+
+
+def output_format(body: CountBody) -> OutputFormat:
+    """`output_config.format`, or where it stood before, `output_format`."""
+    given = (body.output_config or {}).get("format") or body.output_format
+    if not isinstance(given, dict) or given.get("type") in {None, "text"}:
+        return OutputFormat()
+    schema = given.get("schema")
+    if given["type"] != "json_schema" or not isinstance(schema, dict):
+        raise InvalidRequest(
+            "output_config.format: must be a json_schema with a schema.",
+            param="output_config.format",
+        )
+    return OutputFormat("json_schema", schema, strict=True)
+
+
+def cache_key(body: CountBody, headers: Headers) -> str | None:
+    """The session, by Claude Code's headers (an agent of its own has one too) or metadata."""
+    session = headers.get("x-claude-code-session-id")
+    if session:
+        return f"{session}/{headers.get('x-claude-code-agent-id', '')}"
+    user = body.metadata.user_id if body.metadata else None
+    if not user:
+        return None
+    try:
+        data = json.loads(user)
+    except ValueError:
+        return user
+    found = data.get("session_id") if isinstance(data, dict) else None
+    return found if isinstance(found, str) else user
