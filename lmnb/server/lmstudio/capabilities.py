@@ -1,0 +1,90 @@
+"""What a model can do, read off its file: the chat template tells what its author trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmnb.engine.gguf import read_header
+from lmnb.errors import InvalidModel, InvalidRequest
+from lmnb.models.entry import ModelEntry
+from lmnb.server.lmstudio.schema import ReasoningOption
+
+_EFFORTS: tuple[ReasoningOption, ...] = ("low", "medium", "high")
+
+
+class ReasoningSetting(msgspec.Struct, frozen=True):
+    """The values that `reasoning` may have, and what it is if it is not given."""
+
+    allowed_options: tuple[ReasoningOption, ...]
+    default: ReasoningOption
+
+
+class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True):
+    """LM Studio's `capabilities` of a language model."""
+
+    vision: bool
+    trained_for_tool_use: bool
+    reasoning: ReasoningSetting | None = None
+
+
+def capabilities(entry: ModelEntry) -> Capabilities:
+    """What the model of `entry` can do. Blocks (disk)."""
+    try:
+        status = entry.path.stat()
+        return _of_file(entry.path, status.st_mtime_ns, status.st_size)
+    except (OSError, InvalidModel):  # gone or damaged since it was listed
+        return Capabilities(vision=False, trained_for_tool_use=False)
+
+
+@lru_cache(maxsize=256)
+def _of_file(path: Path, _modified: int, _size: int) -> Capabilities:
+    return of_templates(read_header(path, complete=False).chat_templates)
+
+
+def of_templates(templates: Mapping[str, str]) -> Capabilities:
+    """The same from the templates alone."""
+    text = "\n".join(templates.values())
+    return Capabilities(
+        vision=False,
+        trained_for_tool_use="tool_use" in templates or bool(re.search(r"\btools\b", text)),
+        reasoning=_reasoning(text),
+    )
+
+
+def _reasoning(template: str) -> ReasoningSetting | None:
+    """A template offers a setting if it looks at it; one that only knows the tag always thinks."""
+    if re.search(r"\breasoning_effort\b", template):
+        return ReasoningSetting(_EFFORTS, "medium")
+    if re.search(r"\benable_thinking\b", template):
+        return ReasoningSetting(("off", "on"), "on")
+    if "<think>" in template:
+        return ReasoningSetting(("on",), "on")
+    return None
+
+
+def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> dict[str, Any]:
+    """The template variables of a `reasoning` setting. Blocks (disk).
+
+    Raises
+    ------
+    InvalidRequest
+        The model does not offer that value.
+    """
+    offered = capabilities(entry).reasoning
+    allowed = offered.allowed_options if offered else ()
+    if wanted not in allowed:
+        choices = ", ".join(f"'{option}'" for option in allowed)
+        raise InvalidRequest(
+            f"{entry.key} does not support the reasoning setting '{wanted}'.",
+            hint=f"It offers {choices}." if choices else "It offers none: leave it out.",
+            param="reasoning",
+        )
+    if wanted in _EFFORTS:
+        return {"reasoning_effort": wanted}
+    return {"enable_thinking": wanted == "on"}

@@ -1,0 +1,151 @@
+"""POST /api/v1/chat: chats that the server remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.chat import conversation
+from lmnb.chat.conversation import Message, SamplingOptions, Text
+from lmnb.chat.joining import join
+from lmnb.errors import InvalidRequest, NotFound, NotSupported
+from lmnb.models.entry import ModelEntry
+from lmnb.server.disconnect import until_disconnect
+from lmnb.server.generation import begin, fold, generate
+from lmnb.server.lmstudio.capabilities import check_reasoning
+from lmnb.server.lmstudio.keeping import Keeper
+from lmnb.server.lmstudio.reading import read
+from lmnb.server.lmstudio.result import chat_result
+from lmnb.server.lmstudio.schema import ChatBody, ImageInput
+from lmnb.server.lmstudio.stream import ChatStream
+from lmnb.server.sse import stream
+from lmnb.server.state import State, state_of
+
+
+async def create(request: Request) -> Response:
+    """Answer a message, and remember both unless told not to."""
+    body = await read(request, ChatBody)
+    state = state_of(request)
+    instance, entry = await find(state, body.model)
+    wanted = await translate(state, body, entry)
+    keeper = Keeper(
+        state.responses,
+        wanted.messages,
+        previous=body.previous_response_id,
+        active=body.store is not False,
+    )
+    if not body.stream:
+        answer = await until_disconnect(request, fold(generate(state, wanted)))
+        return _json(chat_result(answer, await keeper.keep(answer)))
+    events = generate(state, wanted)
+    # Loading is told as it happens, so the first sign of it begins the stream.
+    started = await until_disconnect(request, begin(events, ready=lambda _event: True))
+    writer = ChatStream(instance, keeper)
+    return stream(writer.frames(started), on_error=writer.error)
+
+
+async def find(state: State, name: str) -> tuple[str, ModelEntry]:
+    """The id of the instance that will answer, as far as can be foretold, and its model.
+
+    Raises
+    ------
+    ModelNotFound
+        There is no such model.
+    """
+    loaded = state.models.loaded()
+    for instance in loaded:
+        if instance.id.casefold() == name.strip().casefold():
+            return instance.id, instance.entry
+    entry = await state.catalog.resolve(name)
+    same = [instance for instance in loaded if instance.entry.path == entry.path]
+    return (min(same, key=lambda one: one.active).id if same else entry.key), entry
+
+
+async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversation.Request:
+    """The request, with what was said before.
+
+    Raises
+    ------
+    NotSupported
+        Images, integrations.
+    InvalidRequest
+        The model does not offer the `reasoning` setting, or a value makes no sense.
+    NotFound
+        No chat is stored under `previous_response_id`.
+    """
+    if body.integrations:
+        raise NotSupported(
+            "Integrations are not supported: no tools run on this server.",
+            hint="Leave them out.",
+            param="integrations",
+        )
+    if body.max_output_tokens is not None and body.max_output_tokens < 1:
+        raise InvalidRequest("'max_output_tokens' must be at least 1.", param="max_output_tokens")
+    said = Message("user", (Text(words(body)),))
+    arguments: dict[str, Any] = {}
+    if body.reasoning is not None:
+        arguments = await asyncio.to_thread(check_reasoning, body.reasoning, entry)
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    return conversation.Request(
+        model=body.model,
+        messages=(*await earlier(state, body), said),
+        template_kwargs=arguments,
+        sampling=SamplingOptions(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            min_p=body.min_p,
+            repeat_penalty=body.repeat_penalty,
+            seed=body.seed,
+        ),
+        stop=tuple(text for text in stop if text),
+        max_tokens=body.max_output_tokens,
+        cache_key=body.previous_response_id,
+        ttl=body.ttl,
+        load={} if body.context_length is None else {"context_length": body.context_length},
+    )
+
+
+def words(body: ChatBody) -> str:
+    """The user's words."""
+    if isinstance(body.input, str):
+        return body.input
+    texts: list[str] = []
+    for i, item in enumerate(body.input):
+        if isinstance(item, ImageInput):
+            raise NotSupported("Images are not supported.", hint="Send text.", param=f"input.{i}")
+        texts.append(item.content)
+    if not texts:
+        raise InvalidRequest("'input' is empty.", param="input")
+    return join(texts)
+
+
+async def earlier(state: State, body: ChatBody) -> tuple[Message, ...]:
+    """The system prompt and the chat so far. A new system prompt takes the old one's place."""
+    system = (Message("system", (Text(body.system_prompt),)),) if body.system_prompt else ()
+    previous = body.previous_response_id
+    if previous is None:
+        return system
+    if not previous.startswith("resp_"):
+        raise InvalidRequest(
+            "'previous_response_id' must start with 'resp_'.", param="previous_response_id"
+        )
+    try:
+        messages = (await state.responses.load(previous)).messages
+    except NotFound as error:
+        raise NotFound(
+            error.message,
+            hint='It may have been answered with "store": false, or by another server.',
+            param="previous_response_id",
+        ) from None
+    if system and messages and messages[0].role == "system":
+        messages = messages[1:]
+    return (*system, *messages)
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

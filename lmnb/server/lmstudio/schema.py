@@ -1,0 +1,110 @@
+"""The bodies of LM Studio's REST API v1 (developer docs, "REST API").
+
+Unknown fields are refused, as LM Studio does: a misspelt option would be an option that does
+nothing. `ttl`, `seed`, `stop`, `identifier` and the load options that LM Studio does not list are
+additions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from lmnb.engine.protocol import LoadConfig
+
+ReasoningOption: TypeAlias = Literal["off", "low", "medium", "high", "on"]
+
+
+class MessageInput(msgspec.Struct, frozen=True, tag="message", forbid_unknown_fields=True):
+    """Words of the user."""
+
+    content: str
+
+
+class TextInput(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+    """The same, by the name that the documentation's examples use."""
+
+    content: str
+
+
+class ImageInput(msgspec.Struct, frozen=True, tag="image", forbid_unknown_fields=True):
+    """An image as a data URL."""
+
+    data_url: str
+
+
+class ChatBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /api/v1/chat`."""
+
+    model: str
+    input: str | list[MessageInput | TextInput | ImageInput]
+    system_prompt: str | None = None
+    integrations: list[Any] | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    max_output_tokens: int | None = None
+    reasoning: ReasoningOption | None = None
+    context_length: int | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ttl: float | None = None
+
+
+class LoadBody(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /api/v1/models/load`."""
+
+    model: str
+    echo_load_config: bool | None = None
+    ttl: float | None = None
+    identifier: str | None = None
+
+
+class UnloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/models/unload`."""
+
+    instance_id: str
+
+
+# --- answers --------------------------------------------------------------------
+
+
+class MessageOutput(msgspec.Struct, frozen=True, tag="message"):
+    """The answer."""
+
+    content: str
+
+
+class ReasoningOutput(msgspec.Struct, frozen=True, tag="reasoning"):
+    """What the model thought."""
+
+    content: str
+
+
+Output: TypeAlias = MessageOutput | ReasoningOutput
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts and speed. `model_load_time_seconds` is there only if the request loaded the model."""
+
+    input_tokens: int
+    total_output_tokens: int
+    reasoning_output_tokens: int
+    tokens_per_second: float
+    time_to_first_token_seconds: float
+    model_load_time_seconds: float | None = None
+
+
+class ChatResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer of `POST /api/v1/chat`. `response_id` is there only if it is stored."""
+
+    model_instance_id: str
+    output: tuple[Output, ...]
+    stats: Stats
+    response_id: str | None = None
