@@ -72,6 +72,10 @@ class StandIn:
         self.stopped = False
         self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def is_alive(self) -> bool:
+        return not self._closed.done()
+
     async def stop(self) -> None:
         await asyncio.sleep(0)
         self.stopped = True

@@ -62,6 +62,7 @@ class Worker:
         self._queues: dict[int, asyncio.Queue[_Item]] = {}
         self._next_id = 0
         self._stopping = False
+        self._gone = False
         self._death: LmnbError | None = None
         self._channel: _Channel | None = None
 
@@ -106,6 +107,11 @@ class Worker:
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests; False as soon as its end is noticed."""
+        return not (self._gone or self._stopping or self._death)
 
     async def generate(self, command: Generate) -> AsyncGenerator[Update, None]:
         """Run a generation; `command.id` is filled in here. The last update is an `End`.
@@ -229,6 +235,7 @@ class Worker:
 
     def _lost(self) -> None:
         """The socket is closed: find out why, and tell everyone who waits."""
+        self._gone = True
         task = asyncio.get_running_loop().create_task(self._bury())
         task.add_done_callback(lambda done: done.exception())
 

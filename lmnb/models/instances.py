@@ -151,6 +151,7 @@ class Manager:
         """
         check_ttl(ttl)
         entry = await self._catalog.resolve(name)
+        self._bury_dead()
         if identifier is not None:
             self._registry.check_identifier(identifier)
         config = config or LoadConfig()
@@ -206,9 +207,11 @@ class Manager:
         on_progress: OnProgress | None,
     ) -> tuple[Instance, bool]:
         """An instance that counts as used, and whether there was a load to wait for."""
+        self._bury_dead()
         found = self._registry.by_id(name) if name else self._registry.latest(kind)
         if found is None:
             entry = await self._planner.entry(name, kind)
+            self._bury_dead()
             found = self._registry.of_model(entry)
             if found is None:
                 check_kind(entry, kind)
@@ -366,8 +369,11 @@ class Manager:
         return self._spawn(instance.worker.stop())
 
     async def _watch(self, instance: Instance) -> None:
-        """Wait for the end of a worker; if it came by itself, remember how to load it again."""
         await instance.worker.wait_closed()
+        self._bury(instance)
+
+    def _bury(self, instance: Instance) -> None:
+        """Forget an instance whose worker died by itself, but not how to load it again."""
         if instance.unloading:
             return
         self._registry.crashed[instance.id] = Plan(
@@ -380,6 +386,12 @@ class Manager:
         del self._registry.instances[instance.id]
         instance.unloading = True
         self._restart_timer(instance)
+
+    def _bury_dead(self) -> None:
+        """A request may come before `_watch` has heard of the end of a worker."""
+        for instance in self.loaded():
+            if not instance.worker.is_alive:
+                self._bury(instance)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
