@@ -20,7 +20,7 @@ class Execution:
     """One cell: its messages as they came, and the display they add up to."""
 
     id: str
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
     reply: dict[str, Any] = field(default_factory=dict)
     idle: bool = False
 
@@ -101,16 +101,20 @@ class Kernel:
     def run(self, code: str, *, ok: bool = True) -> Execution:
         """Run a cell to its end."""
         execution = self.start(code)
-        self.wait(lambda: execution.done)
+        self.finish(execution)
         if ok:
             assert execution.status == "ok", execution.error
         return execution
+
+    def finish(self, execution: Execution) -> None:
+        """Wait until a cell is done."""
+        self.wait(lambda: execution.done)
 
     def wait(self, condition: Callable[[], object]) -> None:
         """Read messages until something is so."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, self.executions
+            assert time.monotonic() < deadline, list(self.executions.values())[-2:]
             self._read(self.client.get_iopub_msg, 0.05)
             self._read(self.client.get_shell_msg, 0.001)
 

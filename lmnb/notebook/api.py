@@ -1,21 +1,26 @@
 """What every API looks like to a magic: a request in, parts of an answer out.
 
-Each API has a module with one function `stream(client, request)`. It is a generator that reads
-the SDK's own stream in the main thread, so that an interrupt lands in it, and that closes the
-connection whenever it is left, which stops the generation in the server.
+Each API has a module, imported when it is used, that imports the SDK. Its `connect` gets ready; its
+`stream` is a generator that reads the SDK's own stream in the main thread, so that an interrupt
+lands in it, and that closes the connection whenever it is left, which stops the generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import re
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from lmnb.errors import ContextOverflow, LmnbError, ServerError
 from lmnb.notebook.reply import Turn, Usage
 
 if TYPE_CHECKING:
     from lmnb.client import Client
+
+
+_TOO_LONG = re.compile(r"prompt (?:has|is too long:) (\d+) tokens\D+(\d+)")
+"""How Anthropic's API, and ours, say that the context is too small."""
 
 
 class Request(NamedTuple):
@@ -54,16 +59,27 @@ class End(NamedTuple):
 
 
 Part: TypeAlias = Text | Thinking | End
-Stream: TypeAlias = Callable[["Client", Request], Generator[Part, None, None]]
+
+
+class Api(Protocol):
+    """A module of an API."""
+
+    def connect(self, client: Client) -> Any:
+        """The SDK's object that requests go through."""
+
+    def stream(self, resource: Any, request: Request) -> Generator[Part, None, None]:
+        """Send the request, and yield the answer as it comes."""
 
 
 def failure(message: str, code: str | None = None) -> LmnbError:
     """The error that a response with this message and code stands for."""
-    error = LmnbError.from_dict({"code": code or "", "message": _sentence(message)})
-    if code == ContextOverflow.code or message.startswith("prompt is too long"):
-        error = LmnbError.from_dict({"code": ContextOverflow.code, "message": error.message})
-        error.hint = "Start over with --new, or load the model with a larger --context-length."
-    return error
+    if match := _TOO_LONG.search(message):
+        error: LmnbError = ContextOverflow(int(match[1]), int(match[2]))
+        error.hint = (
+            "Shorten it, start over with --new, or load the model with a larger --context-length."
+        )
+        return error
+    return LmnbError.from_dict({"code": code or "", "message": message})
 
 
 @contextmanager
@@ -83,7 +99,3 @@ def server_gone() -> ServerError:
         "The lmnb server ended while it was answering.",
         hint="Run the cell again: the server starts by itself. %lm log shows what happened.",
     )
-
-
-def _sentence(message: str) -> str:
-    return message[:1].upper() + message[1:] if not message.startswith("prompt is") else message

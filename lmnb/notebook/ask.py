@@ -6,10 +6,11 @@ import importlib
 from argparse import Namespace
 from contextlib import closing
 from functools import cached_property
+from typing import Any, cast
 
 from lmnb.errors import LmnbError
 from lmnb.notebook.answer import Answer
-from lmnb.notebook.api import Request, Stream
+from lmnb.notebook.api import Api, Request
 from lmnb.notebook.arguments import Parser, integer, number, variable
 from lmnb.notebook.failures import Interrupted, UsageMistake
 from lmnb.notebook.interpolate import interpolate
@@ -97,16 +98,20 @@ class AskMagic:
             with answer.streaming():
                 self._converse(args, turns, system, answer)
         except KeyboardInterrupt:
-            reply = self._keep(args, answer.reply(turns, interrupted=True), system)
+            reply = answer.reply(turns, interrupted=True)
             answer.finish(reply)
+            if not reply.text:
+                raise Interrupted("nothing of the answer had come yet") from None
+            self._keep(args, reply, system)
             # A cell that raises has no result, but `_` should still hold what came.
             shell().displayhook.update_user_ns(reply)
             raise Interrupted("what came of the answer is kept in _") from None
         except LmnbError:
             answer.fail()
             raise
-        reply = self._keep(args, answer.reply(turns), system)
+        reply = answer.reply(turns)
         answer.finish(reply)
+        self._keep(args, reply, system)
         return reply
 
     def _converse(
@@ -118,7 +123,9 @@ class AskMagic:
         client = attach()
         wanted = args.model or choose(client, self.conversation.model)
         model = ready(client, wanted, answer.waiting)
-        stream = self._stream(args)
+        answer.waiting("Importing the SDK")
+        api = self._api(args)
+        resource = api.connect(client)
         answer.waiting(f"{model.identifier} is reading the prompt")
         answer.sent(model)
         request = Request(
@@ -130,22 +137,20 @@ class AskMagic:
             max_tokens=args.max_tokens,
             seed=args.seed,
         )
-        with closing(stream(client, request)) as parts:
+        with closing(api.stream(resource, request)) as parts:
             for part in parts:
                 answer.add(part)
 
-    def _keep(self, args: Namespace, reply: Reply, system: str | None) -> Reply:
-        """Go on from this answer, unless nothing came, and put it where `-o` says."""
+    def _keep(self, args: Namespace, reply: Reply, system: str | None) -> None:
+        """Go on from this answer, unless it is empty, and put it where `-o` says."""
         if reply.text:
             self.conversation.turns = list(reply.conversation)
             self.conversation.system = system
             self.conversation.model = reply.model
         if args.out:
             shell().user_ns[args.out] = reply
-        return reply
 
-    def _stream(self, args: Namespace) -> Stream:
-        """The API to use; its SDK is imported when it is called, and only then."""
+    def _api(self, args: Namespace) -> Api:
         target = self.apis[getattr(args, "api", None) or next(iter(self.apis))]
-        stream: Stream = importlib.import_module(target).stream
-        return stream
+        api: Any = importlib.import_module(target)
+        return cast("Api", api)

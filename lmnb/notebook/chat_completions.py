@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import openai
+from openai.resources.chat.completions import Completions
+
 from lmnb.notebook.api import (
     End,
     Part,
@@ -22,18 +25,20 @@ if TYPE_CHECKING:
     from lmnb.client import Client
 
 
-def stream(client: Client, request: Request) -> Generator[Part, None, None]:
-    """Ask with `POST /v1/chat/completions`, streaming."""
-    import openai
+def connect(client: Client) -> Completions:
+    """The SDK's resource. A request is never tried again unasked: the answer would start anew."""
+    return client.openai().with_options(max_retries=0).chat.completions
 
-    sdk = client.openai().with_options(max_retries=0)
+
+def stream(resource: Completions, request: Request) -> Generator[Part, None, None]:
+    """Ask with `POST /v1/chat/completions`, streaming."""
     options: dict[str, Any] = request.given("temperature", "top_p", "seed")
     if request.max_tokens is not None:
         options["max_completion_tokens"] = request.max_tokens
     try:
         with (
             connection_errors(),
-            sdk.chat.completions.create(
+            resource.create(
                 model=request.model,
                 messages=_messages(request),
                 stream=True,

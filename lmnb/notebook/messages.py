@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import anthropic
+from anthropic.resources.messages import Messages
+
 from lmnb.notebook.api import (
     End,
     Part,
@@ -24,20 +27,21 @@ AS_MUCH_AS_FITS = 1_000_000
 """`max_tokens` is required by this API; the server clamps it to what the context leaves."""
 
 
-def stream(client: Client, request: Request) -> Generator[Part, None, None]:
+def connect(client: Client) -> Messages:
+    """The SDK's resource. A request is never tried again unasked: the answer would start anew."""
+    return client.anthropic().with_options(max_retries=0).messages
+
+
+def stream(resource: Messages, request: Request) -> Generator[Part, None, None]:
     """Ask with `POST /v1/messages`, streaming.
 
     The SDK has had no sampling arguments since its version 2; they travel in `extra_body`.
     """
-    import anthropic
-
-    # A request is never tried again behind the user's back: the answer would start anew.
-    sdk = client.anthropic().with_options(max_retries=0)
     options: dict[str, Any] = request.given("system")
     try:
         with (
             connection_errors(),
-            sdk.messages.create(
+            resource.create(
                 model=request.model,
                 max_tokens=request.max_tokens or AS_MUCH_AS_FITS,
                 messages=[_message(turn) for turn in request.turns],

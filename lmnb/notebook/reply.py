@@ -100,7 +100,10 @@ class Reply:
                 "stop_reason": self.stop_reason,
                 "interrupted": self.interrupted,
                 "usage": self.usage._asdict() if self.usage else None,
-                "timings": self.timings._asdict(),
+                "timings": {
+                    name: None if seconds is None else round(seconds, 3)
+                    for name, seconds in self.timings._asdict().items()
+                },
             }
         }
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import openai
+from openai.resources.responses import Responses
+
 from lmnb.notebook.api import (
     End,
     Part,
@@ -21,16 +24,18 @@ if TYPE_CHECKING:
     from lmnb.client import Client
 
 
-def stream(client: Client, request: Request) -> Generator[Part, None, None]:
+def connect(client: Client) -> Responses:
+    """The SDK's resource. A request is never tried again unasked: the answer would start anew."""
+    return client.openai().with_options(max_retries=0).responses
+
+
+def stream(resource: Responses, request: Request) -> Generator[Part, None, None]:
     """Ask with `POST /v1/responses`, streaming.
 
     The whole conversation is sent each time and nothing is stored in the server: the notebook
     holds the conversation, including answers that were interrupted. The API has no seed; it
     travels in `extra_body`.
     """
-    import openai
-
-    sdk = client.openai().with_options(max_retries=0)
     options: dict[str, Any] = request.given("temperature", "top_p")
     if request.system is not None:
         options["instructions"] = request.system
@@ -39,7 +44,7 @@ def stream(client: Client, request: Request) -> Generator[Part, None, None]:
     try:
         with (
             connection_errors(),
-            sdk.responses.create(
+            resource.create(
                 model=request.model,
                 input=[_item(turn) for turn in request.turns],
                 store=False,

@@ -52,7 +52,7 @@ def gpu_hint(report: dict[str, Any]) -> Iterator[Bundle]:
 def placement(row: dict[str, Any]) -> str:
     """On which device a loaded model is, and how many of its layers."""
     if not row["gpu_layers"]:
-        return f"{row['device']}, all {row['layers']} layers"
+        return f"CPU ({row['device']}), all {row['layers']} layers"
     return f"{row['device']}, {row['gpu_layers']} of {row['layers']} layers"
 
 
