@@ -254,6 +254,13 @@ def find(home: Path | None = None) -> Client | None:
     return found[0] if found else None
 
 
+def forget(home: Path) -> None:
+    """Close the connections that `attach` keeps to the server of `home`."""
+    client = _attached.pop(home, None)
+    if client is not None:
+        client.http.close()
+
+
 def _attach_locked(home: Path, notify: Notify) -> Client:
     lock = runtime.start_lock(home)
     try:
@@ -280,11 +287,12 @@ def _attach_locked(home: Path, notify: Notify) -> Client:
 def _find(home: Path) -> tuple[Client, Json] | None:
     """The running server and its handshake; None if there is none."""
     record = runtime.read_record(home)
-    if record is None:
+    if record is None or not runtime.listens(record["socket"]):
         return None
     client = _attached.get(home)
     if client is None or client.socket != record["socket"] or client.process != os.getpid():
-        client = Client(home, record["socket"])
+        forget(home)
+        client = _attached[home] = Client(home, record["socket"])
     try:
         handshake = client.handshake()
     except ServerError as error:
@@ -293,9 +301,8 @@ def _find(home: Path) -> tuple[Client, Json] | None:
                 f"The lmnb server (process {record['pid']}) does not answer.",
                 hint=f"End it with `kill -9 {record['pid']}`; the next call starts a new one.",
             ) from None
-        # Nobody listens on that socket any more: it was killed, or is ending right now.
+        # It was killed, or is ending right now.
         return None
-    _attached[home] = client
     return client, handshake
 
 

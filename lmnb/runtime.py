@@ -105,6 +105,16 @@ def remove_record(home: Path) -> None:
         (_run_folder(home) / "server.json").unlink(missing_ok=True)
 
 
+def listens(path: str) -> bool:
+    """Whether anybody accepts connections on the socket at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
 def socket_path(home: Path) -> Path:
     """A short path for the socket in a folder that only this user can enter.
 

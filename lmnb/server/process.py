@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,7 @@ def run(own: Own | None = None) -> int:
     faulthandler.enable()
     home = runtime.find_home()
     try:
-        lock = _take_lock(home, seconds=0.5 if own else _WAIT_FOR_LOCK)
-        if lock is None:
+        if _take_lock(home) is None:
             _report(_already_running(home), own)
             return LOCKED
         settings = load_settings(home)
@@ -199,16 +199,26 @@ def _handle_signals(state: State) -> None:
         loop.add_signal_handler(number, stop, number.name)
 
 
-def _take_lock(home: Path, *, seconds: float) -> runtime.Lock | None:
+def _take_lock(home: Path) -> runtime.Lock | None:
+    """The lock; None if a server has it that can be reached.
+
+    One that cannot is ending, which takes it a while, or is about to make its socket anew.
+    """
     lock = runtime.server_lock(home)
+    deadline = time.monotonic() + _WAIT_FOR_LOCK
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return lock if lock.acquire(seconds) else None
+        while not lock.acquire(0.1):
+            record = runtime.read_record(home)
+            reachable = record is not None and runtime.listens(record["socket"])
+            if reachable or time.monotonic() > deadline:
+                return None
     except OSError as error:
         raise ServerError(
             f"The folder {home} cannot be used: {error.strerror}.",
             hint="Set LMNB_HOME to a folder that you can write to.",
         ) from None
+    return lock
 
 
 def _already_running(home: Path) -> ServerError:

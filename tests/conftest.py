@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server_home import ServerHome
+
+from lmnb.client import Client
+
+MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests that take long, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long; runs with --full"))
+
+
+@pytest.fixture(scope="session")
+def models_cache() -> Path:
+    """A home with the two real models, fetched once per machine, the way a user does it."""
+    cache = Path(os.environ.get("LMNB_TEST_MODELS") or Path.home() / ".cache" / "lmnb-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        files = {path.name for path in (cache / "models").rglob("*.gguf")}
+        if len(files) < len(MODELS):
+            for model in MODELS:
+                _lmnb(cache, "get", model)
+            _lmnb(cache, "stop")
+    return cache
+
+
+@pytest.fixture(scope="session")
+def chat_model_path(models_cache: Path) -> Path:
+    return _model(models_cache, "SmolLM2-135M")
+
+
+@pytest.fixture(scope="session")
+def embedding_model_path(models_cache: Path) -> Path:
+    return _model(models_cache, "MiniLM")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterator[Path]:
+    """`$LMNB_HOME` of the whole test session, with both models."""
+    path = tmp_path_factory.mktemp("home")
+    _link_models(models_cache, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMNB_HOME", str(path))
+        # The machine's own models are none of the tests' business.
+        patch.setenv("HF_HOME", str(path / "huggingface"))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def server(home: Path) -> Iterator[ServerHome]:
+    """A real, detached server in `home`, for all tests that do it no harm."""
+    found = ServerHome(home)
+    found.attach()
+    yield found
+    found.close()
+    found.wait_until_empty()
+
+
+@pytest.fixture
+def client(server: ServerHome) -> Client:
+    return server.attach()
+
+
+@pytest.fixture
+def fresh_home(
+    tmp_path: Path, models_cache: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ServerHome]:
+    """A home of its own, for tests that kill things. No server is running yet."""
+    path = tmp_path / "home"
+    _link_models(models_cache, path)
+    monkeypatch.setenv("LMNB_HOME", str(path))
+    found = ServerHome(path)
+    yield found
+    found.close()
+    found.wait_until_empty()
+
+
+def _link_models(cache: Path, home: Path) -> None:
+    for source in (cache / "models").rglob("*"):
+        if source.is_file() and ".staging" not in source.parts:
+            target = home / source.relative_to(cache)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
+
+
+def _model(cache: Path, name: str) -> Path:
+    return next(path for path in (cache / "models").rglob("*.gguf") if name in path.name)
+
+
+def _lmnb(home: Path, *arguments: str) -> None:
+    environment = {**os.environ, "LMNB_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "lmnb", *arguments], env=environment, check=True)

@@ -1,0 +1,104 @@
+"""A home of one's own for tests that start, use and kill servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lmnb import client, runtime
+from lmnb.client import Client
+
+PATIENCE = 60.0
+
+
+def wait_for(condition: Callable[[], bool], what: str = "the condition") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
+
+
+def processes(home: Path) -> list[psutil.Process]:
+    """The server, workers and template renderers of a home. Zombies are not processes any more."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("LMNB_HOME") == str(home)
+            command = process.cmdline()
+            dead = process.status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if ours and not dead and "-m" in command and "lmnb." in command[command.index("-m") + 1]:
+            found.append(process)
+    return found
+
+
+@dataclass
+class ServerHome:
+    path: Path
+
+    def attach(self) -> Client:
+        return client.attach(home=self.path)
+
+    @property
+    def pid(self) -> int:
+        record = runtime.read_record(self.path)
+        assert record is not None
+        return int(record["pid"])
+
+    def processes(self) -> list[psutil.Process]:
+        return processes(self.path)
+
+    def workers(self) -> list[psutil.Process]:
+        return [one for one in self.processes() if "lmnb.engine.worker" in one.cmdline()]
+
+    def log(self) -> str:
+        return runtime.log_path(self.path).read_text()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def wait_until_empty(self) -> None:
+        wait_for(lambda: not self.processes(), "the processes to end")
+
+    def lmnb(
+        self, *arguments: str, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line."""
+        done = subprocess.run(
+            [sys.executable, "-m", "lmnb", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 2,
+            check=False,
+            env=self.environment(**environment),
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the command line, with pipes."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "lmnb", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(**environment),
+        )
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, "LMNB_HOME": str(self.path), **more}
+
+    def close(self) -> None:
+        """End everything, gently first."""
+        if (found := client.find(self.path)) is not None:
+            found.shutdown()
+        client.forget(self.path)
