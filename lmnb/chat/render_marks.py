@@ -35,6 +35,22 @@ _THINK = re.compile(r"(</?think>)")
 _REPLACEMENT = "\ufffd"
 
 
+class _Shift(dict[int, int]):
+    """A table for `str.translate` that moves code points by `offset`; filled as they are met."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__()
+        self._offset = offset
+
+    def __missing__(self, code: int) -> int:
+        moved = self[code] = code if self._offset > 0 and code > _LAST else code + self._offset
+        return moved
+
+
+_TO_PRIVATE = _Shift(_BASE)
+_FROM_PRIVATE = _Shift(-_BASE)
+
+
 def mark(text: str, *, keep_think: bool = False) -> str:
     """`text` with every suspect word in private-use characters; of the same length."""
     if not _SUSPECT.search(text):
@@ -49,14 +65,12 @@ def mark(text: str, *, keep_think: bool = False) -> str:
 
 def _mark_word(found: re.Match[str]) -> str:
     word = found[0]
-    if not _SUSPECT.search(word):
-        return word
-    return "".join(chr(_BASE + ord(c)) if ord(c) <= _LAST else c for c in word)
+    return word.translate(_TO_PRIVATE) if _SUSPECT.search(word) else word
 
 
 def unmark(text: str) -> str:
     """The text as it was before `mark`."""
-    return _MARKED.sub(lambda found: "".join(chr(ord(c) - _BASE) for c in found[0]), text)
+    return _MARKED.sub(lambda found: found[0].translate(_FROM_PRIVATE), text)
 
 
 def cut(output: str, contents: Iterable[str]) -> tuple[Segment, ...]:

@@ -3,7 +3,8 @@
 Templates come out of downloaded files. The sandbox keeps them from Python's insides, but not from
 running for ever or from building strings of gigabytes, and no code of ours can interrupt them. So
 this process holds nothing of value and may die: the kernel ends it after `CPU_SECONDS` of
-computing on one job, it cannot get more than `MEMORY` on top of what it started with, nor write
+computing on one job (more if the conversation is long: templates often look at all messages for
+each of them), it cannot get more than `MEMORY` on top of what it started with, nor write
 files, nor start processes. The server (`lmnb.chat.template`) starts another.
 """
 
@@ -27,6 +28,7 @@ from lmnb.chat.render_job import Job, Outcome, Refused
 from lmnb.chat.render_template import Template, refusal
 
 CPU_SECONDS = 1.5
+CPU_SECONDS_PER_TURN = 0.002
 MEMORY = 512 * 1024 * 1024
 
 _environment = make_environment()
@@ -65,7 +67,7 @@ def main() -> None:
         while len(header := stream.read(4)) == 4:
             (size,) = struct.unpack("!I", header)
             job = decoder.decode(stream.read(size))
-            with limited_time():
+            with limited_time(CPU_SECONDS + CPU_SECONDS_PER_TURN * len(job.turns)):
                 outcome = run(job)
                 answer = msgspec.msgpack.encode(outcome)
             stream.write(struct.pack("!I", len(answer)) + answer)
@@ -80,12 +82,12 @@ _WARM_UP = (
 
 
 @contextlib.contextmanager
-def limited_time() -> Iterator[None]:
-    """Let the kernel end this process if the block computes for longer than `CPU_SECONDS`."""
+def limited_time(seconds: float) -> Iterator[None]:
+    """Let the kernel end this process if the block computes for longer than that."""
     if sys.platform == "win32":
         yield
         return
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ from lmnb.errors import InvalidRequest
 
 SECONDS = 5.0
 """Longest time for one prompt by the clock. Computing is limited more tightly by the renderer."""
+SECONDS_PER_TURN = 0.01
 
 CHATML = (
     "{% for message in messages %}"
@@ -122,15 +123,16 @@ class Renderer:
     # --- inside ------------------------------------------------------------------
 
     async def _run(self, job: Job) -> Outcome:
+        seconds = SECONDS + SECONDS_PER_TURN * len(job.turns)
         async with self._lock:
             for retry in (True, False):
                 child = await self._started()
                 try:
-                    async with asyncio.timeout(SECONDS):
+                    async with asyncio.timeout(seconds):
                         outcome = await child.exchange(job)
                 except TimeoutError:
                     await self._discard()
-                    return Refused("error", f"it did not finish within {SECONDS:g} seconds")
+                    return Refused("error", f"it did not finish within {seconds:.0f} seconds")
                 except (EOFError, OSError):
                     used = child.used
                     died = _cause(await self._discard())
