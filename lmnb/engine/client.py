@@ -100,6 +100,7 @@ class Worker:
         except BaseException:
             worker._stopping = True
             process.kill()
+            await worker.wait_closed()
             raise
         return worker
 
