@@ -9,6 +9,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from server_home import ServerHome
 
 from lmnb.client import Client
 
@@ -123,6 +124,24 @@ def test_a_loaded_model_says_its_context(client: Client, sdk: openai.OpenAI) -> 
     finally:
         client.unload("short")
     assert "short" not in [model.id for model in sdk.models.list()]
+
+
+def test_only_loaded_models_where_requests_may_not_load(
+    fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMNB_JIT_LOADING", "false")
+    client = fresh_home.attach()
+    sdk = client.openai(_strict_response_validation=True, max_retries=0)
+    assert [model.id for model in sdk.models.list()] == []
+    with pytest.raises(openai.NotFoundError, match="lmnb load"):
+        sdk.models.retrieve(EMBEDDER)
+    with pytest.raises(openai.NotFoundError):
+        sdk.embeddings.create(model=EMBEDDER, input="x")
+    for _ in client.load(EMBEDDER, identifier="mine"):
+        pass
+    assert [model.id for model in sdk.models.list()] == ["mine"]
+    assert sdk.models.retrieve(EMBEDDER).id == "mine"
+    assert len(vectors(sdk, "x")) == 1
 
 
 def test_the_same_list_for_anthropics_sdk(client: Client) -> None:

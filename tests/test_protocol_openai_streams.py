@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -25,11 +29,15 @@ from lmnb.chat.events import (
     ToolCallStart,
 )
 from lmnb.errors import ContextOverflow, EngineCrashed, ModelUnloaded
+from lmnb.server import sse
+from lmnb.server.database import Database
+from lmnb.server.openai import responses
 from lmnb.server.openai.replies import error_frame
 from lmnb.server.openai.responses_objects import in_progress
 from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.responses_stream import ResponseStream
 from lmnb.server.sse import frame
+from lmnb.server.store import ResponseStore
 
 USER: Any = [{"role": "user", "content": "hi"}]
 TOOLS: tuple[Event, ...] = (
@@ -288,6 +296,43 @@ def test_a_failed_response_keeps_what_was_said() -> None:
     assert last.response.error.code == "server_error"
     assert last.response.error.message == "The process crashed."
     assert last.response.output_text == "Hel"
+
+
+def test_a_silent_response_repeats_that_it_is_in_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codex gives up after five minutes without an event; comments do not count."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.01)
+    body = asyncio.run(_served(TextDelta("Hel"), None, TextDelta("lo"), finished()))
+    with sdk(body).responses.stream(model="m", input="hi") as stream:
+        events = list(stream)
+        assert stream.get_final_response().output_text == "Hello"
+    assert [event.type for event in events].count("response.in_progress") > 2
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+async def _served(*events: Event | None) -> bytes:
+    """What a client of a streamed response reads; None is a long silence."""
+    pieces: list[bytes] = []
+
+    async def source() -> AsyncGenerator[Event, None]:
+        for event in events:
+            if event is None:
+                while b"".join(pieces).count(b"event: response.in_progress") < 3:
+                    await asyncio.sleep(0.005)
+            else:
+                yield event
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        pieces.append(message.get("body", b""))
+
+    body = ResponsesBody(model="m", input="hi", store=False)
+    with contextlib.closing(Database(Path(":memory:"))) as database:
+        run = responses.Run(ResponseStream(in_progress(body)), (), ResponseStore(database))
+        served = sse.stream(run.frames(source()), on_error=run.on_error, keep_alive=run.keep_alive)
+        await served({"type": "http"}, receive, send)
+    return b"".join(pieces)
 
 
 def test_failure_codes_are_those_clients_act_on() -> None:

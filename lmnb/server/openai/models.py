@@ -84,17 +84,16 @@ async def retrieve(request: Request) -> Response:
         if instance.id.casefold() == name.casefold():
             return reply(await asyncio.to_thread(_card, instance.id, instance.entry, instance))
     entry = await state.catalog.resolve(name)
-    cards = await _cards(state)
-    for card in cards:
-        if card.id == entry.key:
-            return reply(card)
-    if not state.settings.jit_loading:
+    instances = [one for one in state.models.loaded() if one.entry.key == entry.key]
+    instances.sort(key=lambda one: one.id != entry.key)
+    if not instances and not state.settings.jit_loading:
         raise ModelNotFound(
             f"The model {entry.key} is not loaded, and requests may not load models.",
             hint=f"Load it with `lmnb load {entry.key}`.",
             param="model",
         )
-    return reply(await asyncio.to_thread(_card, entry.key, entry, None))
+    first = instances[0] if instances else None
+    return reply(await asyncio.to_thread(_card, first.id if first else entry.key, entry, first))
 
 
 async def _cards(state: State) -> list[ModelCard]:

@@ -37,7 +37,7 @@ async def create(request: Request) -> Response:
     state = state_of(request)
     history = await _history(state.responses, body.previous_response_id)
     wanted, conversation = translate(body, request.headers, history)
-    run = _Run(ResponseStream(in_progress(body)), conversation, state.responses)
+    run = Run(ResponseStream(in_progress(body)), conversation, state.responses)
     events = generate(state, wanted)
     if not body.stream:
         return reply(await until_disconnect(request, run.whole(events)))
@@ -76,7 +76,7 @@ async def delete(request: Request) -> Response:
 
 
 @dataclass
-class _Run:
+class Run:
     """One response on its way: made, stored, and only then called complete."""
 
     answer: ResponseStream
