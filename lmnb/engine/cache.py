@@ -1,209 +1,184 @@
-"""The prefix cache: a radix tree over token sequences whose KV cells are in memory.
+"""What is in the KV cache, and how a prompt finds the prefix it shares with it.
 
-An edge of the tree is a run of tokens, a *holder* a llama.cpp sequence id that owns the cells of
-the path from the root to one leaf. Every leaf has one holder; inner nodes live on the holders of
-the leaves below them. llama.cpp counts the owners of a cell itself (a cell is a set of sequence
-ids), so that sharing a prefix is one `copy`, and dropping a leaf frees just the cells that nobody
-else owns. Running sequences lock the node they started from; unlocked leaves go, oldest first,
-when room is needed.
+Each *slot* is a stream of its own in llama.cpp's cache, with room for a whole context: attention
+looks at one sequence's cells only, which on a CPU (and in CUDA's flash attention) is much faster
+than masking everybody else's. A slot keeps its tokens when its request ends, so that the next turn
+of a chat goes on in place. What a slot must give up for another request is saved to host memory,
+and a prefix that another slot holds is copied the same way: saved once, restored where it is
+wanted. Both are memory copies, hundreds of times faster than computing the prefix again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
+_EMPTY: Tokens = np.empty(0, np.int32)
+
+_WORTH_SAVING = 128
+"""Tokens that would be lost from which on a slot is saved before it is reused."""
+_WORTH_RESTORING = 32
+"""Tokens of a common prefix from which on it is copied instead of computed."""
+_MOST_WASTE = 16
+"""A copy holds the whole saved sequence; it pays while that is at most so many times the prefix."""
 
 
-class Memory(Protocol):
-    """What the tree needs of the KV cache (`Context` has it)."""
+class States(Protocol):
+    """What is needed of the KV cache (`Context` has it)."""
 
-    def copy(self, source: int, target: int, begin: int, end: int) -> None:
-        """Let `target` share the cells of `source` at [begin, end)."""
+    can_trim: bool
 
-    def remove(self, sequence: int, begin: int = 0, end: int = -1) -> bool:
-        """Drop [begin, end) of a sequence."""
+    def trim(self, slot: int, length: int) -> int:
+        """Drop all tokens of a slot after the first `length`; how many it has now."""
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of a slot's cells."""
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        """Replace a slot's cells by a saved copy; False if they do not fit."""
 
 
-class Node:
-    """The tokens [begin, end) of all cached sequences that run through here."""
+class Slot:
+    """One stream of the cache. `tokens` are those in its cells, while no request runs in it."""
 
-    def __init__(self, tokens: Tokens, begin: int, parent: Node | None) -> None:
-        self.tokens = tokens
-        self.begin = begin
-        self.parent = parent
-        self.children: dict[int, Node] = {}
-        self.holder: int | None = None
-        self.locks = 0
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.tokens = _EMPTY
+        self.busy = False
         self.last_used = 0
 
-    @property
-    def end(self) -> int:
-        """Length of the prefix that ends here."""
-        return self.begin + len(self.tokens)
 
-    def path(self) -> Iterator[Node]:
-        """The node and its ancestors, the root excluded."""
-        node: Node = self
-        while node.parent is not None:
-            yield node
-            node = node.parent
+class Saved:
+    """A sequence in host memory."""
+
+    def __init__(self, tokens: Tokens, data: NDArray[np.uint8]) -> None:
+        self.tokens = tokens
+        self.data = data
+        self.last_used = 0
 
 
-class PrefixCache:
-    """Cached prefixes of one instance. `cells` counts the KV cells they occupy."""
+class Cache:
+    """All slots of an instance, and what was saved of them, least recently used first out."""
 
-    def __init__(self, memory: Memory, holder_ids: range) -> None:
-        self._memory = memory
-        self._free_holders = list(reversed(holder_ids))
+    def __init__(self, states: States, slots: int, budget: int) -> None:
+        self._states = states
+        self._slots = [Slot(number) for number in range(slots)]
+        self._saved: list[Saved] = []
+        self._budget = budget
         self._clock = 0
-        self.root = Node(np.empty(0, np.int32), 0, None)
-        self.cells = 0
 
-    def match(self, tokens: Tokens) -> Node:
-        """The node that ends the longest cached prefix of `tokens`; the root if there is none."""
-        node = self.root
-        self._clock += 1
-        while node.end < len(tokens):
-            child = node.children.get(int(tokens[node.end]))
-            if child is None:
-                break
-            common = common_prefix(child.tokens, tokens[node.end :])
-            if common < len(child.tokens):
-                return self._touch(self._split(child, common))
-            node = child
-        return self._touch(node)
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether a request can start."""
+        return not all(slot.busy for slot in self._slots)
 
-    def matched_length(self, tokens: Tokens) -> int:
-        """How long a prefix `match` would find, without touching the tree."""
-        node = self.root
-        while node.end < len(tokens):
-            child = node.children.get(int(tokens[node.end]))
-            if child is None:
-                break
-            common = common_prefix(child.tokens, tokens[node.end :])
-            if common < len(child.tokens):
-                return node.end + common
-            node = child
-        return node.end
+    @property
+    def saved_bytes(self) -> int:
+        """Host memory in use."""
+        return sum(saved.data.nbytes for saved in self._saved)
 
-    def share(self, node: Node, sequence: int) -> None:
-        """Give `sequence` the cells of the prefix that ends at `node`."""
-        if node.end:
-            self._memory.copy(self._holder_below(node), sequence, 0, node.end)
+    @property
+    def idle_tokens(self) -> int:
+        """Tokens kept in slots for requests to come."""
+        return sum(len(slot.tokens) for slot in self._slots if not slot.busy)
 
-    def insert(self, tokens: Tokens, sequence: int) -> Node:
-        """Cache `tokens`, whose cells `sequence` owns; the node that ends what is now cached.
+    def known(self, prompt: Tokens) -> int:
+        """How much of a prompt `acquire` would find."""
+        idle = (self._usable(slot.tokens, prompt) for slot in self._slots if not slot.busy)
+        saved = (self._usable(saved.tokens, prompt) for saved in self._saved)
+        return max((*idle, *saved), default=0)
 
-        What the tree already has of them is replaced in `sequence` by the tree's own cells, so
-        that equal prefixes computed twice are stored once. If every holder is in use, that part
-        is all that is kept.
+    def acquire(self, prompt: Tokens) -> tuple[int, int]:
+        """A slot for a prompt, and how many of its first tokens are in that slot already.
+
+        There must be a free one. The whole prompt is never found: its last token has to be
+        computed again for its logits.
         """
-        node = self.match(tokens)
-        if node.end:
-            self._memory.remove(sequence, 0, node.end)
-            self.share(node, sequence)
-        if node.end == len(tokens):
-            return node
-        holder = self._holder_for_leaf_below(node)
-        if holder is None:
-            return node
-        self._memory.copy(sequence, holder, node.end, len(tokens))
-        leaf = Node(tokens[node.end :].copy(), node.end, node)
-        leaf.holder = holder
-        node.children[int(leaf.tokens[0])] = leaf
-        self.cells += len(leaf.tokens)
-        return self._touch(leaf)
+        prompt = prompt[:-1]
+        self._clock += 1
+        idle = [slot for slot in self._slots if not slot.busy]
+        here = max(idle, key=lambda slot: self._usable(slot.tokens, prompt))
+        in_place = self._usable(here.tokens, prompt)
+        saved = max(self._saved, key=lambda s: self._usable(s.tokens, prompt), default=None)
+        elsewhere = self._usable(saved.tokens, prompt) if saved else 0
+        if saved and elsewhere > in_place and self._pays(elsewhere, saved.tokens):
+            slot = self._evict(idle)
+            reused = self._restore(saved, slot, elsewhere)
+        elif in_place and len(here.tokens) - in_place < max(_WORTH_SAVING, in_place):
+            slot, reused = here, in_place  # what is lost is less than what is used
+        elif in_place and self._pays(in_place, here.tokens):
+            copy = self.save(here.number, here.tokens)
+            slot = self._evict(idle)
+            reused = in_place if slot is here else self._restore(copy, slot, in_place)
+        else:
+            slot = self._evict(idle)
+            reused = self._usable(slot.tokens, prompt)
+        reused = self._states.trim(slot.number, reused)
+        slot.busy, slot.tokens, slot.last_used = True, _EMPTY, self._clock
+        return slot.number, reused
 
-    def lock(self, node: Node) -> None:
-        """Keep the prefix that ends at `node`."""
-        for step in node.path():
-            step.locks += 1
+    def release(self, number: int, tokens: Tokens) -> None:
+        """End a request; its `tokens`, all of which are in the slot's cells, stay there."""
+        slot = self._slots[number]
+        self._clock += 1
+        slot.busy, slot.tokens, slot.last_used = False, tokens.copy(), self._clock
 
-    def unlock(self, node: Node) -> None:
-        """Undo one `lock`."""
-        for step in node.path():
-            step.locks -= 1
-
-    def evict_one(self, keep: Node | None = None) -> int:
-        """Drop the least recently used unlocked leaf; the number of cells freed (0: none left)."""
-        leaves = [node for node in self._leaves() if node.locks == 0 and node is not keep]
-        if not leaves:
-            return 0
-        leaf = min(leaves, key=lambda node: node.last_used)
-        self._remove_leaf(leaf)
-        return len(leaf.tokens)
+    def save(self, number: int, tokens: Tokens) -> Saved | None:
+        """Copy a slot to host memory; `tokens` are those in its cells. None if there is no room."""
+        for saved in self._saved:
+            if common_prefix(saved.tokens, tokens) == len(tokens):
+                return saved
+        data = self._states.save(number)
+        if data.nbytes > self._budget:
+            return None
+        # What this one continues is no longer needed, unless it can be had no other way.
+        if self._states.can_trim:
+            self._saved = [
+                saved
+                for saved in self._saved
+                if common_prefix(saved.tokens, tokens) < len(saved.tokens)
+            ]
+        while self.saved_bytes + data.nbytes > self._budget:
+            self._saved.remove(min(self._saved, key=lambda saved: saved.last_used))
+        copy = Saved(tokens.copy(), data)
+        copy.last_used = self._clock
+        self._saved.append(copy)
+        return copy
 
     def clear(self) -> None:
-        """Drop everything that is not locked."""
-        while self.evict_one():
-            pass
-
-    def evictable(self) -> int:
-        """Cells that `evict_one` could free, one call after the other."""
-        return sum(len(node.tokens) for node in self._nodes() if node.locks == 0)
+        """Forget everything that no running request uses."""
+        self._saved.clear()
+        for slot in self._slots:
+            if not slot.busy:
+                self._states.trim(slot.number, 0)
+                slot.tokens = _EMPTY
 
     # --- inside ----------------------------------------------------------------
 
-    def _touch(self, node: Node) -> Node:
-        for step in node.path():
-            step.last_used = self._clock
-        return node
+    def _usable(self, tokens: Tokens, prompt: Tokens) -> int:
+        """How many of the prompt's tokens a slot with `tokens` would spare."""
+        common = common_prefix(tokens, prompt)
+        return common if self._states.can_trim or common == len(tokens) else 0
 
-    def _nodes(self) -> Iterator[Node]:
-        pending = list(self.root.children.values())
-        while pending:
-            node = pending.pop()
-            pending.extend(node.children.values())
-            yield node
+    @staticmethod
+    def _pays(common: int, tokens: Tokens) -> bool:
+        return common >= _WORTH_RESTORING and common * _MOST_WASTE >= len(tokens)
 
-    def _leaves(self) -> Iterator[Node]:
-        return (node for node in self._nodes() if not node.children)
+    def _evict(self, idle: list[Slot]) -> Slot:
+        """The idle slot that was used least recently, its tokens saved if that is worth it."""
+        slot = min(idle, key=lambda slot: (slot.last_used, slot.number))
+        if len(slot.tokens) >= _WORTH_SAVING:
+            self.save(slot.number, slot.tokens)
+        return slot
 
-    def _holder_below(self, node: Node) -> int:
-        while node.holder is None:
-            node = next(iter(node.children.values()))
-        return node.holder
-
-    def _split(self, node: Node, at: int) -> Node:
-        """Cut a node's edge after `at` tokens; the new upper half."""
-        upper = Node(node.tokens[:at], node.begin, node.parent)
-        upper.locks, upper.last_used = node.locks, node.last_used
-        upper.children[int(node.tokens[at])] = node
-        if node.parent is not None:
-            node.parent.children[int(node.tokens[0])] = upper
-        node.tokens, node.begin, node.parent = node.tokens[at:], node.begin + at, upper
-        return upper
-
-    def _remove_leaf(self, leaf: Node) -> None:
-        parent, holder = leaf.parent, leaf.holder
-        assert parent is not None
-        assert holder is not None
-        del parent.children[int(leaf.tokens[0])]
-        self.cells -= len(leaf.tokens)
-        if parent is not self.root and not parent.children:
-            # The parent is a leaf now and takes over the holder of what it has.
-            self._memory.remove(holder, leaf.begin)
-            parent.holder = holder
-        else:
-            self._memory.remove(holder)
-            self._free_holders.append(holder)
-
-    def _holder_for_leaf_below(self, node: Node) -> int | None:
-        """A holder that owns the prefix ending at `node`: its own if it is a leaf, or a free one."""
-        while node.holder is None and not self._free_holders:
-            if not self.evict_one(keep=node):
-                return None
-        if node.holder is not None:
-            holder, node.holder = node.holder, None
-        else:
-            holder = self._free_holders.pop()
-            self.share(node, holder)
-        return holder
+    def _restore(self, saved: Saved | None, slot: Slot, length: int) -> int:
+        if saved is None or not self._states.restore(slot.number, saved.data):
+            return 0
+        saved.last_used = self._clock
+        return length
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

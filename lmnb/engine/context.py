@@ -14,6 +14,7 @@ from lmnb.engine import native
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.threads import Threads
 from lmnb.errors import InvalidRequest, ModelLoadFailed
 
 CACHE_TYPES = {
@@ -25,9 +26,8 @@ _ELEMENT_BYTES = {
     0: 4, 1: 2, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32, 20: 18 / 32, 30: 2,
 }  # fmt: skip
 
-MAX_SEQUENCE_IDS = 256
-"""llama.cpp's LLAMA_MAX_SEQ. Memory operations take any id below it, decoding only those below
-n_seq_max, so that cached prefixes can be parked in the ids between."""
+MAX_PARALLEL = 256
+"""llama.cpp's LLAMA_MAX_SEQ: a sequence id beyond it is an assertion failure."""
 
 DEFAULT_CONTEXT_LENGTH = 8192
 DEFAULT_PARALLEL = 4
@@ -84,38 +84,41 @@ class Batch:
 
 
 class Context:
-    """A llama.cpp context for generating: unified KV cache, shared by all sequences."""
+    """A llama.cpp context for generating: `parallel` slots of `context_length` tokens each."""
 
     def __init__(self, model: Model, config: LoadConfig) -> None:
         self.model = model
-        parallel = _positive("parallel", config.parallel, DEFAULT_PARALLEL, MAX_SEQUENCE_IDS // 2)
-        batch = _positive("eval_batch_size", config.eval_batch_size, DEFAULT_BATCH, 1 << 16)
         trained = model.trained_context_length
         wanted = min(trained, DEFAULT_CONTEXT_LENGTH)
+        length = _positive("context_length", config.context_length, wanted, 1 << 30)
+        batch = _positive("eval_batch_size", config.eval_batch_size, DEFAULT_BATCH, 1 << 16)
         params = L.llama_context_default_params()
-        params.n_ctx = _positive("context_length", config.context_length, wanted, 1 << 30)
+        set_common(params, config)
+        parallel = _slots(model, params, config.parallel, length)
+        # One stream of the cache a slot, each with room for a whole context (see `cache`).
+        params.n_ctx = length * parallel
+        params.kv_unified = False
         params.n_batch = params.n_ubatch = max(batch, parallel)
         params.n_seq_max = parallel
         params.n_outputs_max = parallel
-        params.kv_unified = True
         # The full cache makes every prefix of a sliding-window model reusable.
         params.swa_full = True
         params.offload_kqv = config.offload_kv_cache_to_gpu is not False
         params.no_perf = True
-        set_common(params, config)
-        _check_memory(model, params)
         self.abort = native.AbortFlag()
         params.abort_callback = self.abort.callback
         params.abort_callback_data = self.abort.data
         self.handle = create(model, params)
         self.memory = L.llama_get_memory(self.handle)
-        self.context_length: int = L.llama_n_ctx(self.handle)
+        # llama.cpp rounds up to a multiple of 256; what was asked for is the promise.
+        self.context_length = length
         self.batch_size: int = L.llama_n_batch(self.handle)
         self.parallel: int = L.llama_n_seq_max(self.handle)
         self.threads: int = params.n_threads
+        self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.flash_attention: bool | None = config.flash_attention
         self.batch = Batch(self.batch_size)
-        self.can_share_prefixes = not (
+        self.can_trim = not (
             L.llama_model_is_recurrent(model.handle) or L.llama_model_is_hybrid(model.handle)
         )
 
@@ -135,6 +138,7 @@ class Context:
         ):
             raise AssertionError(f"bad batch: {batch.size} rows")
         batch.raw.n_tokens = batch.size
+        set_threads(self.handle, self._threads)
         result: int = L.llama_decode(self.handle, batch.raw)
         return result
 
@@ -144,21 +148,42 @@ class Context:
         logits = native.floats(L.llama_get_logits(self.handle), rows * n_vocab)
         return logits.reshape(rows, n_vocab)
 
-    # --- memory: each call walks all cells, so it is for once a request, not once a token ---
+    # --- slots of the cache ------------------------------------------------------
 
-    def copy(self, source: int, target: int, begin: int, end: int) -> None:
-        """Let `target` share the cells of `source` at positions [begin, end)."""
-        if end > begin:
-            L.llama_memory_seq_cp(self.memory, source, target, begin, end)
-
-    def remove(self, sequence: int, begin: int = 0, end: int = -1) -> bool:
-        """Drop the positions [begin, end) of a sequence; a cell is free once no sequence has it."""
-        return bool(L.llama_memory_seq_rm(self.memory, sequence, begin, end))
-
-    def length(self, sequence: int) -> int:
-        """How many positions of a sequence are in the cache."""
-        last: int = L.llama_memory_seq_pos_max(self.memory, sequence)
+    def length(self, slot: int) -> int:
+        """How many tokens of a slot are in the cache."""
+        last: int = L.llama_memory_seq_pos_max(self.memory, slot)
         return last + 1
+
+    def trim(self, slot: int, length: int) -> int:
+        """Drop all tokens of a slot after the first `length`; how many it has now.
+
+        Recurrent memory cannot go back: there everything is dropped, unless nothing has to be.
+        """
+        now = self.length(slot)
+        if now <= length:
+            return now
+        if not L.llama_memory_seq_rm(self.memory, slot, length, -1):
+            L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+            return 0
+        return length
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of a slot's cells in host memory."""
+        size = L.llama_state_seq_get_size(self.handle, slot)
+        data = np.empty(size, np.uint8)
+        written = L.llama_state_seq_get_data(self.handle, _bytes(data), size, slot)
+        return data[:written]
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        """Replace a slot's cells by a saved copy; False if they do not fit."""
+        L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        taken: int = L.llama_state_seq_set_data(self.handle, _bytes(data), data.nbytes, slot)
+        return taken > 0
+
+
+def _bytes(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def create(model: Model, params: Any) -> Any:
@@ -177,30 +202,44 @@ def create(model: Model, params: Any) -> Any:
     return handle
 
 
-def _check_memory(model: Model, params: Any) -> None:
-    """Refuse a KV cache larger than all memory there is.
+def _slots(model: Model, params: Any, wanted: int | None, length: int) -> int:
+    """How many contexts of `length` tokens to make room for.
 
-    llama.cpp would first fill the cache's tables, and be killed for that instead of failing. The
-    formula holds for plain attention; other kinds of memory are smaller and not checked.
+    Not given: `DEFAULT_PARALLEL`, or as many as take a quarter of the memory, but at least one.
+    llama.cpp would not fail for want of memory but be killed, so that the largest memory there is
+    bounds what may be asked for.
     """
-    header, handle = model.header, model.handle
-    special = ("attention.kv_lora_rank", "attention.sliding_window", "attention.indexer.top_k")
-    if any(f"{header.architecture}.{key}" in header.metadata for key in special):
-        return
-    if L.llama_model_is_recurrent(handle) or L.llama_model_is_hybrid(handle):
-        return
-    heads = L.llama_model_n_head_kv(handle)
-    head_length = model.embedding_length / max(1, L.llama_model_n_head(handle))
-    element = (_ELEMENT_BYTES[params.type_k] + _ELEMENT_BYTES[params.type_v]) / 2
-    needed = 2 * params.n_ctx * model.layers * heads * head_length * element
     memory = max(psutil.virtual_memory().total, *(d.memory_total for d in native.devices()))
-    if needed > memory:
+    needed = length * _cache_bytes_per_token(model, params)
+    if wanted is None:
+        parallel = int(min(DEFAULT_PARALLEL, max(1, memory / 4 // max(1, needed))))
+    else:
+        parallel = _positive("parallel", wanted, 1, MAX_PARALLEL)
+    if needed * parallel > memory:
         raise ModelLoadFailed(
-            f"A context of {params.n_ctx} tokens needs {needed / 1e9:.1f} GB of memory; "
+            f"{parallel} x {length} tokens of context need {needed * parallel / 1e9:.1f} GB of memory; "
             f"this machine has {memory / 1e9:.1f} GB.",
-            hint="Load the model with a smaller context_length.",
+            hint="Load the model with a smaller context_length, or a smaller parallel.",
             param="context_length",
         )
+    return parallel
+
+
+def _cache_bytes_per_token(model: Model, params: Any) -> float:
+    """KV cache of one token: keys and values of all layers.
+
+    The formula is that of plain attention. Compressed (MLA) and recurrent memory is smaller and
+    counts as nothing here.
+    """
+    header, handle = model.header, model.handle
+    if f"{header.architecture}.attention.kv_lora_rank" in header.metadata:
+        return 0
+    if L.llama_model_is_recurrent(handle) or L.llama_model_is_hybrid(handle):
+        return 0
+    heads = L.llama_model_n_head_kv(handle)
+    head_length = model.embedding_length / max(1, L.llama_model_n_head(handle))
+    elements = _ELEMENT_BYTES[params.type_k] + _ELEMENT_BYTES[params.type_v]
+    return float(model.layers * heads * head_length * elements)
 
 
 def set_common(params: Any, config: LoadConfig) -> None:
@@ -212,6 +251,13 @@ def set_common(params: Any, config: LoadConfig) -> None:
     threads = _positive("threads", config.threads, default_threads(), 512)
     # llama.cpp uses the second for every batch of more than one row, so also for decoding many.
     params.n_threads = params.n_threads_batch = threads
+
+
+def set_threads(handle: Any, threads: Threads) -> None:
+    """Let the next forward pass use as many threads as the machine has free."""
+    before = threads.count
+    if (count := threads.update()) != before:
+        L.llama_set_n_threads(handle, count, count)
 
 
 def default_threads() -> int:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
-from lmnb.engine.context import Batch, create, set_common
+from lmnb.engine.context import Batch, create, set_common, set_threads
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import Embed, Embedded, Failed, Generate, LoadConfig, Reply
+from lmnb.engine.threads import Threads
 from lmnb.errors import EngineCrashed, InvalidRequest, LmnbError
 
 _PACK_TOKENS = 512
@@ -58,6 +59,7 @@ class Embedder:
         self.handle = create(model, params)
         self.memory = L.llama_get_memory(self.handle)
         self.threads: int = params.n_threads
+        self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.parallel = _PACK_TEXTS
         self.dimensions: int = L.llama_model_n_embd_out(model.handle)
         self._batch = Batch(self.batch_size)
@@ -156,6 +158,7 @@ class Embedder:
         for sequence, (_, tokens) in enumerate(pack):
             self._batch.add(tokens, 0, sequence, len(tokens))
         self._batch.raw.n_tokens = self._batch.size
+        set_threads(self.handle, self._threads)
         if self.memory:
             L.llama_memory_clear(self.memory, True)
             result = L.llama_decode(self.handle, self._batch.raw)

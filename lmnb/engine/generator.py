@@ -5,6 +5,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import ClassVar
 
+import psutil
+
 from lmnb.engine.cache import Tokens
 from lmnb.engine.context import Context
 from lmnb.engine.model import Model
@@ -23,6 +25,8 @@ from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import ContextOverflow, EngineCrashed, InvalidRequest, LmnbError, NumericError
 
+_CACHE_SHARE = 16
+"""Prefixes saved to host memory take at most this fraction of it."""
 _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
 
@@ -39,7 +43,7 @@ class Generator:
         self.batch_size = self.context.batch_size
         self.parallel = self.context.parallel
         self.threads = self.context.threads
-        self.scheduler = Scheduler(self.context)
+        self.scheduler = Scheduler(self.context, psutil.virtual_memory().total // _CACHE_SHARE)
         self._candidates = Candidates(model.n_vocab)
         self._special_pieces: list[bytes] | None = None
         self._failures: list[Failed] = []
@@ -101,17 +105,19 @@ class Generator:
     def counts(self) -> tuple[int, int, int]:
         """Running and waiting sequences, and tokens in the KV cache."""
         scheduler = self.scheduler
-        return len(scheduler.running), len(scheduler.waiting), scheduler.used_cells
+        tokens = scheduler.cache.idle_tokens + sum(s.computed for s in scheduler.running)
+        return len(scheduler.running), len(scheduler.waiting), tokens
 
     # --- the loop's body ---------------------------------------------------------------
 
     def step(self) -> list[Reply]:
-        """One forward pass, and what there is to say after it."""
+        """The next token of every answer, a slice of the waiting prompts, and the news of both."""
         ends = self._drop_cancelled()
         self.scheduler.admit()
-        plan = self._plan_with_room()
-        if plan and self._forward(plan):
-            self._sample(plan)
+        # Two passes, since llama.cpp would split a mixed batch anyway; only the second is long,
+        # and only it can be interrupted.
+        self._run(self.scheduler.decoding())
+        self._run(self.scheduler.prefilling())
         return self._report(ends)
 
     def _drop_cancelled(self) -> list[End]:
@@ -121,14 +127,10 @@ class Generator:
             self._release(sequence)
         return [sequence.end() for sequence in cancelled]
 
-    def _plan_with_room(self) -> list[tuple[Sequence, int]]:
-        """The next step's plan, for which cached prefixes, then the youngest, make room."""
-        while True:
-            plan = self.scheduler.plan()
-            if self.scheduler.ensure_room(sum(count for _, count in plan)):
-                return plan
-            if not self.scheduler.preempt():
-                return plan
+    def _run(self, plan: list[tuple[Sequence, int]]) -> None:
+        """One forward pass over some tokens of each sequence, and the tokens it brings."""
+        if plan and self._forward(plan):
+            self._sample(plan)
 
     def _forward(self, plan: list[tuple[Sequence, int]]) -> bool:
         """Compute the planned tokens; False if nothing was computed this time."""
@@ -140,9 +142,9 @@ class Generator:
             wants_logits = count == sequence.missing and sequence.length < sequence.limit
             tokens = sequence.tokens[start : start + count]
             batch.add(tokens, start, sequence.slot, int(wants_logits))
-        reading = [(sequence.id, count) for sequence, count in plan if count > 1]
-        if sum(count for _, count in reading) >= _WORTH_ABORTING:
-            self._reading = frozenset(request for request, _ in reading)
+        reading = batch.size > len(plan)
+        if batch.size >= _WORTH_ABORTING and reading:
+            self._reading = frozenset(sequence.id for sequence, _ in plan)
         began = monotonic()
         result = self.context.decode()
         self._reading = frozenset()
@@ -157,15 +159,13 @@ class Generator:
         return False
 
     def _recover(self, plan: list[tuple[Sequence, int]], result: int) -> None:
-        """After a forward pass that did not succeed: 1 no room, 2 aborted, below 0 an error."""
-        if result == 1:
-            if self.scheduler.cache.evict_one() or self.scheduler.preempt():
-                return
-            result = -1
+        """After a forward pass that was aborted (2), or failed (any other)."""
         if result == 2:
             for sequence, _ in plan:
                 assert sequence.slot is not None
-                sequence.computed = min(sequence.computed, self.context.length(sequence.slot))
+                # Parts of the batch may be done, but the logits of a last token are lost.
+                done = min(self.context.length(sequence.slot), sequence.length - 1)
+                sequence.computed = self.context.trim(sequence.slot, done)
             return
         error = EngineCrashed(f"llama.cpp could not compute the request (llama_decode: {result}).")
         for sequence, _ in plan:

@@ -26,7 +26,7 @@ L: Any = _bindings
 # versioned names are copies, not links.
 _lib: Any = L._lib  # noqa: SLF001
 
-_LOG_LEVEL_ERROR = 4
+_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4
 _keep_alive: list[Any] = []  # ctypes callbacks must outlive their registration
 
 
@@ -42,6 +42,8 @@ class LogRing:
         """Take a fragment; llama.cpp continues a line with level CONT (5)."""
         if level != 5:
             self._level = level
+        if self._level <= _LOG_LEVEL_DEBUG:
+            return
         self._partial += (text or b"").decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
         for line in whole:

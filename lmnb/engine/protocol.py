@@ -25,9 +25,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How to load a model. `None` lets the engine choose.
 
     context_length
-        Tokens of KV cache shared by all sequences; default min(trained context, 8192).
+        Tokens a prompt and its answer may have together; default min(trained context, 8192).
     parallel
-        Sequences decoded together; the rest waits. Default 4, as LM Studio's.
+        Sequences decoded together, each with room for a whole context; the rest waits. Default 4,
+        fewer where their KV caches would take more than a quarter of the memory.
     eval_batch_size
         Most tokens of one forward pass (llama.cpp's n_ubatch); default 512.
     gpu_layers
@@ -38,7 +39,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
         A quantised `cache_type_v` needs flash attention.
     threads
-        CPU threads; default the number of physical cores this process may use.
+        CPU threads; default as many as there are physical cores that others leave free, watched
+        all the time.
     """
 
     context_length: int | None = None

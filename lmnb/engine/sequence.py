@@ -11,7 +11,7 @@ from lmnb.engine.protocol import Delta, End, Generate, Progress, TokenLogprob
 from lmnb.engine.stream import TextStream
 
 if TYPE_CHECKING:
-    from lmnb.engine.cache import Node, Tokens
+    from lmnb.engine.cache import Tokens
     from lmnb.engine.sampling import Sampler
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -20,9 +20,9 @@ Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
 class Sequence:
     """State of one generation.
 
-    `tokens[:length]` are prompt and answer so far. `computed` of them are in the KV cache, the
-    first `node.end` of those borrowed from the prefix cache. A sequence is prefilling while more
-    than one token is missing in the cache or nothing was sampled yet, decoding afterwards.
+    `tokens` are prompt and answer so far; `computed` of them are in its slot of the KV cache, the
+    first `cached` of which were there when it started. It reads its prompt while more than one
+    token is missing in the cache, and gets its next token once just one is.
     """
 
     def __init__(self, command: Generate, prompt: Tokens, limit: int, sampler: Sampler) -> None:
@@ -37,7 +37,6 @@ class Sequence:
         self._buffer[: len(prompt)] = prompt
         self.stream = TextStream(command.stop)
         self.slot: int | None = None
-        self.node: Node | None = None
         self.computed = 0
         self.cached = 0
         self.cancelled = False
@@ -63,21 +62,11 @@ class Sequence:
         """Tokens that must still go through the model before the next one can be sampled."""
         return self.length - self.computed
 
-    @property
-    def decoding(self) -> bool:
-        """Whether the prompt has been read."""
-        return self.missing == 1 and self.output_length > 0
-
-    @property
-    def private_cells(self) -> int:
-        """KV cells that only this sequence has."""
-        return self.computed - (self.node.end if self.node else 0)
-
-    def start(self) -> None:
-        """Note the admission. A sequence that was preempted keeps its first report."""
-        if not self.admitted:
-            self.admitted = monotonic()
-            self.cached = self.computed
+    def start(self, slot: int, reused: int) -> None:
+        """Give it a slot of the cache, in which its first `reused` tokens are already."""
+        self.slot = slot
+        self.computed = self.cached = reused
+        self.admitted = monotonic()
 
     def append(self, token: int) -> None:
         """Add a sampled token."""

@@ -1,149 +1,140 @@
-"""The prefix tree against a model of llama.cpp's cells: a cell is a set of sequence ids."""
+"""Slots and saved prefixes against a model of llama.cpp's cache: what it says is there, is there."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from lmnb.engine.cache import Node, PrefixCache, Tokens, common_prefix
+from lmnb.engine import cache as module
+from lmnb.engine.cache import Cache, Tokens, common_prefix
 
-SLOT = 0
-HOLDERS = range(1, 6)
+SLOTS = 3
 
 
-class Cells:
-    """`cells[position][n]` is one cell at that position: its token and who owns it."""
+class Streams:
+    """The tokens in each slot. A saved copy is their bytes."""
 
-    def __init__(self) -> None:
-        self.cells: list[tuple[int, int, set[int]]] = []
+    def __init__(self, *, can_trim: bool = True) -> None:
+        self.can_trim = can_trim
+        self.tokens: list[list[int]] = [[] for _ in range(SLOTS)]
+        self.saves = self.restores = 0
 
-    def compute(self, sequence: int, tokens: Tokens, begin: int) -> None:
-        for position in range(begin, len(tokens)):
-            self.cells.append((position, int(tokens[position]), {sequence}))
+    def trim(self, slot: int, length: int) -> int:
+        if not self.can_trim and length < len(self.tokens[slot]):
+            length = 0
+        del self.tokens[slot][length:]
+        return len(self.tokens[slot])
 
-    def copy(self, source: int, target: int, begin: int, end: int) -> None:
-        for position, _, owners in self.cells:
-            if source in owners and begin <= position < end:
-                assert target not in self.owners_at(position) or target in owners
-                owners.add(target)
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        self.saves += 1
+        return np.array(self.tokens[slot], np.int32).view(np.uint8)
 
-    def remove(self, sequence: int, begin: int = 0, end: int = -1) -> bool:
-        for position, _, owners in self.cells:
-            if position >= begin and (end < 0 or position < end):
-                owners.discard(sequence)
-        self.cells = [cell for cell in self.cells if cell[2]]
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        self.restores += 1
+        self.tokens[slot] = data.view(np.int32).tolist()
         return True
 
-    def owners_at(self, position: int) -> set[int]:
-        return set().union(*(owners for p, _, owners in self.cells if p == position))
 
-    def tokens_of(self, sequence: int) -> list[int]:
-        mine = sorted((p, t) for p, t, owners in self.cells if sequence in owners)
-        assert [position for position, _ in mine] == list(range(len(mine)))
-        return [token for _, token in mine]
+@pytest.fixture(autouse=True)
+def small_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that sequences of a few tokens are worth keeping."""
+    monkeypatch.setattr(module, "_WORTH_SAVING", 2)
+    monkeypatch.setattr(module, "_WORTH_RESTORING", 1)
 
 
 def tokens(values: list[int]) -> Tokens:
     return np.array(values, np.int32)
 
 
-def holders(cache: PrefixCache) -> dict[int, list[int]]:
-    """Each holder's id and the tokens of its path."""
-    found = {}
-    pending: list[tuple[Node, list[int]]] = [(cache.root, [])]
-    while pending:
-        node, before = pending.pop()
-        path = before + node.tokens.tolist()
-        if node.holder is not None:
-            found[node.holder] = path
-        pending += [(child, path) for child in node.children.values()]
-    return found
+def request(cache: Cache, streams: Streams, values: list[int]) -> int:
+    """A whole request, alone; how many tokens it found."""
+    slot, reused = cache.acquire(tokens(values))
+    assert streams.tokens[slot] == values[:reused]
+    assert reused < len(values)
+    streams.tokens[slot] += values[reused:]
+    cache.release(slot, tokens(values))
+    return reused
 
 
-def check(cache: PrefixCache, cells: Cells) -> None:
-    for holder, path in holders(cache).items():
-        assert cells.tokens_of(holder) == path
-    held = [cell for cell in cells.cells if cell[2] - {SLOT}]
-    assert cache.cells == len(held)
-
-
-PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
+PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=10)
+ACTION = st.tuples(PROMPT, st.integers(0, SLOTS - 1), st.booleans())
 
 
 @settings(max_examples=300)
-@given(st.lists(st.tuples(PROMPTS, st.integers(0, 8), st.booleans()), max_size=25))
-def test_holders_own_their_paths_and_no_cell_is_lost(
-    requests: list[tuple[list[int], int, bool]],
+@pytest.mark.parametrize("can_trim", [True, False])
+@given(st.lists(ACTION, max_size=30), st.integers(0, 200))
+def test_a_slot_holds_what_was_reused(
+    can_trim: bool, actions: list[tuple[list[int], int, bool]], budget: int
 ) -> None:
-    cells = Cells()
-    cache = PrefixCache(cells, HOLDERS)
-    for values, publish_at, evict in requests:
-        prompt = tokens(values)
-        node = cache.match(prompt)
-        assert common_prefix(prompt, prompt[: node.end]) == node.end
-        assert cache.matched_length(prompt) == node.end
-        cache.lock(node)
-        cache.share(node, SLOT)
-        assert cells.tokens_of(SLOT) == values[: node.end]
-        cells.compute(SLOT, prompt, node.end)
-        check(cache, cells)
-        if node.end < publish_at <= len(prompt):
-            inner = cache.insert(prompt[:publish_at], SLOT)
-            cache.lock(inner)
-            cache.unlock(node)
-            node = inner
-            check(cache, cells)
-        if evict:
-            cache.evict_one()
-        assert cells.tokens_of(SLOT) == values
-        cache.insert(prompt, SLOT)
-        assert cells.tokens_of(SLOT) == values
-        cache.unlock(node)
-        cells.remove(SLOT)
-        check(cache, cells)
-    cache.clear()
-    assert cache.cells == 0
-    assert not cells.cells
+    streams = Streams(can_trim=can_trim)
+    cache = Cache(streams, SLOTS, budget)
+    running: dict[int, list[int]] = {}
+    for values, victim, save in actions:
+        if cache.has_free_slot:
+            prompt = tokens(values)
+            known = cache.known(prompt[:-1])
+            slot, reused = cache.acquire(prompt)
+            assert slot not in running
+            assert reused <= known
+            assert streams.tokens[slot] == values[:reused]
+            streams.tokens[slot] += values[reused:]
+            running[slot] = values
+        if save and victim in running:
+            cache.save(victim, tokens(running[victim]))
+        elif victim in running:
+            cache.release(victim, tokens(running.pop(victim)))
+        assert cache.saved_bytes <= budget
+        for number, kept in running.items():
+            assert streams.tokens[number] == kept
 
 
-def test_a_locked_prefix_is_never_evicted() -> None:
-    cells = Cells()
-    cache = PrefixCache(cells, HOLDERS)
-    for values in ([1, 2, 3], [1, 2, 4], [5]):
-        cells.compute(SLOT, tokens(values), 0)
-        cache.insert(tokens(values), SLOT)
-        cells.remove(SLOT)
-    locked = cache.match(tokens([1, 2]))
-    cache.lock(locked)
-    cache.clear()
-    assert cache.matched_length(tokens([1, 2, 3])) == 2
-    assert cache.cells == 2
-    cache.unlock(locked)
-    cache.clear()
-    assert cache.cells == 0
+def test_the_next_turn_goes_on_in_place() -> None:
+    streams = Streams()
+    cache = Cache(streams, SLOTS, 1000)
+    request(cache, streams, [1, 2, 3])
+    assert request(cache, streams, [1, 2, 3, 4, 5]) == 3
+    assert (streams.saves, streams.restores) == (0, 0)
 
 
-def test_the_least_recently_used_goes_first() -> None:
-    cells = Cells()
-    cache = PrefixCache(cells, HOLDERS)
-    for value in (1, 2, 3):
-        cells.compute(SLOT, tokens([value]), 0)
-        cache.insert(tokens([value]), SLOT)
-        cells.remove(SLOT)
-    cache.match(tokens([1]))
-    cache.evict_one()
-    assert [cache.matched_length(tokens([value])) for value in (1, 2, 3)] == [1, 0, 1]
+def test_what_a_slot_gives_up_is_saved_and_found_again() -> None:
+    streams = Streams()
+    cache = Cache(streams, SLOTS, 1000)
+    for first in range(SLOTS + 1):
+        request(cache, streams, [first, 9, 9, 9])
+    assert request(cache, streams, [0, 9, 9, 9, 5]) == 4
 
 
-def test_equal_prefixes_computed_twice_are_stored_once() -> None:
-    cells = Cells()
-    cache = PrefixCache(cells, HOLDERS)
-    for sequence, values in ((0, [1, 2, 3, 4]), (7, [1, 2, 3, 9])):
-        cells.compute(sequence, tokens(values), 0)
-    cache.insert(tokens([1, 2, 3, 4]), 0)
-    cache.insert(tokens([1, 2, 3, 9]), 7)
-    assert cells.tokens_of(7) == [1, 2, 3, 9]
-    cells.remove(0)
-    cells.remove(7)
-    assert len(cells.cells) == cache.cells == 5
+def test_a_prefix_of_another_slot_is_copied_and_stays_there() -> None:
+    streams = Streams()
+    cache = Cache(streams, SLOTS, 1000)
+    request(cache, streams, [1, 2, 3, 4, 5, 6, 7, 8])
+    assert request(cache, streams, [1, 2, 3, 9]) == 3
+    assert request(cache, streams, [1, 2, 3, 4, 5, 6, 7, 8, 9]) == 8
+
+
+def test_the_budget_drops_the_least_recently_used() -> None:
+    streams = Streams()
+    cache = Cache(streams, 1, budget=2 * 4 * 4)
+    for first in (1, 2, 3):
+        request(cache, streams, [first, 9, 9, 9])
+    request(cache, streams, [4, 9, 9, 9])
+    assert request(cache, streams, [1, 9, 9, 9, 5]) == 0
+    assert request(cache, streams, [3, 9, 9, 9, 5]) == 4
+
+
+def test_recurrent_memory_is_reused_whole_or_not_at_all() -> None:
+    streams = Streams(can_trim=False)
+    cache = Cache(streams, SLOTS, 1000)
+    request(cache, streams, [1, 2, 3, 4])
+    assert request(cache, streams, [1, 2, 3, 9]) == 0
+    assert request(cache, streams, [1, 2, 3, 4, 5]) == 4
+
+
+@given(st.lists(st.integers(0, 1)), st.lists(st.integers(0, 1)))
+def test_common_prefix(a: list[int], b: list[int]) -> None:
+    length = common_prefix(tokens(a), tokens(b))
+    assert a[:length] == b[:length]
+    assert length == min(len(a), len(b)) or a[length] != b[length]

@@ -1,0 +1,73 @@
+"""How many CPU threads a forward pass gets, by how busy the rest of the machine is.
+
+The threads of a forward pass meet at a barrier after every operation, hundreds of times a token,
+and wait for each other spinning. That is the fastest way on an idle machine. With a busy neighbour
+on one of the cores it is the slowest: whichever thread loses its core makes all others spin until it
+gets it back. So as many threads are used as there are cores left by others, which two models that
+run at the same time see of each other, too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+
+_INTERVAL = 0.25
+_STALE = 2.0
+_HYSTERESIS = 0.15
+"""Of a core: how far beyond the middle between two counts the load must be to change the count."""
+
+
+class Threads:
+    """Chooses a number of threads from 1 to `most`; always `most` if it is not `adaptive`."""
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        adaptive: bool,
+        cores: int | None = None,
+        busy: Callable[[], float] | None = None,
+        own: Callable[[], float] = time.process_time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = most
+        self.count = most
+        self._adaptive = adaptive and most > 1
+        self._cores = cores or os.cpu_count() or most
+        self._busy, self._own, self._now = busy or _busy_seconds, own, now
+        self._others = 0.0
+        self._last = (self._now(), self._busy(), self._own()) if self._adaptive else (0.0, 0.0, 0.0)
+
+    def update(self) -> int:
+        """The number for the next forward pass. Looks at the machine a few times a second."""
+        if not self._adaptive:
+            return self.count
+        then, busy_then, own_then = self._last
+        now = self._now()
+        if now - then < _INTERVAL:
+            return self.count
+        busy, own = self._busy(), self._own()
+        self._last = (now, busy, own)
+        if now - then < _STALE:  # longer ago says nothing about now
+            others = max(0.0, (busy - busy_then) - (own - own_then)) / (now - then)
+            self._others = (self._others + others) / 2
+            self.count = self._choose(self._cores - self._others)
+        return self.count
+
+    def _choose(self, free: float) -> int:
+        lean = _HYSTERESIS if free < self.count else -_HYSTERESIS
+        wanted = int(free + 0.5 + lean)
+        return max(1, min(self.most, wanted))
+
+
+def _busy_seconds() -> float:
+    """CPU seconds all processes of the machine have used, those taken by other guests included."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Guest time is part of user time already.
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - idle - guest)

@@ -1,0 +1,73 @@
+"""The number of threads follows what others leave of the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from lmnb.engine.threads import Threads
+
+
+class Machine:
+    """A clock, and seconds of CPU used by all and by this process."""
+
+    def __init__(self) -> None:
+        self.now = self.busy = self.own = 0.0
+
+    def run(self, threads: Threads, *, seconds: float, own: float, others: float) -> int:
+        """Let time pass; `own` and `others` in cores."""
+        for _ in range(round(seconds / 0.3)):
+            self.now += 0.3
+            self.own += 0.3 * own
+            self.busy += 0.3 * (own + others)
+            count = threads.update()
+        return count
+
+
+def threads(machine: Machine, most: int, cores: int, *, adaptive: bool = True) -> Threads:
+    return Threads(
+        most,
+        adaptive=adaptive,
+        cores=cores,
+        busy=lambda: machine.busy,
+        own=lambda: machine.own,
+        now=lambda: machine.now,
+    )
+
+
+def test_alone_all_are_used() -> None:
+    machine = Machine()
+    assert machine.run(threads(machine, 2, 2), seconds=3, own=2, others=0.2) == 2
+
+
+def test_a_busy_neighbour_gets_its_core_and_gives_it_back() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    assert machine.run(chosen, seconds=3, own=1, others=1) == 1
+    assert machine.run(chosen, seconds=3, own=1, others=0.1) == 2
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0, 4), (2.2, 4), (6, 2), (8, 1), (30, 1)])
+def test_on_many_cores(others: float, expected: int) -> None:
+    machine = Machine()
+    assert machine.run(threads(machine, 4, 8), seconds=4, own=2, others=others) == expected
+
+
+def test_a_load_in_the_middle_does_not_make_it_flap() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    counts = [
+        machine.run(chosen, seconds=0.3, own=1, others=0.5 + 0.1 * (step % 2)) for step in range(40)
+    ]
+    assert len(set(counts)) == 1
+
+
+def test_a_number_that_was_asked_for_is_kept() -> None:
+    machine = Machine()
+    assert machine.run(threads(machine, 2, 2, adaptive=False), seconds=3, own=1, others=2) == 2
+
+
+def test_idle_time_is_not_taken_for_load() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    machine.now, machine.busy = 100.0, 150.0
+    assert chosen.update() == 2
