@@ -111,7 +111,8 @@ class Client:
         Yields `{"type": "started" | "progress" | "note" | "done", …}`, the fields being those of
         `lmnb.models.events`; `done` comes last.
         """
-        return self._stream("/lmnb/get", {"model": model, "quantization": quantization})
+        body = {"model": _absolute(model), "quantization": quantization}
+        return self._stream("/lmnb/get", body)
 
     def load(
         self,
@@ -129,7 +130,8 @@ class Client:
         request would load it; `waited` is the seconds that took, or None. `options` are those of
         `lmnb.engine.protocol.LoadConfig`; None is "not given". `ttl` in seconds.
         """
-        body = {"model": model, "identifier": identifier, "ttl": ttl, "jit": jit, **options}
+        body = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
+        body |= options
         return self._stream("/lmnb/load", body)
 
     def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002
@@ -368,6 +370,15 @@ def _checked(response: httpx2.Response) -> Json:
     if response.is_error:
         raise LmnbError.from_dict(data["error"])
     return dict(data)
+
+
+def _absolute(model: str | None) -> str | None:
+    """A path as the server can use it: its working folder is another."""
+    if model is None:
+        return None
+    path = Path(model).expanduser()
+    is_file = model.lower().endswith(".gguf") and path.is_file()
+    return str(path.absolute()) if is_file or model.startswith(("./", "../", "~")) else model
 
 
 def _see_log(home: Path) -> str:
