@@ -217,6 +217,16 @@ def test_a_path_is_a_name(tmp_path: Path) -> None:
     assert catalog_of(tmp_path).find(str(known)).key == "maker/model"
 
 
+def test_other_files_are_no_names(tmp_path: Path) -> None:
+    put(tmp_path / "here.txt", b"x")
+    messages = set()
+    for name in ("here.txt", "gone.txt"):
+        with pytest.raises(ModelNotFound) as info:
+            catalog_of(tmp_path).find(str(tmp_path / name))
+        messages.add(info.value.message.replace(name, "*"))
+    assert len(messages) == 1
+
+
 def cache_file(cache: Path, name: str, commit: str, file: str) -> Path:
     """A file as huggingface_hub stores it: a link to a blob."""
     repository = cache / f"models--{name.replace('/', '--')}"

@@ -402,3 +402,17 @@ def test_a_plain_address_of_nothing(hub: FakeHub, tmp_path: Path) -> None:
 )
 def test_forms_of_references(text: str, expected: HubReference | None) -> None:
     assert parse_hub(text) == expected
+
+
+def test_a_refused_token(hub: FakeHub, tmp_path: Path) -> None:
+    hub.status = [403]  # The storage's answer, not the Hub's: no terms to accept.
+    with pytest.raises(GatedRepository, match=r"refuses access to .*\(403\)\. If your token may"):
+        fetch(tmp_path, NAME)
+
+
+def test_files_that_only_xet_serves(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmnb.models.sources.hub._MOST_BYTES", 1000)
+    with pytest.raises(DownloadFailed, match=rf"larger than 50 GB.*`hf download {NAME} {FILE}`"):
+        fetch(tmp_path, NAME)

@@ -11,11 +11,12 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmnb.engine.gguf import Header, read_header, split_part, split_paths
-from lmnb.errors import InvalidModel
+from lmnb.errors import InvalidModel, ModelNotFound
 from lmnb.models import names
 from lmnb.models.builtin import BUILTIN
 from lmnb.models.entry import ModelEntry, format_parameters, variant_name
@@ -81,9 +82,10 @@ class Catalog:
     def find(self, name: str) -> ModelEntry:
         """`resolve`, on the calling thread."""
         # The last scan first: looking through the folders for every request would be wasteful.
-        known = names.match(name, self._entries)
-        if known and known.path.exists():
-            return known
+        with suppress(ModelNotFound):
+            known = names.match(name, self._entries)
+            if known and known.path.exists():
+                return known
         entries = self.scan()
         if found := names.match(name, entries):
             return found
@@ -98,8 +100,9 @@ class Catalog:
         """`entries`, on the calling thread."""
         with self._lock:
             self._problems = {}
-            found = list(self._readable(item for place in self._places for item in walk(place)))
-            self._facts = {item.path: facts for item, facts in found}
+            items = [item for place in self._places for item in walk(place)]
+            found = list(self._readable(items))
+            self._facts = {item.path: self._facts[item.path] for item in items}
             self._entries = _name_variants(_make_entries(found))
             return list(self._entries)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 _LISTING_SECONDS = 20.0
+_MOST_BYTES = 50_000_000_000  # Larger files are served through Xet only, not over plain HTTP.
 
 
 async def get_from_hub(
@@ -106,6 +107,11 @@ def _remote(reference: HubReference, info: ModelInfo, folder: Path, file: HubFil
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+    if file.size > _MOST_BYTES:
+        raise DownloadFailed(
+            f"{file.path} is larger than 50 GB, which the Hub does not send over plain HTTP.",
+            hint=f"Run `hf download {reference.repository} {file.path}`: lmnb finds it then.",
+        )
     target = folder / file.path
     if not target.resolve().is_relative_to(folder.resolve()):
         raise DownloadFailed(f"{reference.repository} names a file outside of itself: {file.path}.")
@@ -183,7 +189,7 @@ def _explain(error: Exception, reference: HubReference) -> LmnbError:
     login = "log in with `hf auth login`, or set HF_TOKEN"
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    if isinstance(error, errors.GatedRepoError) or status == 403:
+    if isinstance(error, errors.GatedRepoError):
         return GatedRepository(
             f"{repository} is gated: its authors want their terms accepted.",
             hint=f"Accept them at {endpoint()}/{repository}, {login}, then run this again.",
@@ -199,8 +205,11 @@ def _explain(error: Exception, reference: HubReference) -> LmnbError:
         return DownloadFailed(f"{repository} has no such file any more.", hint="Run this again.")
     if isinstance(error, errors.HFValidationError):
         return DownloadFailed(f"{repository!r} is not a valid repository name.")
-    if status == 401:
-        return GatedRepository(f"The Hub refuses the token for {repository}.", hint=f"{login}.")
+    if status in {401, 403}:
+        return GatedRepository(
+            f"The Hub refuses access to {repository} ({status}).",
+            hint=f"If your token may be the reason, {login}.",
+        )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return NoNetwork("HF_HUB_OFFLINE is set, so the Hub is not asked.", hint="Unset it.")
     if status is not None:
