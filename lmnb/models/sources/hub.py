@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -214,7 +215,8 @@ def _explain(error: Exception, reference: HubReference) -> LmnbError:
         return NoNetwork("HF_HUB_OFFLINE is set, so the Hub is not asked.", hint="Unset it.")
     if status is not None:
         return DownloadFailed(f"The Hub answered {status} for {repository}.", hint="Try later.")
+    reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     return NoNetwork(
-        f"The Hub ({endpoint()}) could not be reached: {str(error) or type(error).__name__}.",
+        f"The Hub ({endpoint()}) could not be reached: {reason}.",
         hint="Check the network, or set HF_ENDPOINT to a mirror.",
     )
