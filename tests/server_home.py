@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,6 +18,16 @@ from lmnb import client, runtime
 from lmnb.client import Client
 
 PATIENCE = 60.0
+CHAT = "smollm2-135m-instruct"
+EMBEDDING = "all-minilm-l6-v2"
+ENDLESS: dict[str, Any] = {
+    "model": CHAT,
+    "prompt": "One, two, three,",
+    "max_tokens": 7000,
+    # Both tokens with which this model could end.
+    "logit_bias": {"0": -100, "2": -100},
+}
+"""A completion that does not end by itself while a test runs."""
 
 
 def wait_for(condition: Callable[[], bool], what: str = "the condition") -> None:

@@ -18,7 +18,7 @@ import httpx2
 import openai
 import psutil
 import pytest
-from server_home import ServerHome, wait_for
+from server_home import CHAT, ENDLESS, ServerHome, wait_for
 
 from lmnb import client as client_module
 from lmnb import runtime
@@ -27,15 +27,11 @@ from lmnb.errors import ConfigError, ServerError, ServerMismatch
 from lmnb.launch import clean_environment
 from lmnb.server.log import start_log
 
-CHAT = "smollm2-135m-instruct"
-
 
 def long_answer(client: Client) -> openai.Stream[openai.types.Completion]:
     """A stream that has begun and would go on for thousands of tokens."""
     sdk = client.openai(max_retries=0)
-    stream = sdk.completions.create(
-        model=CHAT, prompt="One, two, three,", max_tokens=7000, stream=True, seed=1
-    )
+    stream: openai.Stream[openai.types.Completion] = sdk.completions.create(stream=True, **ENDLESS)
     next(iter(stream))
     return stream
 
@@ -120,10 +116,9 @@ def test_terminating_ends_streams_with_an_error_and_stops_workers(fresh_home: Se
 
 def test_terminating_answers_plain_requests_too(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
-    code = """
+    code = f"""
 from lmnb.client import attach
-print(attach().http.post("/v1/completions", json={
-    "model": "smollm2-135m-instruct", "prompt": "One, two,", "max_tokens": 7000}).text)
+print(attach().http.post("/v1/completions", json={ENDLESS!r}).text)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as asker:
         wait_for(lambda: any(row["active"] for row in client.ps()), "the request to run")
