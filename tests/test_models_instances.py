@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -142,8 +143,8 @@ class Case:
 
 
 async def settle() -> None:
-    """Let everything that can happen happen, work in threads (looking for files) included."""
-    for _ in range(30):
+    """Let everything that can happen happen; work in threads too, since there is one thread."""
+    for _ in range(10):
         await asyncio.to_thread(int)
         await asyncio.sleep(0)
 
@@ -165,6 +166,7 @@ def play(tmp_path: Path) -> Play:
 
     def run(scene: Callable[[Case], Awaitable[None]]) -> None:
         async def main() -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
             settings, starter = Settings(), Starter()
             manager = Manager(Catalog(tmp_path, places=()), settings, start=starter)
             await scene(Case(manager, starter, settings))
