@@ -69,9 +69,12 @@ class Client:
 
     # --- the server -----------------------------------------------------------
 
-    def handshake(self) -> Json:
-        """`{version, python, build, pid, busy, loaded: [id], listening: url | None}`."""
-        return self._call("GET", "/lmnb/handshake", timeout=_ANSWER)
+    def handshake(self, timeout: float | None = None) -> Json:
+        """`{version, python, build, pid, busy, loaded: [id], listening: url | None}`.
+
+        `timeout` in seconds, default 15.
+        """
+        return self._call("GET", "/lmnb/handshake", timeout=timeout or _ANSWER)
 
     def status(self) -> Json:
         """`{server, device, listener, loaded}`; the first call asks llama.cpp for the devices."""
@@ -150,15 +153,19 @@ class Client:
         require_auth: bool | None = None,
         allow_open: bool = False,
     ) -> Json:
-        """Listen on TCP; None is what the settings say (127.0.0.1, 1234, no tokens).
+        """Listen on TCP; None is what this process's settings say (127.0.0.1, 1234, no tokens).
 
         Returns `{url, network_url, host, port, require_auth, opened, warnings}`. `opened` is false
         if it listened there already.
         """
+        # Here, as it takes 0.2 s to import.
+        from lmnb.config import load_settings
+
+        settings = load_settings(self.home)
         body = {
-            "host": host,
-            "port": port,
-            "require_auth": require_auth,
+            "host": settings.host if host is None else host,
+            "port": settings.port if port is None else port,
+            "require_auth": settings.require_auth if require_auth is None else require_auth,
             "allow_open": allow_open,
         }
         return self._call("POST", "/lmnb/listener", body)
@@ -233,18 +240,19 @@ def attach(*, start: bool = True, home: Path | None = None, notify: Notify | Non
         A server with other software is in use. One that is idle is replaced.
     """
     home = home or runtime.find_home()
+    notify = notify or _silent
     if not start:
-        client = find(home)
+        client = find(home, notify)
         if client is None:
             raise ServerError(f"No lmnb server of {home} is running.", hint="It starts on demand.")
         return client
-    found = _find(home)
+    found = _find(home, notify)
     if found is not None and _matches(found[1]):
         return found[0]
-    return _attach_locked(home, notify or (lambda _text: None))
+    return _attach_locked(home, notify)
 
 
-def find(home: Path | None = None) -> Client | None:
+def find(home: Path | None = None, notify: Notify | None = None) -> Client | None:
     """The server of `home` if one is running, whatever its software; None if not.
 
     Raises
@@ -252,7 +260,7 @@ def find(home: Path | None = None) -> Client | None:
     ServerError
         There is one, but it does not answer.
     """
-    found = _find(home or runtime.find_home())
+    found = _find(home or runtime.find_home(), notify or _silent)
     return found[0] if found else None
 
 
@@ -266,6 +274,7 @@ def forget(home: Path) -> None:
 def _attach_locked(home: Path, notify: Notify) -> Client:
     lock = runtime.start_lock(home)
     try:
+        runtime.make_home(home)
         if not lock.acquire(_NOTICE):
             notify("Waiting for another process that is starting the lmnb server …")
             if not lock.acquire(_OTHER_STARTS):
@@ -276,7 +285,7 @@ def _attach_locked(home: Path, notify: Notify) -> Client:
             hint="Set LMNB_HOME to a folder that you can write to.",
         ) from None
     try:
-        found = _find(home)
+        found = _find(home, notify)
         if found is not None and _matches(found[1]):
             return found[0]
         if found is not None:
@@ -286,7 +295,7 @@ def _attach_locked(home: Path, notify: Notify) -> Client:
         lock.release()
 
 
-def _find(home: Path) -> tuple[Client, Json] | None:
+def _find(home: Path, notify: Notify) -> tuple[Client, Json] | None:
     """The running server and its handshake; None if there is none."""
     record = runtime.read_record(home)
     if record is None or not runtime.listens(record["socket"]):
@@ -295,17 +304,19 @@ def _find(home: Path) -> tuple[Client, Json] | None:
     if client is None or client.socket != record["socket"] or client.process != os.getpid():
         forget(home)
         client = _attached[home] = Client(home, record["socket"])
-    try:
-        handshake = client.handshake()
-    except ServerError as error:
-        if isinstance(error.__cause__, httpx2.TimeoutException):
-            raise ServerError(
-                f"The lmnb server (process {record['pid']}) does not answer.",
-                hint=f"End it with `kill -9 {record['pid']}`; the next call starts a new one.",
-            ) from None
-        # It was killed, or is ending right now.
-        return None
-    return client, handshake
+    for patience in (_NOTICE, _ANSWER):
+        try:
+            return client, client.handshake(timeout=patience)
+        except ServerError as error:
+            if not isinstance(error.__cause__, httpx2.TimeoutException):
+                # It was killed, or is ending right now.
+                return None
+        if patience == _NOTICE:
+            notify("Waiting for the lmnb server to answer …")
+    raise ServerError(
+        f"The lmnb server (process {record['pid']}) does not answer.",
+        hint=f"End it with `kill -9 {record['pid']}`; the next call starts a new one.",
+    )
 
 
 def _matches(handshake: Json) -> bool:
@@ -334,7 +345,7 @@ def _end_idle(client: Client, handshake: Json) -> None:
 def _await_server(home: Path, launch: Launch, notify: Notify) -> Client:
     noticed = False
     while time.monotonic() - launch.began < _START:
-        if found := _find(home):
+        if found := _find(home, notify):
             return found[0]
         if failure := launch.failure():
             raise failure
@@ -359,6 +370,8 @@ def _wait_for_end(home: Path, pid: int) -> None:
 def _reaching(home: Path) -> Iterator[None]:
     try:
         yield
+    except httpx2.TimeoutException as error:
+        raise ServerError("The lmnb server does not answer.", hint=_see_log(home)) from error
     except httpx2.HTTPError as error:
         raise ServerError(
             "The connection to the lmnb server broke.", hint=_see_log(home)
@@ -379,6 +392,10 @@ def _absolute(model: str | None) -> str | None:
     path = Path(model).expanduser()
     is_file = model.lower().endswith(".gguf") and path.is_file()
     return str(path.absolute()) if is_file or model.startswith(("./", "../", "~")) else model
+
+
+def _silent(_text: str) -> None:
+    """Tell nobody."""
 
 
 def _see_log(home: Path) -> str:

@@ -1,7 +1,7 @@
 """Settings: environment over `$LMNB_HOME/settings.json` over the defaults below.
 
 Every setting is also an environment variable: `LMNB_` and its name in capitals.
-The server reads them once, when it starts.
+The server reads them once, when it starts; where to listen is read by whoever asks for it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,22 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from lmnb.errors import ConfigError
 from lmnb.runtime import find_home
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -29,7 +38,8 @@ class Settings(BaseSettings):
         Every request over TCP needs an API token.
     allowed_hosts
         Names under which clients may reach a listener that asks for no token, beyond this
-        machine's own (the Host header is checked against DNS rebinding). As JSON in the environment.
+        machine's own (the Host header is checked against DNS rebinding). In the environment
+        separated by commas.
     cors
         Web pages of any origin may use the server.
     jit_loading
@@ -44,13 +54,15 @@ class Settings(BaseSettings):
         The server ends after this time with nothing loaded, listening or running; 0 is never.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LMNB_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LMNB_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     home: Path
     host: str = "127.0.0.1"
     port: int = Field(1234, ge=0, le=65535)
     require_auth: bool = False
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     cors: bool = False
     jit_loading: bool = True
     jit_ttl: float = Field(3600.0, gt=0)

@@ -70,6 +70,11 @@ class Lock:
             self._fd = None
 
 
+def make_home(home: Path) -> None:
+    """Make the folder, for this user alone: stored chats and tokens lie in it."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def server_lock(home: Path) -> Lock:
     """Held by the server for life."""
     return Lock(_run_folder(home) / "server.lock")

@@ -137,6 +137,18 @@ def test_the_network_is_let_in_on_purpose(client: Client) -> None:
         client.stop_serving()
 
 
+def test_where_to_listen_is_up_to_who_asks(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the environment of the kernel that happened to start the server."""
+    monkeypatch.setenv("LMNB_PORT", "0")
+    monkeypatch.setenv("LMNB_REQUIRE_AUTH", "true")
+    info = client.serve()
+    try:
+        assert info["port"] not in {0, 1234}
+        assert info["require_auth"] is True
+    finally:
+        client.stop_serving()
+
+
 def test_an_address_elsewhere_is_named(client: Client) -> None:
     with pytest.raises(ConfigError, match=r"no-such-host\.invalid"):
         client.serve("no-such-host.invalid", 0, allow_open=True)
@@ -163,7 +175,7 @@ def test_web_pages_are_let_in_on_purpose(
     fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LMNB_CORS", "1")
-    monkeypatch.setenv("LMNB_ALLOWED_HOSTS", '["Notebook.example"]')
+    monkeypatch.setenv("LMNB_ALLOWED_HOSTS", "Notebook.example")
     with listening(fresh_home.attach(), require_auth=True) as url:
         # A preflight carries no token.
         answer = httpx2.options(

@@ -23,6 +23,7 @@ from server_home import CHAT, ENDLESS, ServerHome, wait_for
 from lmnb import client as client_module
 from lmnb import runtime
 from lmnb.client import Client, attach, find
+from lmnb.config import load_settings
 from lmnb.errors import ConfigError, ServerError, ServerMismatch
 from lmnb.launch import clean_environment
 from lmnb.server.log import start_log
@@ -209,12 +210,14 @@ def test_a_client_that_finds_no_socket_waits_for_it(fresh_home: ServerHome) -> N
 def test_a_stopped_server_does_not_hang_its_clients(
     fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_ANSWER", 1.0)
+    monkeypatch.setattr(client_module, "_ANSWER", 1.5)
     fresh_home.attach()
     fresh_home.kill(signal.SIGSTOP)
+    told: list[str] = []
     try:
         with pytest.raises(ServerError, match="does not answer") as caught:
-            fresh_home.attach()
+            attach(notify=told.append)
+        assert told == ["Waiting for the lmnb server to answer …"]
         assert f"kill -9 {fresh_home.pid}" in str(caught.value.hint)
     finally:
         fresh_home.kill(signal.SIGCONT)
@@ -262,6 +265,30 @@ def test_a_bad_environment_variable_is_named(
         fresh_home.attach()
 
 
+def test_the_file_yields_to_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings.json").write_text('{"port": 5000, "jit_ttl": 60}')
+    monkeypatch.setenv("LMNB_PORT", "5001")
+    monkeypatch.setenv("LMNB_HOST", "")
+    monkeypatch.setenv("LMNB_ALLOWED_HOSTS", "a.example, b.example")
+    settings = load_settings(tmp_path)
+    assert (settings.port, settings.jit_ttl, settings.host) == (5001, 60.0, "127.0.0.1")
+    assert settings.allowed_hosts == ("a.example", "b.example")
+    assert settings.home == tmp_path
+
+
+def test_the_home_is_for_its_user_alone(fresh_home: ServerHome, tmp_path: Path) -> None:
+    elsewhere = ServerHome(tmp_path / "deep" / "home")
+    elsewhere.attach()
+    try:
+        assert stat.S_IMODE(elsewhere.path.stat().st_mode) == 0o700
+        for name in ("lmnb.db", "lmnb.db-wal"):
+            assert stat.S_IMODE((elsewhere.path / name).stat().st_mode) == 0o600
+    finally:
+        elsewhere.close()
+
+
 def test_a_damaged_database_is_named(fresh_home: ServerHome) -> None:
     (fresh_home.path / "lmnb.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigError, match=r"lmnb\.db"):
@@ -280,6 +307,7 @@ def test_the_log_tells_requests_but_no_prompts(fresh_home: ServerHome) -> None:
         "/v1/completions?key=hidden", json={"model": CHAT, "prompt": "A secret", "max_tokens": 2}
     )
     client.http.get("/no%0Asuch/path")
+    wait_for(lambda: "404" in fresh_home.log(), "the log")
     log = fresh_home.log()
     assert "POST /v1/completions 200 " in log
     assert "GET /no%0Asuch/path 404 " in log

@@ -31,6 +31,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
+        # Its companions (-wal, -shm) take over this mode.
+        path.touch(mode=0o600)
         try:
             self._connection = sqlite3.connect(
                 path, timeout=10, isolation_level=None, check_same_thread=False

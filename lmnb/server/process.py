@@ -207,7 +207,7 @@ def _take_lock(home: Path) -> runtime.Lock | None:
     lock = runtime.server_lock(home)
     deadline = time.monotonic() + _WAIT_FOR_LOCK
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runtime.make_home(home)
         while not lock.acquire(0.1):
             record = runtime.read_record(home)
             reachable = record is not None and runtime.listens(record["socket"])

@@ -62,7 +62,8 @@ class State:
     @property
     def busy(self) -> bool:
         """Whether ending now would take something from somebody."""
-        return bool(self.activity.active or self.models.loaded() or self.tcp.info)
+        models = self.models.loaded() or self.models.loading()
+        return bool(self.activity.active or models or self.tcp.info)
 
 
 def state_of(request: HTTPConnection) -> State:
