@@ -117,7 +117,7 @@ def words(body: ChatBody) -> str:
     texts: list[str] = []
     for i, item in enumerate(body.input):
         if isinstance(item, ImageInput):
-            raise NotSupported("Images are not supported.", hint="Send text.", param=f"input.{i}")
+            raise NotSupported("Images are not supported.", hint="Send text.", param=f"input[{i}]")
         texts.append(item.content)
     if not texts:
         raise InvalidRequest("'input' is empty.", param="input")
