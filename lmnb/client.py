@@ -7,6 +7,7 @@ SDKs speak to it over the same private socket: `client.openai()`,
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -269,6 +270,12 @@ def forget(home: Path) -> None:
     client = _attached.pop(home, None)
     if client is not None:
         client.http.close()
+
+
+@atexit.register
+def _forget_all() -> None:
+    for home in list(_attached):
+        forget(home)
 
 
 def _attach_locked(home: Path, notify: Notify) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -30,8 +31,16 @@ _KERNEL_VARIABLES = {
 }
 _KERNEL_PREFIXES = ("JPY_", "PYDEVD_", "VSCODE_", "COVERAGE_PROCESS_")
 
-# A Popen that is dropped while its process runs complains, and leaves a zombie at the end.
+# Kept, so that a server that ends before this process is no zombie.
 _started: list[subprocess.Popen[bytes]] = []
+
+
+@atexit.register
+def _let_go() -> None:
+    """A Popen complains if its process outlives it, which is the very purpose here."""
+    for process in _started:
+        if process.poll() is None:
+            process.returncode = 0
 
 
 class Launch:

@@ -74,8 +74,14 @@ class ServerHome:
     def log(self) -> str:
         return runtime.log_path(self.path).read_text()
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """`kill -9` of the server, which the system needs a moment for."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: pid not in {one.pid for one in self.processes()}, "the server to die")
 
     def wait_until_empty(self) -> None:
         wait_for(lambda: not self.processes(), "the processes to end")

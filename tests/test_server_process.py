@@ -48,6 +48,18 @@ def test_two_kernels_at_the_same_instant_get_one_server(fresh_home: ServerHome) 
     assert [one.pid for one in fresh_home.processes()] == [fresh_home.pid]
 
 
+def test_who_started_the_server_ends_without_a_word(fresh_home: ServerHome) -> None:
+    code = "from lmnb.client import attach; attach()"
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert fresh_home.processes()
+
+
 def test_the_socket_is_private_and_its_path_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models_cache: Path
 ) -> None:
@@ -105,7 +117,7 @@ def test_kill_in_mid_answer_is_an_error_and_leaves_no_worker(fresh_home: ServerH
 def test_terminating_ends_streams_with_an_error_and_stops_workers(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
     stream = long_answer(client)
-    fresh_home.kill(signal.SIGTERM)
+    fresh_home.signal(signal.SIGTERM)
     with pytest.raises(openai.APIError, match="stopped listening"):
         list(stream)
     fresh_home.wait_until_empty()
@@ -123,7 +135,7 @@ print(attach().http.post("/v1/completions", json={ENDLESS!r}).text)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as asker:
         wait_for(lambda: any(row["active"] for row in client.ps()), "the request to run")
-        fresh_home.kill(signal.SIGTERM)
+        fresh_home.signal(signal.SIGTERM)
         answer = json.loads(asker.communicate(timeout=60)[0])
     assert "stopped listening" in answer["error"]["message"]
 
@@ -212,7 +224,7 @@ def test_a_stopped_server_does_not_hang_its_clients(
 ) -> None:
     monkeypatch.setattr(client_module, "_ANSWER", 1.5)
     fresh_home.attach()
-    fresh_home.kill(signal.SIGSTOP)
+    fresh_home.signal(signal.SIGSTOP)
     told: list[str] = []
     try:
         with pytest.raises(ServerError, match="does not answer") as caught:
@@ -220,7 +232,7 @@ def test_a_stopped_server_does_not_hang_its_clients(
         assert told == ["Waiting for the lmnb server to answer …"]
         assert f"kill -9 {fresh_home.pid}" in str(caught.value.hint)
     finally:
-        fresh_home.kill(signal.SIGCONT)
+        fresh_home.signal(signal.SIGCONT)
 
 
 def test_the_environment_of_a_kernel_stays_out(
