@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import anthropic
 import httpx2
 import pytest
 from anthropic_synthetic import parse
+from server_home import ServerHome
 
 from lmnb.client import Client
 
@@ -328,3 +330,41 @@ def test_json_of_answers_is_valid_utf8(raw: httpx2.Client) -> None:
     words = "Repeat: 𝄞 é \u2028 ü"
     body = {"model": LLM, "messages": [{"role": "user", "content": words}], "max_tokens": 20}
     assert json.loads(raw.post("/v1/messages", json=body).content)["content"]
+
+
+def test_counting_does_not_wait_for_a_generation(
+    client: Client, raw: httpx2.Client, sdk: anthropic.Anthropic
+) -> None:
+    with raw.stream("POST", "/v1/messages", json={**LONG, "stream": True}) as response:
+        chunks = response.iter_bytes()
+        next(chunks)
+        assert sdk.messages.count_tokens(model=LLM, messages=COLOURS).input_tokens
+        assert any(row["active"] for row in client.ps())
+    wait_until_idle(client)
+
+
+def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:
+    client = fresh_home.attach()
+    sdk = client.anthropic(_strict_response_validation=True, max_retries=2)
+    long: Any = {**LONG, "max_tokens": 8000, "extra_body": GREEDY}
+    long.pop("temperature")
+    pieces: list[str] = []
+
+    def read() -> None:
+        with sdk.messages.stream(**long) as stream:
+            for piece in stream.text_stream:
+                pieces.append(piece)  # noqa: PERF401 - kept although it ends with an error
+                for worker in fresh_home.workers():
+                    worker.kill()
+
+    with pytest.raises(anthropic.APIStatusError, match="process was killed"):
+        read()
+    assert pieces
+    # The next request loads the model again; a plain one that dies is not retried.
+    assert sdk.messages.create(**ask()).content
+    [worker] = fresh_home.workers()
+    threading.Timer(0.3, worker.kill).start()
+    with pytest.raises(anthropic.InternalServerError, match="process was killed") as caught:
+        sdk.messages.create(**long)
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert not fresh_home.workers()

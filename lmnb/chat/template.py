@@ -107,8 +107,9 @@ class Renderer:
 
     async def warm_up(self) -> None:
         """Start the child process, so that a later `render` need not wait for it."""
-        async with self._lock:
-            await self._started()
+        if self._child is None:
+            async with self._lock:
+                await self._started()
 
     async def close(self) -> None:
         """End the child process. A later `render` starts another."""

@@ -56,6 +56,8 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
+    if request.prompt is None:
+        await state.renderer.warm_up()  # it starts while the model loads
     async with AsyncExitStack() as stack:
         lease: Lease | None = None
         async for step in _lease(state, stack, request.model, request.ttl, _load_config(request)):
