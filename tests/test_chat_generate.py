@@ -160,7 +160,7 @@ def model(chat_model_path: Path) -> Path:
 
 def with_model(path: Path, work: Callable[[Worker, Renderer], Awaitable[T]]) -> T:
     async def main() -> T:
-        worker = await Worker.start(path, LoadConfig(context_length=512))
+        worker = await Worker.start(path, LoadConfig(context_length=256))
         renderer = Renderer()
         try:
             return await work(worker, renderer)
@@ -228,8 +228,8 @@ def test_raw_prompts_and_limits(model: Path) -> None:
         assert longer > len(await tokenize(plain, worker, renderer)) + 2
 
         with pytest.raises(ContextOverflow) as caught:
-            await fold(generate(asking(said("user", "word " * 600)), worker, renderer))
-        assert caught.value.context_length == 512
+            await fold(generate(asking(said("user", "word " * 300)), worker, renderer))
+        assert caught.value.context_length == 256
 
         full = asking(max_tokens=None)
         assert (await fold(generate(full, worker, renderer))).finished.reason == "context"

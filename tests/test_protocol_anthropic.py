@@ -353,7 +353,7 @@ def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:
     def read() -> None:
         with sdk.messages.stream(**long) as stream:
             for piece in stream.text_stream:
-                pieces.append(piece)  # noqa: PERF401 - kept although it ends with an error
+                pieces.append(piece)
                 for worker in fresh_home.workers():
                     worker.kill()
 

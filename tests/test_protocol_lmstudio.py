@@ -172,6 +172,7 @@ def test_leaving_a_stream_ends_the_generation(http: httpx2.Client, client: Clien
         ({"reasoning": "high"}, "reasoning", "invalid_request"),
         ({"reasoning": "maybe"}, "reasoning", "invalid_request"),
         ({"max_output_tokens": 0}, "max_output_tokens", "invalid_request"),
+        ({"context_length": 0}, "context_length", "invalid_request"),
         ({"top_p": 3}, "top_p", "invalid_request"),
         ({"temperature": "hot"}, "temperature", "invalid_request"),
         ({"previous_response_id": "chat_1"}, "previous_response_id", "invalid_request"),

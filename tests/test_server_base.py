@@ -254,9 +254,13 @@ def test_bodies_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> list[httpx2.Response]:
         async with serving(app_with("/v1/messages", handle)) as client:
             small, large = {"x": "a"}, {"x": "a" * 2000}
-            return [await client.post("/v1/messages", json=data) for data in (small, large)]
+            found = [await client.post("/v1/messages", json=data) for data in (small, large)]
+            headers = {"content-encoding": "zstd"}
+            return [*found, await client.post("/v1/messages", content=b"x", headers=headers)]
 
-    small, large = asyncio.run(run())
+    small, large, compressed = asyncio.run(run())
+    assert compressed.status_code == 400
+    assert "zstd" in compressed.json()["error"]["message"]
     assert small.json() == {"x": "a"}
     assert large.status_code == 413
     assert large.json()["error"]["type"] == "request_too_large"

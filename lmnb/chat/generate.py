@@ -5,7 +5,7 @@ Usage, timings and finish reasons are counted here, once, for every protocol.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -120,13 +120,18 @@ async def _prompt(request: Request, worker: Worker, renderer: Renderer) -> Promp
         return Prompted(())
     info = worker.info
     return await renderer.render(
-        info.chat_templates.get("default"),
+        _template(info.chat_templates),
         request.messages,
         bos_text=info.bos_text,
         eos_text=info.eos_text,
         continue_final=request.continue_final,
         arguments=_template_arguments(request),
     )
+
+
+def _template(templates: Mapping[str, str]) -> str | None:
+    """The default template; where all have other names, the first."""
+    return templates.get("default") or next(iter(templates.values()), None)
 
 
 def _template_arguments(request: Request) -> dict[str, Any]:

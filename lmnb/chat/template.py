@@ -21,7 +21,7 @@ import msgspec
 from lmnb.chat.conversation import Message, Thinking
 from lmnb.chat.render_job import Job, Outcome, Refused, Turn
 from lmnb.engine.protocol import Segment
-from lmnb.errors import InvalidRequest
+from lmnb.errors import InvalidRequest, LmnbError
 
 SECONDS = 5.0
 """Longest time for one prompt by the clock. Computing is limited more tightly by the renderer."""
@@ -84,6 +84,8 @@ class Renderer:
         InvalidRequest
             The template refuses the conversation, fails, or goes beyond its limits. What it says
             itself is part of the message.
+        LmnbError
+            The child process cannot be kept alive; not the template's fault.
         """
         if continue_final and (not messages or messages[-1].role != "assistant"):
             raise InvalidRequest(
@@ -124,27 +126,29 @@ class Renderer:
     # --- inside ------------------------------------------------------------------
 
     async def _run(self, job: Job) -> Outcome:
-        seconds = SECONDS + SECONDS_PER_TURN * len(job.turns)
         async with self._lock:
-            for retry in (True, False):
-                child = await self._started()
-                try:
-                    async with asyncio.timeout(seconds):
-                        outcome = await child.exchange(job)
-                except TimeoutError:
-                    await self._discard()
-                    return Refused("error", f"it did not finish within {seconds:.0f} seconds")
-                except (EOFError, OSError):
-                    used = child.used
-                    died = _cause(await self._discard())
-                    # One that had ended before it got the job is not the job's fault.
-                    if died is None and used and retry:
-                        continue
-                    return Refused("error", died or "its process ended unexpectedly")
-                if isinstance(outcome, Refused) and outcome.kind == "memory":
-                    await self._discard()
-                return outcome
-        raise AssertionError("The second try ends in any case.")
+            # One that was ended by somebody else, perhaps long before it got the job, is replaced.
+            outcome = await self._try(job) or await self._try(job)
+        if outcome is None:
+            raise LmnbError("The process that renders chat templates ended unexpectedly.")
+        return outcome
+
+    async def _try(self, job: Job) -> Outcome | None:
+        """The outcome; None if the child died for a reason that is not the job's."""
+        seconds = SECONDS + SECONDS_PER_TURN * len(job.turns)
+        child = await self._started()
+        try:
+            async with asyncio.timeout(seconds):
+                outcome = await child.exchange(job)
+        except TimeoutError:
+            await self._discard()
+            return Refused("error", f"it did not finish within {seconds:.0f} seconds")
+        except (EOFError, OSError):
+            cause = _cause(await self._discard())
+            return None if cause is None else Refused("error", cause)
+        if isinstance(outcome, Refused) and outcome.kind == "memory":
+            await self._discard()
+        return outcome
 
     async def _started(self) -> _Child:
         if self._child is None:
@@ -167,7 +171,6 @@ class _Child:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.process = process
-        self.used = False
         self._reader = reader
         self._writer = writer
         self._decoder: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Outcome)
@@ -183,9 +186,7 @@ class _Child:
         data = msgspec.msgpack.encode(job)
         self._writer.write(struct.pack("!I", len(data)) + data)
         (size,) = struct.unpack("!I", await self._reader.readexactly(4))
-        outcome = self._decoder.decode(await self._reader.readexactly(size))
-        self.used = True
-        return outcome
+        return self._decoder.decode(await self._reader.readexactly(size))
 
     async def end(self) -> int:
         """Close the socket, and kill unless the process has died on its own."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
-from lmnb.errors import InvalidRequest
+from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.errors import (
     InvalidJson,
     InvalidType,
@@ -42,7 +42,15 @@ async def read_bytes(request: Request) -> bytes:
     ------
     PayloadTooLarge
         It is larger than `MAX_BODY`; the rest is not read.
+    NotSupported
+        It is compressed.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise NotSupported(
+            f"Request bodies compressed with {encoding} are not supported.",
+            hint="Send the body as it is.",
+        )
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():

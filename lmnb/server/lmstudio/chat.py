@@ -83,8 +83,10 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
             hint="Leave them out.",
             param="integrations",
         )
-    if body.max_output_tokens is not None and body.max_output_tokens < 1:
-        raise InvalidRequest("'max_output_tokens' must be at least 1.", param="max_output_tokens")
+    for name in ("max_output_tokens", "context_length"):
+        value = getattr(body, name)
+        if value is not None and value < 1:
+            raise InvalidRequest(f"'{name}' must be at least 1.", param=name)
     said = Message("user", (Text(words(body)),))
     arguments: dict[str, Any] = {}
     if body.reasoning is not None:
