@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import ModelNotFound
@@ -142,7 +143,7 @@ def _run_get(client: Client, args: Namespace) -> None:
     done: dict[str, Any] = {}
     notes: list[str] = []
     with progress.running():
-        for event in client.get(args.model, args.quantization):
+        for event in client.get(_absolute(args.model), args.quantization):
             if event["type"] == "progress":
                 progress.set(*_transfer(event))
             elif event["type"] == "note":
@@ -152,6 +153,13 @@ def _run_get(client: Client, args: Namespace) -> None:
                 done = event
     text = f"{done['key']} is here: {size(done['size_bytes'])}, {done['path']}"
     progress.finish(paragraph("\n".join([*notes, text])))
+
+
+def _absolute(model: str | None) -> str | None:
+    """A file is meant relative to the notebook; the server's own folder is another."""
+    if model is None or not (path := Path(model).expanduser()).is_file():
+        return model
+    return str(path.absolute())
 
 
 def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:

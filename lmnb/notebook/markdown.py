@@ -76,9 +76,12 @@ def closed(text: str) -> str:
 def for_jupyter(text: str) -> str:
     r"""The same Markdown for Jupyter's renderers, which read every `$…$` as math.
 
-    `\(…\)` becomes `$…$` and `\[…\]` becomes `$$…$$`; a `$` that is money is escaped. A pair of
-    dollars is math if there is no space just inside it and no digit after it, as in pandoc.
+    `\(…\)` becomes `$…$` and `\[…\]` becomes `$$…$$`; a `$` that is money is hidden from MathJax,
+    unless it is the only one. A pair of dollars is math if there is no space just inside it and
+    no digit after it, as in pandoc.
     """
+    if text.count("$") < 2 and "\\(" not in text and "\\[" not in text:
+        return text
     blocks, _ = _blocks(text)
     return "".join(b.text if b.fenced else _outside_spans(b.text) for b in blocks)
 
@@ -214,12 +217,17 @@ _FORMULA = re.compile(
 )
 
 
+# MathJax looks for dollars in the finished page, where an entity or a backslash has become one
+# again; in an element of this class it does not look. Other renderers see an entity, no formula.
+_MONEY = '<span class="mathjax_ignore tex2jax_ignore">&#36;</span>'
+
+
 def _dollars(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         if match["inline"]:
             return f"${match['inline'].strip()}$"
         if match["block"]:
             return f"$${match['block']}$$"
-        return match["math"] or "&#36;"
+        return match["math"] or _MONEY
 
     return _FORMULA.sub(replace, text)

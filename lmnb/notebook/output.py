@@ -50,12 +50,21 @@ def note(text: str) -> None:
     show({"text/plain": text})
 
 
+_vacant: list[tuple[object, str]] = []
+"""The cell and the display id of an output that was cleared: the next one takes its place, so that
+no empty output stays in the notebook."""
+
+
+def _new_id() -> str:
+    return os.urandom(16).hex()
+
+
 class Output:
     """One output of the running cell; each `show` replaces what the last one showed."""
 
     def __init__(self) -> None:
         self._notebook = is_notebook()
-        self._id = os.urandom(16).hex()
+        self._id = _new_id()
         self._published = False
         self._width = 0
 
@@ -82,14 +91,22 @@ class Output:
         if self._notebook and self._published:
             # As HTML, nothing takes no room; as text it would be an empty line.
             self._publish({"text/html": "", "text/plain": ""}, None)
+            self._published = False
+            _vacant[:] = [(self._cell(), self._id)]
+            self._id = _new_id()
         elif self._width:
             sys.stdout.write(self._overwrite("") + "\r")
             self._width = 0
+
+    def _cell(self) -> object:
+        return getattr(shell(), "execution_count", None)
 
     def _overwrite(self, line: str) -> str:
         return f"\r{line.ljust(self._width)}" if self._width else line
 
     def _publish(self, bundle: Bundle, metadata: dict[str, Any] | None) -> None:
+        if not self._published and _vacant and _vacant[0][0] == self._cell():
+            self._id, self._published = _vacant.pop()[1], True
         update, self._published = self._published, True
         shell().display_pub.publish(
             data=bundle,

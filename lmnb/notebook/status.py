@@ -51,9 +51,12 @@ def gpu_hint(report: dict[str, Any]) -> Iterator[Bundle]:
 
 def placement(row: dict[str, Any]) -> str:
     """On which device a loaded model is, and how many of its layers."""
-    if not row["gpu_layers"]:
-        return f"CPU ({row['device']}), all {row['layers']} layers"
-    return f"{row['device']}, {row['gpu_layers']} of {row['layers']} layers"
+    offloaded, layers = row["gpu_layers"], row["layers"]
+    if not offloaded:
+        return f"CPU ({row['device']}), all {layers} layers"
+    # llama.cpp counts the output layer, too.
+    share = f"all {layers}" if offloaded >= layers else f"{offloaded} of {layers}"
+    return f"{row['device']}, {share} layers"
 
 
 def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
