@@ -151,7 +151,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     ttl
         Idle seconds until unload, honoured if this request loads the model.
     cache_key
-        Requests with the same key probably share a prefix (a session id).
+        Requests with the same key probably share a prefix (a session id). Prefixes are found by
+        their tokens; nothing has needed the key so far.
     load
         Options for a load that this request causes (LM Studio's `context_length`).
     """

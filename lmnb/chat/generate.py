@@ -90,7 +90,6 @@ async def generate(
         max_tokens=request.max_tokens,
         stop=(*request.stop, *prompt.stop),
         logprobs=request.logprobs,
-        cache_key=request.cache_key,
     )
     async with aclosing(worker.generate(command)) as updates:
         async for update in updates:

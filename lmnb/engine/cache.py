@@ -34,6 +34,9 @@ class States(Protocol):
     def trim(self, slot: int, length: int) -> int:
         """Drop all tokens of a slot after the first `length`; how many it has now."""
 
+    def size(self, slot: int) -> int:
+        """Bytes of a copy of a slot's cells."""
+
     def save(self, slot: int) -> NDArray[np.uint8]:
         """A copy of a slot's cells."""
 
@@ -88,8 +91,7 @@ class Cache:
     def known(self, prompt: Tokens) -> int:
         """How much of a prompt `acquire` would find."""
         idle = (self._usable(slot.tokens, prompt) for slot in self._slots if not slot.busy)
-        saved = (self._usable(saved.tokens, prompt) for saved in self._saved)
-        return max((*idle, *saved), default=0)
+        return max((*idle, self._best_saved(prompt)[1]), default=0)
 
     def acquire(self, prompt: Tokens) -> tuple[int, int]:
         """A slot for a prompt, and how many of its first tokens are in that slot already.
@@ -102,15 +104,13 @@ class Cache:
         idle = [slot for slot in self._slots if not slot.busy]
         here = max(idle, key=lambda slot: self._usable(slot.tokens, prompt))
         in_place = self._usable(here.tokens, prompt)
-        saved = max(self._saved, key=lambda s: self._usable(s.tokens, prompt), default=None)
-        elsewhere = self._usable(saved.tokens, prompt) if saved else 0
-        if saved and elsewhere > in_place and self._pays(elsewhere, saved.tokens):
+        saved, elsewhere = self._best_saved(prompt)
+        if saved and elsewhere >= in_place + _WORTH_RESTORING:
             slot = self._evict(idle)
             reused = self._restore(saved, slot, elsewhere)
         elif in_place and len(here.tokens) - in_place < max(_WORTH_SAVING, in_place):
             slot, reused = here, in_place  # what is lost is less than what is used
-        elif in_place and self._pays(in_place, here.tokens):
-            copy = self.save(here.number, here.tokens)
+        elif pays(in_place, len(here.tokens)) and (copy := self.save(here.number, here.tokens)):
             slot = self._evict(idle)
             reused = in_place if slot is here else self._restore(copy, slot, in_place)
         else:
@@ -131,8 +131,8 @@ class Cache:
         for saved in self._saved:
             if common_prefix(saved.tokens, tokens) == len(tokens):
                 return saved
-        data = self._states.save(number)
-        if data.nbytes > self._budget:
+        size = self._states.size(number)
+        if size > self._budget:
             return None
         # What this one continues is no longer needed, unless it can be had no other way.
         if self._states.can_trim:
@@ -141,9 +141,9 @@ class Cache:
                 for saved in self._saved
                 if common_prefix(saved.tokens, tokens) < len(saved.tokens)
             ]
-        while self.saved_bytes + data.nbytes > self._budget:
+        while self.saved_bytes + size > self._budget:
             self._saved.remove(min(self._saved, key=lambda saved: saved.last_used))
-        copy = Saved(tokens.copy(), data)
+        copy = Saved(tokens.copy(), self._states.save(number))
         copy.last_used = self._clock
         self._saved.append(copy)
         return copy
@@ -163,9 +163,14 @@ class Cache:
         common = common_prefix(tokens, prompt)
         return common if self._states.can_trim or common == len(tokens) else 0
 
-    @staticmethod
-    def _pays(common: int, tokens: Tokens) -> bool:
-        return common >= _WORTH_RESTORING and common * _MOST_WASTE >= len(tokens)
+    def _best_saved(self, prompt: Tokens) -> tuple[Saved | None, int]:
+        """The saved sequence with the longest prefix worth restoring, and its length."""
+        best, most = None, 0
+        for saved in self._saved:
+            common = self._usable(saved.tokens, prompt)
+            if common > most and pays(common, len(saved.tokens)):
+                best, most = saved, common
+        return best, most
 
     def _evict(self, idle: list[Slot]) -> Slot:
         """The idle slot that was used least recently, its tokens saved if that is worth it."""
@@ -174,11 +179,16 @@ class Cache:
             self.save(slot.number, slot.tokens)
         return slot
 
-    def _restore(self, saved: Saved | None, slot: Slot, length: int) -> int:
-        if saved is None or not self._states.restore(slot.number, saved.data):
+    def _restore(self, saved: Saved, slot: Slot, length: int) -> int:
+        if not self._states.restore(slot.number, saved.data):
             return 0
         saved.last_used = self._clock
         return length
+
+
+def pays(common: int, length: int) -> bool:
+    """Whether a prefix is worth the copy of the sequence of `length` tokens that begins with it."""
+    return common >= _WORTH_RESTORING and common * _MOST_WASTE >= length
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

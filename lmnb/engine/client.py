@@ -90,17 +90,17 @@ class Worker:
         with theirs:
             process = _spawn(theirs, log)
         worker = cls(process, on_progress or (lambda _fraction: None))
-        _, channel = await asyncio.get_running_loop().create_connection(
-            lambda: _Channel(worker._receive, worker._lost), sock=ours
-        )
-        worker._channel = channel
         try:
+            _, worker._channel = await asyncio.get_running_loop().create_connection(
+                lambda: _Channel(worker._receive, worker._lost), sock=ours
+            )
             worker._send(Load(str(path), config))
             worker.info = await worker._ready
         except BaseException:
             worker._stopping = True
             process.kill()
-            await worker.wait_closed()
+            if worker._channel is not None:
+                await worker.wait_closed()
             raise
         return worker
 
@@ -329,5 +329,7 @@ def _cause(code: int) -> str:
             "A smaller context_length needs less."
         )
     if code < 0:
-        return f"The model's process crashed ({signal.Signals(-code).name})."
+        known = -code in {number.value for number in signal.Signals}
+        name = signal.Signals(-code).name if known else f"signal {-code}"
+        return f"The model's process crashed ({name})."
     return f"The model's process ended unexpectedly (exit status {code})."

@@ -15,7 +15,7 @@ from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.threads import Threads
-from lmnb.errors import InvalidRequest, ModelLoadFailed
+from lmnb.errors import InvalidRequest, ModelLoadFailed, NotSupported
 
 CACHE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
@@ -95,6 +95,8 @@ class Context:
         params = L.llama_context_default_params()
         set_common(params, config)
         parallel = _slots(model, params, config.parallel, length)
+        if length * parallel >= 1 << 31:  # llama.cpp counts cells in 32 bits
+            raise InvalidRequest("context_length is too large.", param="context_length")
         # One stream of the cache a slot, each with room for a whole context (see `cache`).
         params.n_ctx = length * parallel
         params.kv_unified = False
@@ -110,13 +112,15 @@ class Context:
         params.abort_callback_data = self.abort.data
         self.handle = create(model, params)
         self.memory = L.llama_get_memory(self.handle)
+        if not self.memory or L.llama_model_has_encoder(model.handle):
+            # Diffusion and encoder-decoder models: decoding them token by token would abort.
+            raise NotSupported("This kind of model cannot be generated with here.", param="model")
         # llama.cpp rounds up to a multiple of 256; what was asked for is the promise.
         self.context_length = length
         self.batch_size: int = L.llama_n_batch(self.handle)
         self.parallel: int = L.llama_n_seq_max(self.handle)
         self.threads: int = params.n_threads
         self._threads = Threads(self.threads, adaptive=config.threads is None)
-        self.flash_attention: bool | None = config.flash_attention
         self.batch = Batch(self.batch_size)
         self.can_trim = not (
             L.llama_model_is_recurrent(model.handle) or L.llama_model_is_hybrid(model.handle)
@@ -141,6 +145,10 @@ class Context:
         set_threads(self.handle, self._threads)
         result: int = L.llama_decode(self.handle, batch.raw)
         return result
+
+    def synchronize(self) -> None:
+        """Wait until the device has computed what `decode` has queued."""
+        L.llama_synchronize(self.handle)
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """The logits of the last forward pass, (rows, vocabulary), a writable view."""
@@ -168,9 +176,14 @@ class Context:
             return 0
         return length
 
+    def size(self, slot: int) -> int:
+        """Bytes of a copy of a slot's cells."""
+        size: int = L.llama_state_seq_get_size(self.handle, slot)
+        return size
+
     def save(self, slot: int) -> NDArray[np.uint8]:
         """A copy of a slot's cells in host memory."""
-        size = L.llama_state_seq_get_size(self.handle, slot)
+        size = self.size(slot)
         data = np.empty(size, np.uint8)
         written = L.llama_state_seq_get_data(self.handle, _bytes(data), size, slot)
         return data[:written]
@@ -236,10 +249,11 @@ def _cache_bytes_per_token(model: Model, params: Any) -> float:
         return 0
     if L.llama_model_is_recurrent(handle) or L.llama_model_is_hybrid(handle):
         return 0
-    heads = L.llama_model_n_head_kv(handle)
-    head_length = model.embedding_length / max(1, L.llama_model_n_head(handle))
-    elements = _ELEMENT_BYTES[params.type_k] + _ELEMENT_BYTES[params.type_v]
-    return float(model.layers * heads * head_length * elements)
+    usual = model.embedding_length // max(1, L.llama_model_n_head(handle))
+    key = header.integer(f"{header.architecture}.attention.key_length") or usual
+    value = header.integer(f"{header.architecture}.attention.value_length") or usual
+    row = key * _ELEMENT_BYTES[params.type_k] + value * _ELEMENT_BYTES[params.type_v]
+    return float(model.layers * L.llama_model_n_head_kv(handle) * row)
 
 
 def set_common(params: Any, config: LoadConfig) -> None:

@@ -14,12 +14,23 @@ from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import Embed, Embedded, Failed, Generate, LoadConfig, Reply
 from lmnb.engine.threads import Threads
-from lmnb.errors import EngineCrashed, InvalidRequest, LmnbError
+from lmnb.errors import EngineCrashed, InvalidRequest, LmnbError, NotSupported
 
 _PACK_TOKENS = 512
 """Tokens of one pack, at least. Attention looks at a whole pack at once, masked, so that larger
 packs of short texts waste more than they save on a CPU."""
 _PACK_TEXTS = 64
+_LOGITS_BYTES = 1 << 30
+_MEAN, _RANK = 1, 4  # llama.h, enum llama_pooling_type
+
+
+def _default_length(model: Model) -> int:
+    """Tokens of the longest text, unless told otherwise: what the model was trained for, within limits.
+
+    llama.cpp makes room for the logits of every token even where nobody wants them.
+    """
+    affordable = max(_PACK_TOKENS, _LOGITS_BYTES // (4 * model.n_vocab))
+    return min(model.trained_context_length, 2048, affordable)
 
 
 class _Job:
@@ -40,8 +51,10 @@ class Embedder:
 
     def __init__(self, model: Model, config: LoadConfig) -> None:
         self.model = model
+        if model.header.pooling_type == _RANK:
+            raise NotSupported("Reranking models are not supported.", param="model")
         trained = model.trained_context_length
-        self.context_length = min(config.context_length or trained, trained)
+        self.context_length = min(config.context_length or _default_length(model), trained)
         if self.context_length < 1:
             raise InvalidRequest("context_length must be at least 1.", param="context_length")
         # Attention without a cache sees one batch only, so a text must fit a batch whole.
@@ -50,6 +63,8 @@ class Embedder:
         params.n_ctx = params.n_batch = params.n_ubatch = self.batch_size
         params.n_seq_max = _PACK_TEXTS
         params.embeddings = True
+        if not model.header.pooling_type:
+            params.pooling_type = _MEAN
         params.kv_unified = True
         params.no_perf = True
         set_common(params, config)
@@ -150,7 +165,7 @@ class Embedder:
         size = 0
         while job.todo and len(pack) < _PACK_TEXTS:
             row, tokens = job.todo[-1]
-            if pack and size + len(tokens) > max(_PACK_TOKENS, self.context_length):
+            if pack and size + len(tokens) > _PACK_TOKENS:
                 break
             pack.append(job.todo.pop())
             size += len(tokens)
@@ -160,12 +175,14 @@ class Embedder:
         self._batch.raw.n_tokens = self._batch.size
         set_threads(self.handle, self._threads)
         if self.memory:
-            L.llama_memory_clear(self.memory, True)
+            L.llama_memory_clear(self.memory, False)
             result = L.llama_decode(self.handle, self._batch.raw)
         else:
             result = L.llama_encode(self.handle, self._batch.raw)
         if result == 2:
-            job.todo.extend(pack)  # aborted: the request is gone by the next step, or goes on
+            job.todo.extend(
+                reversed(pack)
+            )  # aborted: the request is gone by the next step, or goes on
             return
         if result != 0:
             raise EngineCrashed(f"llama.cpp could not embed the texts (result {result}).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from time import monotonic
 from typing import ClassVar
 
@@ -47,6 +48,7 @@ class Generator:
         self._candidates = Candidates(model.n_vocab)
         self._special_pieces: list[bytes] | None = None
         self._failures: list[Failed] = []
+        self._interrupting = threading.Lock()
         self._reading: frozenset[int] = frozenset()  # ids whose prompts the running step reads
 
     def close(self) -> None:
@@ -80,6 +82,8 @@ class Generator:
         if command.max_tokens is not None and command.max_tokens >= 0:
             limit = min(limit, len(prompt) + command.max_tokens)
         try:
+            if not 0 <= (command.logprobs or 0) <= self.model.n_vocab:
+                raise InvalidRequest("logprobs must not be negative.", param="logprobs")
             sampler = Sampler(command.sampling, self.model, prompt)
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
@@ -94,8 +98,9 @@ class Generator:
 
     def interrupt(self, request: int) -> None:
         """Break off the running forward pass if it reads this request's prompt. Any thread."""
-        if request in self._reading:
-            self.context.abort.set()
+        with self._interrupting:
+            if request in self._reading:
+                self.context.abort.set()
 
     @property
     def busy(self) -> bool:
@@ -129,6 +134,8 @@ class Generator:
 
     def _run(self, plan: list[tuple[Sequence, int]]) -> None:
         """One forward pass over some tokens of each sequence, and the tokens it brings."""
+        # llama.cpp computes neighbouring slots together only if they come in order.
+        plan.sort(key=lambda row: row[0].slot or 0)
         if plan and self._forward(plan):
             self._sample(plan)
 
@@ -147,12 +154,14 @@ class Generator:
             self._reading = frozenset(sequence.id for sequence, _ in plan)
         began = monotonic()
         result = self.context.decode()
-        self._reading = frozenset()
-        self.context.abort.clear()
+        with self._interrupting:
+            self._reading = frozenset()
+            self.context.abort.clear()
         if result == 0:
             for sequence, count in plan:
                 sequence.computed += count
             if reading:
+                self.context.synchronize()  # a GPU is still at it
                 self.scheduler.observe(batch.size, monotonic() - began)
             return True
         self._recover(plan, result)
@@ -164,7 +173,9 @@ class Generator:
             for sequence, _ in plan:
                 assert sequence.slot is not None
                 # Parts of the batch may be done, but the logits of a last token are lost.
+                # Recurrent memory is half changed by then, and has to start anew.
                 done = min(self.context.length(sequence.slot), sequence.length - 1)
+                done = done if self.context.can_trim else 0
                 sequence.computed = self.context.trim(sequence.slot, done)
             return
         error = EngineCrashed(f"llama.cpp could not compute the request (llama_decode: {result}).")
@@ -186,7 +197,9 @@ class Generator:
             try:
                 token = sequence.sampler.sample(row, self._candidates)
             except NumericError as error:
+                sequence.computed = 0  # whoever found these cells again would fail, too
                 self._fail(sequence, error)
+                self.scheduler.cache.clear()
                 continue
             sequence.sampler.accept(token)
             report = None

@@ -186,6 +186,8 @@ class Model:
 
 
 def _wanted_gpu_layers(config: LoadConfig) -> int:
+    if config.gpu_layers is not None and config.gpu_layers < -1:
+        raise InvalidRequest("gpu_layers must be -1 (all) or more.", param="gpu_layers")
     if not native.supports_gpu_offload():
         return 0
     return -1 if config.gpu_layers is None else config.gpu_layers

@@ -157,9 +157,9 @@ def floats(pointer: Any, count: int) -> NDArray[np.float32]:
     EngineCrashed
         The pointer is NULL: llama.cpp has nothing to show.
     """
-    address = ctypes.cast(pointer, ctypes.c_void_p).value
-    if not address:
+    if not pointer:
         raise EngineCrashed("llama.cpp has computed no result.")
+    address = ctypes.addressof(pointer.contents)
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 

@@ -150,7 +150,6 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     show_special: bool = False
-    cache_key: str | None = None
     priority: int = 0
 
 
@@ -201,11 +200,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """More of one generation. `tokens` counts the tokens behind `text` (held-back ones excluded)."""
+    """More of one generation, and the logprobs of the tokens that became final with it."""
 
     id: int
     text: str
-    tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
 
 

@@ -190,9 +190,9 @@ def check(options: Sampling, n_vocab: int) -> None:
         if not low <= value <= high:  # also refuses NaN
             raise InvalidRequest(f"{name} must lie between {low:g} and {high:g}.", param=name)
     for token, bias in options.logit_bias.items():
-        if not 0 <= token < n_vocab or math.isnan(bias):
+        if not 0 <= token < n_vocab or not bias < 3e38:
             raise InvalidRequest(
-                f"logit_bias: token ids of this model run from 0 to {n_vocab - 1}, and a bias is a number.",
+                f"logit_bias: token ids of this model run from 0 to {n_vocab - 1}, and a bias is a finite number or -inf.",
                 param="logit_bias",
             )
 

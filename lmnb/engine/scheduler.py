@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from lmnb.engine.cache import Cache, common_prefix
+from lmnb.engine.cache import Cache, common_prefix, pays
 from lmnb.engine.context import Context
 from lmnb.engine.sequence import Sequence
 
@@ -76,7 +76,7 @@ class Scheduler:
             common = min(self._common(running, sequence), running.computed)
             if common > best:
                 best, leader = common, running
-        if leader is not None and leader.slot is not None:
+        if leader is not None and leader.slot is not None and pays(best, leader.computed):
             self.cache.save(leader.slot, leader.tokens[: leader.computed])
 
     # --- the plan of a step --------------------------------------------------------
@@ -109,7 +109,7 @@ class Scheduler:
         if alone or not self._seconds_per_token:
             return self._context.batch_size
         tokens = int(TARGET_SLICE_SECONDS / self._seconds_per_token)
-        return max(_SLICE, min(self._context.batch_size, tokens - tokens % _SLICE))
+        return min(self._context.batch_size, max(_SLICE, tokens - tokens % _SLICE))
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from a slice how long a prompt token takes."""

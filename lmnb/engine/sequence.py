@@ -88,16 +88,15 @@ class Sequence:
             self.reason = "stop_string"
         elif self.length >= self.limit:
             asked = self.command.max_tokens
-            self.reason = (
-                "length" if asked is not None and self.output_length >= asked else "context"
-            )
+            met = asked is not None and 0 <= asked <= self.output_length
+            self.reason = "length" if met else "context"
         if self.reason not in {None, "stop_string"}:
             self.stream.finish()
 
     def delta(self) -> Delta | None:
         """What can be sent since the last call, if anything."""
-        text, tokens, logprobs = self.stream.take()
-        return Delta(self.id, text, tokens, logprobs) if text or logprobs else None
+        text, logprobs = self.stream.take()
+        return Delta(self.id, text, logprobs) if text or logprobs else None
 
     def progress(self) -> Progress | None:
         """How far the prompt has been read, if that has changed since the last call."""

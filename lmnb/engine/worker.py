@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -49,6 +50,7 @@ from lmnb.engine.protocol import (
 from lmnb.errors import EngineCrashed, LmnbError, NotSupported
 
 _PROGRESS_INTERVAL = 0.05
+_STEPS_BETWEEN_COLLECTIONS = 5000
 
 
 class Engine(Protocol):
@@ -140,15 +142,16 @@ class Worker:
     def _receive(self) -> Command | None:
         try:
             return self.channel.receive()
-        except OSError:
+        except (OSError, msgspec.DecodeError):
             return None
 
     def _accept(self, command: Command) -> None:
         engine = self.engine
         if isinstance(command, Abort):
             if engine is not None:
-                engine.interrupt(command.id)
+                # In this order: who wakes up from the interrupt has to find the command.
                 self._put(command, None)
+                engine.interrupt(command.id)
         elif engine is None:
             raise LmnbError("The model is not loaded yet.")
         elif isinstance(command, Ping):
@@ -176,15 +179,17 @@ class Worker:
         engine = self._load()
         threading.Thread(target=self.read_forever, daemon=True).start()
         # The model's objects live as long as the process: keep the collector off them, and run it
-        # only when nobody waits for a token.
+        # when nobody waits for a token, or at long intervals, since ctypes leaves cycles behind.
         gc.collect()
         gc.freeze()
         gc.disable()
-        while True:
+        for step in itertools.count(1):
             self._drain(engine)
             if engine.busy:
                 for reply in engine.step():
                     self.channel.send(reply)
+                if step % _STEPS_BETWEEN_COLLECTIONS == 0:
+                    gc.collect()
             else:
                 gc.collect()
                 with self._not_empty:

@@ -50,13 +50,13 @@ def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 120) -
 
 
 @contextmanager
-def llama_server(binary: Path, options: Options, log: Path) -> Iterator[int]:
+def llama_server(binary: Path, options: Options, log: Path, *extra: str) -> Iterator[int]:
     """llama.cpp's own server; yields its port."""
     port = free_port()
     command = [
         str(binary), "-m", str(options.model), "--host", "127.0.0.1", "--port", str(port),
         "-c", str(options.context), "-np", str(options.slots), "-t", str(options.threads),
-        "-tb", str(options.threads), "--no-webui",
+        "-tb", str(options.threads), "--no-webui", *extra,
     ]  # fmt: skip
     with (
         log.open("wb") as output,
@@ -84,7 +84,7 @@ def lmnb_server(options: Options, home: Path, log: Path) -> Iterator[int]:
             wait_for(f"http://127.0.0.1:{port}/health", process)
             load = [
                 *lmnb, "load", str(options.model), "--identifier", "bench",
-                "--context-length", str(options.context), "--parallel", str(options.slots),
+                "--context-length", str(options.context // options.slots), "--parallel", str(options.slots),
                 "--threads", str(options.threads),
             ]  # fmt: skip
             subprocess.run(load, env=environment, check=True, stdout=output, stderr=output)

@@ -132,7 +132,7 @@ def report(
 def same_build(binary: Path, options: servers.Options, scratch: Path) -> str:
     """The features both builds have; stops if they differ."""
     log = scratch / "peer.log"
-    with servers.llama_server(binary, options, log):
+    with servers.llama_server(binary, options, log, "-lv", "5"):  # or it is not logged
         pass
     peer = servers.system_info(log.read_text(errors="replace"))
     command = [sys.executable, "-m", "lmnb.engine.devices"]

@@ -28,6 +28,9 @@ class Streams:
         del self.tokens[slot][length:]
         return len(self.tokens[slot])
 
+    def size(self, slot: int) -> int:
+        return 4 * len(self.tokens[slot])
+
     def save(self, slot: int) -> NDArray[np.uint8]:
         self.saves += 1
         return np.array(self.tokens[slot], np.int32).view(np.uint8)

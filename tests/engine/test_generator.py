@@ -96,7 +96,9 @@ def llama_cpp() -> None:
 
 @pytest.fixture(scope="module")
 def engine(chat_model_path: Path) -> Iterator[Engine]:
-    engine = Engine(chat_model_path, LoadConfig(context_length=512, parallel=4, eval_batch_size=128))
+    engine = Engine(
+        chat_model_path, LoadConfig(context_length=512, parallel=4, eval_batch_size=128)
+    )
     yield engine
     engine.generator.close()
 

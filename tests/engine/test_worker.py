@@ -196,6 +196,7 @@ def _expect_invalid(path: Path, data: bytes, match: str | None = None) -> None:
         ({"cache_type_k": "f17"}, "cache_type_k"),
         ({"num_experts": 4}, "num_experts"),
         ({"threads": 0}, "threads"),
+        ({"gpu_layers": -5}, "gpu_layers"),
     ],
 )
 def test_wrong_options_are_named(
