@@ -179,17 +179,29 @@ def test_a_prompt_that_is_too_long(kernel: Kernel, magic: str) -> None:
     assert len(ask(kernel, f"{magic} --max-tokens 2")["conversation"]) == 2
 
 
-def test_several_loaded_models_are_named(kernel: Kernel, client: Client, magic: str) -> None:
+def test_the_model_loaded_or_asked_last_is_asked(kernel: Kernel, client: Client) -> None:
     kernel.run(f"%lm load {MODEL} --identifier second")
-    try:
-        execution = kernel.run(f"{magic} --new\nhello", ok=False)
-        assert_short_error(execution, "ModelNotFound", MODEL, "second", "-m")
-        assert ask(kernel, f"{magic} --new --max-tokens 2 -m second")["model"] == "second"
-        # The conversation stays with its model.
-        assert ask(kernel, f"{magic} --max-tokens 2")["model"] == "second"
-    finally:
-        kernel.run("%lm unload second")
-    assert ask(kernel, f"{magic} --max-tokens 2")["model"] == MODEL
+    assert ask(kernel, "%%claude --new --max-tokens 2")["model"] == "second"
+    assert ask(kernel, f"%%openai --new --max-tokens 2 -m {MODEL}")["model"] == MODEL
+    assert ask(kernel, "%%claude --max-tokens 2")["model"] == MODEL
+    kernel.run(f"%lm unload {MODEL}")
+    # Gone; what is left is the only one.
+    assert ask(kernel, "%%claude --max-tokens 2")["model"] == "second"
+    kernel.run("%lm unload second")
+    # Nothing is loaded: the model asked last has no file of that name, so it is the default.
+    assert ask(kernel, "%%claude --max-tokens 2")["model"] == MODEL
+    assert client.ps()[0]["jit"]
+    kernel.run(f"%lm load {MODEL}")
+    assert not client.ps()[0]["jit"]
+
+
+def test_several_loaded_models_are_named(kernel: Kernel, client: Client) -> None:
+    kernel.run("%lm unload --all")
+    for name in ("one", "two"):
+        list(client.load(MODEL, identifier=name))
+    execution = kernel.run("%%claude --new\nhello", ok=False)
+    assert_short_error(execution, "ModelNotFound", "one", "two", "-m")
+    kernel.run(f"%lm unload --all\n%lm load {MODEL}")
 
 
 def test_a_capture_gets_the_answer(kernel: Kernel) -> None:
@@ -285,7 +297,7 @@ def test_a_saved_notebook_reads_well(server: ServerHome) -> None:
     assert answer.data["text/plain"]
     assert CURSOR not in answer.data["text/markdown"]
     assert footer.data["text/plain"].startswith(f"[{MODEL}")
-    assert "<table>" in notebook.cells[2].outputs[0].data["text/html"]
+    assert "<table " in notebook.cells[2].outputs[0].data["text/html"]
     nbformat.validate(notebook)
 
 

@@ -177,6 +177,13 @@ def test_the_hint_is_shown_below_the_error() -> None:
     ]
 
 
+def test_commands_in_hints_are_magics() -> None:
+    with pytest.raises(ModelNotFound) as caught, short_errors():
+        raise ModelNotFound("No.", hint="`lmnb get` fetches one; `lmnb token create` is another.")
+    shown = vars(caught.value)["_render_traceback_"]()[1]
+    assert shown == "Hint: `%lm get` fetches one; `lmnb token create` is another."
+
+
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught, short_errors():
         raise ZeroDivisionError

@@ -83,6 +83,18 @@ def test_load_shows_progress_and_ends_as_a_line(kernel: Kernel, client: Client) 
     assert "●" not in kernel.run("%lm ls").text
 
 
+def test_loading_again_loads_nothing_again(kernel: Kernel, client: Client) -> None:
+    kernel.run(f"%lm load {MODEL}")
+    assert f"{MODEL} is loaded already" in kernel.run("%lm load").text
+    named = f"%lm load {MODEL} --identifier mine --ttl 500"
+    kernel.run(named)
+    assert "mine is loaded already" in kernel.run(named).text
+    assert [row["id"] for row in client.ps()] == [MODEL, "mine"]
+    # Another context is another instance.
+    assert f"{MODEL}:2 is loaded (" in kernel.run("%lm load --context-length 1024").text
+    kernel.run("%lm unload --all")
+
+
 def test_a_context_longer_than_trained_loads_with_a_warning(kernel: Kernel, client: Client) -> None:
     assert "Warning: " in kernel.run("%lm load --context-length 9000").text
     assert client.ps()[0]["context_length"] == 9000

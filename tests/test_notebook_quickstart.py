@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_it_runs(fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert f"http://127.0.0.1:{port}" in outputs(notebook, "%lm serve")[0].data["text/plain"]
     assert outputs(notebook, "import os")[0].text.strip()
-    events = "".join(output.text for output in outputs(notebook, "%%bash"))
-    assert "event: message_start" in events
-    assert "event: message_stop" in events
+    message = json.loads("".join(output.text for output in outputs(notebook, "%%bash")))
+    assert message["type"] == "message"
+    assert message["content"][0]["text"]
     assert f"http://127.0.0.1:{port}" in outputs(notebook, "%lm")[0].data["text/plain"]

@@ -14,7 +14,7 @@ from lmnb.notebook.api import Api, Request
 from lmnb.notebook.arguments import Parser, integer, number, variable
 from lmnb.notebook.failures import Interrupted, UsageMistake
 from lmnb.notebook.interpolate import interpolate
-from lmnb.notebook.models import choose, ready
+from lmnb.notebook.models import choose, ready, use
 from lmnb.notebook.output import note, shell
 from lmnb.notebook.reply import Reply, Turn
 
@@ -30,7 +30,6 @@ class Conversation:
     def __init__(self) -> None:
         self.turns: list[Turn] = []
         self.system: str | None = None
-        self.model: str | None = None
 
 
 class AskMagic:
@@ -121,9 +120,10 @@ class AskMagic:
         from lmnb.client import attach
 
         client = attach()
-        wanted = args.model or choose(client, self.conversation.model)
+        wanted = args.model or choose(client)
         model = ready(client, wanted, answer.waiting)
         answer.waiting("Importing the SDK")
+        use(model.identifier)
         api = self._api(args)
         resource = api.connect(client)
         answer.waiting(f"{model.identifier} is reading the prompt")
@@ -146,7 +146,6 @@ class AskMagic:
         if reply.text:
             self.conversation.turns = list(reply.conversation)
             self.conversation.system = system
-            self.conversation.model = reply.model
         if args.out:
             shell().user_ns[args.out] = reply
 

@@ -8,11 +8,13 @@ the user's line is all there is to see. The same errors raised by the Python API
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lmnb.errors import InvalidRequest, LmnbError
 
+_COMMAND = re.compile(r"`lmnb (get|ls|ps|load|unload|serve|log)\b")
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 
@@ -53,9 +55,14 @@ def shorten(error: LmnbError) -> LmnbError:
 
 
 def _lines(error: LmnbError) -> Iterator[str]:
-    yield f"{_RED}{type(error).__name__}{_RESET}: {error.message}"
+    yield f"{_RED}{type(error).__name__}{_RESET}: {_in_magics(error.message)}"
     if error.hint:
-        yield f"Hint: {error.hint}"
+        yield f"Hint: {_in_magics(error.hint)}"
+
+
+def _in_magics(text: str) -> str:
+    """Commands that are named for the command line, as what they are called in a notebook."""
+    return _COMMAND.sub(r"`%lm \1", text)
 
 
 @contextmanager

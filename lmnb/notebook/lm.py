@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmnb.errors import ModelNotFound
 from lmnb.notebook.arguments import Parser, integer, number
 from lmnb.notebook.failures import HelpShown, UsageMistake
-from lmnb.notebook.models import DEFAULT_CHAT_MODEL
+from lmnb.notebook.models import DEFAULT_CHAT_MODEL, find_loaded, use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.status import gpu_hint, ls, placement, ps, status
@@ -174,21 +174,23 @@ def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
 
 def _run_load(client: Client, args: Namespace) -> None:
     name = args.model or DEFAULT_CHAT_MODEL
+    options = {key: getattr(args, key) for key in ("identifier", "context_length", "ttl")}
     progress = Progress(f"Loading {name}")
-    row: dict[str, Any] = {}
-    with progress.running():
-        for event in client.load(
-            name,
-            context_length=args.context_length,
-            ttl=args.ttl,
-            identifier=args.identifier,
-        ):
-            if event["type"] == "progress":
-                progress.set(event["progress"])
-            elif event["type"] == "done":
-                row = event
+    row = find_loaded(client.ps(), name, **options)
+    how = "already"
+    if row is None:
+        with progress.running():
+            for event in client.load(name, **options):
+                if event["type"] == "progress":
+                    progress.set(event["progress"])
+                else:
+                    row = event
+                    how = f"({duration(event['load_seconds'])})"
+    assert row is not None
+    if row["kind"] == "llm":
+        use(row["id"])
     text = (
-        f"{row['id']} is loaded ({duration(row['load_seconds'])}): {placement(row)}, "
+        f"{row['id']} is loaded {how}: {placement(row)}, "
         f"context {row['context_length']} tokens, {size(row['memory'])}"
     )
     lines = [text, *(f"Warning: {warning}" for warning in row["warnings"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lmnb.notebook.ask import AskMagic, Conversation
+from lmnb.notebook.models import use
 
 claude = AskMagic(
     "claude",
@@ -18,6 +19,7 @@ openai = AskMagic(
 
 
 def forget() -> None:
-    """Start all conversations anew."""
+    """Start all conversations anew, with no model chosen."""
+    use(None)
     for magic in (claude, openai):
         magic.conversation = Conversation()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmnb.errors import ModelNotFound
 
@@ -20,15 +20,27 @@ class Ready(NamedTuple):
     load_seconds: float | None
 
 
-def choose(client: Client, previous: str | None) -> str:
+class _Current:
+    """The model that this notebook has loaded or asked last."""
+
+    name: str | None = None
+
+
+def use(name: str | None) -> None:
+    """From now on cells that name no model ask this one, as long as it is loaded."""
+    _Current.name = name
+
+
+def choose(client: Client) -> str:
     """The model of a cell that names none.
 
-    The one the conversation already uses, if it is loaded; the loaded chat model, if there is
-    just one; the one the conversation used; the default, or else the only, downloaded chat model.
+    The one this notebook has loaded or asked last, if it is loaded; the loaded chat model, if there
+    is just one; the one asked last, the default, or else the only, downloaded chat model.
     """
+    current = _Current.name
     loaded: list[str] = [row["id"] for row in client.ps() if row["kind"] == "llm"]
-    if previous is not None and previous in loaded:
-        return previous
+    if current is not None and current in loaded:
+        return current
     if len(loaded) == 1:
         return loaded[0]
     if loaded:
@@ -36,7 +48,7 @@ def choose(client: Client, previous: str | None) -> str:
             f"Several models are loaded: {', '.join(loaded)}.", hint="Name one with -m."
         )
     downloaded: list[str] = [row["key"] for row in client.ls() if row["kind"] == "llm"]
-    for name in (previous, DEFAULT_CHAT_MODEL):
+    for name in (current, DEFAULT_CHAT_MODEL):
         if name is not None and name in downloaded:
             return name
     if not downloaded:
@@ -50,6 +62,32 @@ def choose(client: Client, previous: str | None) -> str:
             hint="Name one with -m, or load one with %lm load.",
         )
     return downloaded[0]
+
+
+def find_loaded(
+    rows: Sequence[dict[str, Any]],
+    model: str,
+    *,
+    identifier: str | None,
+    context_length: int | None,
+    ttl: float | None,
+) -> dict[str, Any] | None:
+    """The row of `ps` that is what loading `model` like this would lead to, if there is one.
+
+    A cell with `%lm load` is run again and again; that is not to fill the memory with copies.
+    """
+    for row in rows:
+        key = row["model"].lower()
+        names = {key, key.rpartition("/")[2], row["id"].lower()}
+        if (
+            model.lower() in names
+            and identifier in {None, row["id"]}
+            and context_length in {None, row["context_length"]}
+            and row["ttl"] == ttl
+            and not row["jit"]
+        ):
+            return row
+    return None
 
 
 def ready(client: Client, model: str, waiting: Callable[[str], None]) -> Ready:

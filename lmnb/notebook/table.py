@@ -37,12 +37,16 @@ def paragraph(text: str, code: str | None = None) -> Bundle:
 
 def _html(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def row(tag: str, values: Sequence[str]) -> str:
-        # Notebooks align to the right by default, which suits numbers only.
-        cells = (f'<{tag} align="left">{html.escape(value)}</{tag}>' for value in values)
+        # Notebooks align to the right, which suits numbers only, and heed no `align`.
+        style = 'style="text-align: left"'
+        cells = (f"<{tag} {style}>{html.escape(value)}</{tag}>" for value in values)
         return f"<tr>{''.join(cells)}</tr>"
 
     body = "".join(row("td", values) for values in rows)
-    return f"<table><thead>{row('th', headers)}</thead><tbody>{body}</tbody></table>"
+    return (
+        '<table style="margin-top: 0.5em">'
+        f"<thead>{row('th', headers)}</thead><tbody>{body}</tbody></table>"
+    )
 
 
 def _plain(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
