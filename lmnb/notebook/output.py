@@ -40,6 +40,11 @@ def redraw_seconds() -> float:
     return 0.2 if "__vsc_ipynb_file__" in getattr(shell(), "user_ns", {}) else 0.08
 
 
+def rest(bundle: Bundle) -> float:
+    """Seconds to wait after sending this, so that the wire stays below the limit."""
+    return sum(len(text.encode()) for text in bundle.values()) / _BYTES_PER_SECOND
+
+
 def show(bundle: Bundle) -> None:
     """Show something that stays as it is."""
     Output().show(bundle)
@@ -129,7 +134,6 @@ class Live:
         self._draw = draw
         self._changed = threading.Event()
         self._stopped = threading.Event()
-        self._interval = redraw_seconds()
 
     def touch(self) -> None:
         """Say that there is something new to draw."""
@@ -161,8 +165,7 @@ class Live:
                 continue
             self._output.draft(bundle)
             last = bundle
-            size = sum(len(text.encode()) for text in bundle.values())
-            self._stopped.wait(max(self._interval, size / _BYTES_PER_SECOND))
+            self._stopped.wait(max(redraw_seconds(), rest(bundle)))
 
 
 class Elapsed:
