@@ -35,6 +35,11 @@ _OTHER_STARTS = 90.0
 _NOTICE = 1.0  # Waits longer than this are announced.
 
 
+class _SharedHTTP(httpx2.Client):
+    def close(self) -> None:
+        """Nothing: an SDK client that is closed must not take the others' connections away."""
+
+
 class Client:
     """A server that answered. Every call raises the `LmnbError` that the server met.
 
@@ -46,7 +51,7 @@ class Client:
         self.home = home
         self.socket = socket
         self.process = os.getpid()
-        self.http = httpx2.Client(
+        self.http: httpx2.Client = _SharedHTTP(
             # Not encrypted, so no certificates: loading them would take 80 ms.
             transport=httpx2.HTTPTransport(uds=socket, verify=False),
             base_url="http://local",
@@ -269,7 +274,7 @@ def forget(home: Path) -> None:
     """Close the connections that `attach` keeps to the server of `home`."""
     client = _attached.pop(home, None)
     if client is not None:
-        client.http.close()
+        httpx2.Client.close(client.http)
 
 
 @atexit.register

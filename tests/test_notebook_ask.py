@@ -15,6 +15,7 @@ import pytest
 from notebook_kernel import Execution, Kernel
 from server_home import ServerHome, wait_for
 
+import lmnb
 from lmnb.client import Client
 from lmnb.notebook.markdown import CURSOR
 
@@ -209,6 +210,14 @@ def test_a_capture_gets_the_answer(kernel: Kernel) -> None:
     execution = kernel.run(f"%%capture seen\nr = {code}")
     assert execution.outputs == []
     assert kernel.value("seen.outputs[-1].data['text/plain'].startswith('[')")
+
+
+def test_clients_of_the_sdks_are_independent(server: ServerHome) -> None:
+    for _ in range(2):
+        with lmnb.openai() as one, lmnb.anthropic() as other:
+            assert MODEL in {model.id for model in one.models.list()}
+            assert MODEL in {model.id for model in other.models.list()}
+    assert lmnb.attach().handshake()["pid"] == server.pid
 
 
 def test_nothing_downloaded(tmp_path: Path) -> None:
