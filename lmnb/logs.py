@@ -19,11 +19,12 @@ def tail(path: Path, lines: int) -> list[str]:
         return []
 
 
-def follow(path: Path, *, interval: float = 0.2, until: Callable[[], bool]) -> Iterator[str]:
-    """Lines as they are written from now on, across rotations, until `until()` says so."""
-    position = path.stat().st_size if path.exists() else 0
-    inode = path.stat().st_ino if path.exists() else None
-    rest = ""
+def follow(
+    path: Path, *, last: int = 0, interval: float = 0.2, until: Callable[[], bool]
+) -> Iterator[str]:
+    """The `last` lines, then lines as they are written, across rotations, until `until()` says so."""
+    position, inode, rest = 0, None, ""
+    old = True
     while not until():
         if path.exists():
             found = path.stat()
@@ -34,5 +35,7 @@ def follow(path: Path, *, interval: float = 0.2, until: Callable[[], bool]) -> I
                 rest += file.read()
                 position = file.tell()
             *complete, rest = rest.split("\n")
-            yield from complete
+            # One reading for what was there and what comes: a line in between would be lost.
+            yield from complete[max(0, len(complete) - last) :] if old else complete
+        old = False
         time.sleep(interval)

@@ -207,14 +207,14 @@ def _devices() -> dict[str, Any]:
 
 def _log(options: Namespace) -> None:
     path = runtime.log_path(runtime.find_home())
+    if options.follow:
+        for line in logs.follow(path, last=options.lines, until=lambda: False):
+            print(line, flush=True)
     lines = logs.tail(path, options.lines)
-    if not lines and not options.follow:
+    if not lines:
         output.note(f"There is no log yet ({path}).")
     for line in lines:
         print(line)
-    if options.follow:
-        for line in logs.follow(path, until=lambda: False):
-            print(line, flush=True)
 
 
 def _stop(_options: Namespace) -> None:
