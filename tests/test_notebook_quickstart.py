@@ -57,12 +57,12 @@ def test_it_runs(fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> Non
         assert "tokens/s" in footer.data["text/plain"]
     assert "history 4 messages" in asked[1].outputs[1].data["text/plain"]
 
-    cats, kittens, stocks = [
+    cats, kittens, train = [
         [float(number) for number in line.split()[:3]]
         for line in outputs(notebook, "import lmnb")[0].text.splitlines()[2:]
     ]
     assert cats[1] > cats[2] + 0.2
-    assert kittens[0] > stocks[1] + 0.2
+    assert kittens[0] > train[1] + 0.2
 
     assert f"http://127.0.0.1:{port}" in outputs(notebook, "%lm serve")[0].data["text/plain"]
     assert outputs(notebook, "import os")[0].text.strip()
