@@ -310,7 +310,17 @@ def test_cancelling_ends_pip_and_cleans_up(
     asyncio.run(close() if how == "close" else cancel())
     assert files(home) == []
     assert list((home / "models" / ".staging").iterdir()) == []
-    assert not [p for p in psutil.Process().children(recursive=True) if "download" in p.cmdline()]
+    assert not any(
+        "download" in _command(child) for child in psutil.Process().children(recursive=True)
+    )
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        command: list[str] = process.cmdline()
+    except psutil.Error:  # it is gone, or a zombie
+        return []
+    return command
 
 
 def test_what_a_killed_process_left_is_removed(index: Path, tmp_path: Path) -> None:

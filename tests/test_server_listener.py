@@ -35,6 +35,7 @@ def url(client: Client) -> Iterator[str]:
 
 def test_an_sdk_elsewhere_reaches_the_same_loaded_model(client: Client, url: str) -> None:
     list(client.load(CHAT, identifier="shared"))
+    before = [row["id"] for row in client.ps()]
     try:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="lm-studio") as sdk:
             answer = sdk.completions.create(model="shared", prompt="One, two,", max_tokens=4)
@@ -44,7 +45,7 @@ def test_an_sdk_elsewhere_reaches_the_same_loaded_model(client: Client, url: str
             )
         assert answer.choices[0].text
         assert message.usage.output_tokens > 0
-        assert [row["id"] for row in client.ps()] == ["shared"]
+        assert [row["id"] for row in client.ps()] == before
     finally:
         client.unload("shared")
 
