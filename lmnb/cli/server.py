@@ -67,36 +67,37 @@ def _serve(options: Namespace) -> int | None:
         require_auth=options.require_auth,
         allow_open=options.allow_open,
     )
+    return _until_interrupted(client, info, as_json=options.json)
+
+
+def _announce(info: dict[str, Any], *, as_json: bool) -> None:
+    """Say where it listens. The address comes last: who reads it may stop us the moment after."""
     for warning in info["warnings"]:
         output.note(warning)
-    if options.json:
+    if as_json:
         print(json.dumps(info), flush=True)
-    else:
-        _announce(info)
-    return _until_interrupted(client, info, show_log=not options.json)
-
-
-def _announce(info: dict[str, Any]) -> None:
-    keys = "clients need a token" if info["require_auth"] else "no token needed"
-    print(f"lmnb listens on {info['url']} ({keys})", flush=True)
-    if info["network_url"]:
-        print(f"Other machines reach it at {info['network_url']}", flush=True)
+        return
     output.note(
         "Ctrl-C stops listening; models stay loaded."
         if info["opened"]
         else "It was listening already, and goes on after Ctrl-C; `lmnb serve --stop` ends that."
     )
+    if info["network_url"]:
+        print(f"Other machines reach it at {info['network_url']}", flush=True)
+    keys = "clients need a token" if info["require_auth"] else "no token needed"
+    print(f"lmnb listens on {info['url']} ({keys})", flush=True)
 
 
-def _until_interrupted(client: Client, info: dict[str, Any], *, show_log: bool) -> int:
+def _until_interrupted(client: Client, info: dict[str, Any], *, as_json: bool) -> int:
     """Follow the log until Ctrl-C, or until the listener is gone; close it if it is ours."""
     closed = _Closed(client, info["url"])
     # Terminals that close and service managers mean the same as Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
+        _announce(info, as_json=as_json)
         for line in logs.follow(runtime.log_path(client.home), until=closed):
-            if show_log:
+            if not as_json:
                 print(line, flush=True)
     except KeyboardInterrupt:
         if info["opened"] and client.stop_serving():
