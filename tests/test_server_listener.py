@@ -237,3 +237,10 @@ def test_a_refused_client_is_told_in_its_own_protocol(client: Client) -> None:
             )
         native = httpx2.get(f"{url}/api/v1/models").json()
         assert native["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_cannot_be_is_refused(client: Client, port: int) -> None:
+    with pytest.raises(InvalidRequest, match="between 0 and 65535"):
+        client.serve(port=port)
+    assert not client.handshake()["listening"]

@@ -99,12 +99,13 @@ class AskMagic:
         except KeyboardInterrupt:
             reply = answer.reply(turns, interrupted=True)
             answer.finish(reply)
+            self._keep(args, reply, system)
             if not reply.text:
                 raise Interrupted("nothing of the answer had come yet") from None
-            self._keep(args, reply, system)
             # A cell that raises has no result, but `_` should still hold what came.
             shell().displayhook.update_user_ns(reply)
-            raise Interrupted("what came of the answer is kept in _") from None
+            kept = f"{args.out} and _" if args.out else "_"
+            raise Interrupted(f"what came of the answer is kept in {kept}") from None
         except LmnbError:
             answer.fail()
             raise

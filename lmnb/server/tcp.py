@@ -54,6 +54,8 @@ class TCPControl:
         """
         host = self._settings.host if host is None else host
         port = self._settings.port if port is None else port
+        if not 0 <= port <= 65535:
+            raise InvalidRequest(f"A port lies between 0 and 65535, not at {port}.", param="port")
         auth = self._settings.require_auth if require_auth is None else require_auth
         if not (auth or allow_open or is_loopback(host)):
             raise Forbidden(
