@@ -86,12 +86,6 @@ def for_jupyter(text: str) -> str:
     return "".join(b.text if b.fenced else _outside_spans(b.text) for b in blocks)
 
 
-def fence_for(text: str) -> str:
-    """A fence longer than any run of backticks in `text`, so that it can hold it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    return "`" * max(3, longest + 1)
-
-
 def _blocks(text: str) -> tuple[list[_Block], _Fence | None]:
     """The text cut into fenced and other stretches, and the fence that is open at its end."""
     blocks: list[_Block] = []
