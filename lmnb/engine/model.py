@@ -72,6 +72,7 @@ class Model:
         """
         params = L.llama_model_default_params()
         params.n_gpu_layers = _wanted_gpu_layers(config)
+        params.use_extra_bufts = native.extra_buffers_work()
 
         def progress(fraction: float, _data: object) -> bool:
             on_progress(fraction)

@@ -168,6 +168,16 @@ def supports_gpu_offload() -> bool:
     return bool(L.llama_supports_gpu_offload())
 
 
+def extra_buffers_work() -> bool:
+    """Whether llama.cpp may keep weights in layouts of its own for this CPU (`use_extra_bufts`).
+
+    Where that means Intel's AMX, the first forward pass kills the process on many machines: GCC
+    before 11.5, 12.4 and 13.3 drops most of the tile configuration, which llama.cpp keeps on the
+    stack (ggml-org/llama.cpp#20824, PR #26954), and virtual machines forbid the instructions.
+    """
+    return "AMX_INT8 = 1" not in system_info()
+
+
 def system_info() -> str:
     """llama.cpp's own line about the instruction sets and backends it was built with."""
     text: bytes = L.llama_print_system_info()

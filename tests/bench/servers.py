@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmnb.engine import native
+
 
 @dataclass(frozen=True)
 class Options:
@@ -58,6 +60,8 @@ def llama_server(binary: Path, options: Options, log: Path, *extra: str) -> Iter
         "-c", str(options.context), "-np", str(options.slots), "-t", str(options.threads),
         "-tb", str(options.threads), "--no-webui", *extra,
     ]  # fmt: skip
+    if not native.extra_buffers_work():  # it would crash, and lmnb does without them too
+        command.append("--no-repack")
     with (
         log.open("wb") as output,
         subprocess.Popen(command, stdout=output, stderr=output) as process,
