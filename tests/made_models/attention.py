@@ -1,0 +1,126 @@
+"""Models whose memory is attention: one cell per token, plain, windowed or compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from made_models.writer import EMBEDDING, FEED_FORWARD, HEADS, VOCABULARY, Writer
+
+HEAD = 32
+"""Values of an attention head; the rows of a q8_0 cache are made of blocks of 32."""
+
+
+def llama(
+    path: Path, *, layers: int = 2, seed: int = 0, pooling: int | None = None, context: int = 4096
+) -> Path:
+    """Plain attention: all layers see the whole context. `pooling` (1 mean, 3 last) embeds with it."""
+    with Writer(path, "llama", layers=layers, seed=seed, context=context) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(vocab_size=VOCABULARY, rope__dimension_count=HEAD)
+        if pooling is not None:
+            writer.integers(pooling_type=pooling)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            writer.norm(f"blk.{layer}.attn_norm")
+            projections(writer, layer)
+            feed_forward(writer, layer)
+    return path
+
+
+def gemma3(
+    path: Path,
+    *,
+    layers: int = 4,
+    window: int = 64,
+    pattern: int = 2,
+    seed: int = 0,
+    context: int = 4096,
+) -> Path:
+    """Sliding window: of `pattern` layers, all but the last see only the last `window` tokens."""
+    with Writer(path, "gemma3", layers=layers, seed=seed, context=context) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(attention__sliding_window=window, attention__sliding_window_pattern=pattern)
+        writer.token_embedding(scale=0.02)  # gemma multiplies it by the root of its length.
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            projections(writer, layer)
+            writer.norm(f"{block}.attn_q_norm", HEAD)
+            writer.norm(f"{block}.attn_k_norm", HEAD)
+            writer.norm(f"{block}.post_attention_norm")
+            feed_forward(writer, layer)
+            writer.norm(f"{block}.post_ffw_norm")
+    return path
+
+
+def mla(path: Path, *, layers: int = 2, seed: int = 0) -> Path:
+    """Multi-head latent attention (deepseek2): a cell holds one compressed row, keys only."""
+    rank, rope, nope, value = 32, 32, 16, 16
+    with Writer(path, "deepseek2", layers=layers, seed=seed) as writer:
+        writer.bytes_vocabulary()
+        writer.integers(
+            vocab_size=VOCABULARY,
+            attention__head_count=HEADS,
+            attention__head_count_kv=1,
+            attention__q_lora_rank=rank,
+            attention__kv_lora_rank=rank,
+            attention__key_length=rank + rope,
+            attention__value_length=rank,
+            attention__key_length_mla=nope + rope,
+            attention__value_length_mla=value,
+            rope__dimension_count=rope,
+            leading_dense_block_count=layers,
+            expert_feed_forward_length=FEED_FORWARD,
+            expert_shared_count=1,
+        )
+        writer.floats(attention__layer_norm_rms_epsilon=1e-6)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            writer.matrix(f"{block}.attn_q_a", rank, EMBEDDING)
+            writer.norm(f"{block}.attn_q_a_norm", rank)
+            writer.matrix(f"{block}.attn_q_b", HEADS * (nope + rope), rank)
+            writer.matrix(f"{block}.attn_kv_a_mqa", rank + rope, EMBEDDING)
+            writer.norm(f"{block}.attn_kv_a_norm", rank)
+            writer.matrix(f"{block}.attn_k_b", HEADS, rank, nope)
+            writer.matrix(f"{block}.attn_v_b", HEADS, value, rank)
+            writer.matrix(f"{block}.attn_output", EMBEDDING, HEADS * value)
+            feed_forward(writer, layer)
+    return path
+
+
+def attention_heads(writer: Writer, kv_heads: list[int]) -> None:
+    """Hyperparameters of attention; `kv_heads` by layer, 0 where a layer has none."""
+    same = len(set(kv_heads)) == 1
+    writer.integers(
+        attention__head_count=HEADS,
+        attention__head_count_kv=kv_heads[0] if same else kv_heads,
+        attention__key_length=HEAD,
+        attention__value_length=HEAD,
+    )
+    writer.floats(attention__layer_norm_rms_epsilon=1e-6)
+
+
+def projections(writer: Writer, layer: int) -> None:
+    """Query, key, value and output of an attention layer."""
+    for name in ("q", "k", "v"):
+        writer.matrix(f"blk.{layer}.attn_{name}", HEADS * HEAD, EMBEDDING)
+    writer.matrix(f"blk.{layer}.attn_output", EMBEDDING, HEADS * HEAD)
+
+
+def feed_forward(writer: Writer, layer: int) -> None:
+    """A gated feed-forward layer and the norm before it."""
+    block = f"blk.{layer}"
+    writer.norm(f"{block}.ffn_norm")
+    writer.matrix(f"{block}.ffn_gate", FEED_FORWARD, EMBEDDING)
+    writer.matrix(f"{block}.ffn_up", FEED_FORWARD, EMBEDDING)
+    writer.matrix(f"{block}.ffn_down", EMBEDDING, FEED_FORWARD)
