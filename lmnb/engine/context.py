@@ -32,6 +32,8 @@ MAX_PARALLEL = 256
 DEFAULT_CONTEXT_LENGTH = 8192
 DEFAULT_PARALLEL = 4
 DEFAULT_BATCH = 512
+MAX_DRAFTS = 16
+"""Drafted tokens of all sequences together that one forward pass verifies at most."""
 
 
 class Batch:
@@ -102,7 +104,8 @@ class Context:
         params.kv_unified = False
         params.n_batch = params.n_ubatch = max(batch, parallel)
         params.n_seq_max = parallel
-        params.n_outputs_max = parallel
+        # Logits of the last token of each answer, and of drafts.
+        params.n_outputs_max = self.max_outputs = min(params.n_batch, parallel + MAX_DRAFTS)
         # The full cache makes every prefix of a sliding-window model reusable.
         params.swa_full = True
         params.offload_kqv = config.offload_kv_cache_to_gpu is not False
@@ -138,7 +141,7 @@ class Context:
         # Each of these would be an assertion failure, hence the end of the process.
         if (
             not 0 < batch.size <= self.batch_size
-            or batch.output[: batch.size].sum() > self.parallel
+            or batch.output[: batch.size].sum() > self.max_outputs
         ):
             raise AssertionError(f"bad batch: {batch.size} rows")
         batch.raw.n_tokens = batch.size

@@ -6,9 +6,12 @@ import threading
 from time import monotonic
 from typing import ClassVar
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from lmnb.engine.cache import Tokens
+from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
@@ -20,8 +23,9 @@ from lmnb.engine.protocol import (
     LoadConfig,
     Reply,
     Step,
+    TokenLogprob,
 )
-from lmnb.engine.sampling import Candidates, Sampler, logprob
+from lmnb.engine.sampling import Candidates, Sampler, certain, logprob
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import ContextOverflow, EngineCrashed, InvalidRequest, LmnbError, NumericError
@@ -88,7 +92,14 @@ class Generator:
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
-        self.scheduler.add(Sequence(command, prompt, limit, sampler))
+        sequence = Sequence(command, prompt, limit, sampler)
+        try:
+            self._take_forced(sequence)
+        except LmnbError as error:
+            sampler.close()
+            self._failures.append(Failed(command.id, error.to_dict()))
+            return
+        self.scheduler.add(sequence)
 
     def abort(self, request: int) -> None:
         """Stop a generation, if it is still there."""
@@ -137,7 +148,7 @@ class Generator:
         # llama.cpp computes neighbouring slots together only if they come in order.
         plan.sort(key=lambda row: row[0].slot or 0)
         if plan and self._forward(plan):
-            self._sample(plan)
+            self._extend(plan)
 
     def _forward(self, plan: list[tuple[Sequence, int]]) -> bool:
         """Compute the planned tokens; False if nothing was computed this time."""
@@ -145,12 +156,11 @@ class Generator:
         batch.clear()
         for sequence, count in plan:
             assert sequence.slot is not None
-            start = sequence.computed
             wants_logits = count == sequence.missing and sequence.length < sequence.limit
-            tokens = sequence.tokens[start : start + count]
-            batch.add(tokens, start, sequence.slot, int(wants_logits))
-        reading = batch.size > len(plan)
-        if batch.size >= _WORTH_ABORTING and reading:
+            outputs = 1 + len(sequence.drafts) if wants_logits else 0
+            batch.add(sequence.next_tokens(count), sequence.computed, sequence.slot, outputs)
+        reading = plan[0][0].reading
+        if batch.size >= _WORTH_ABORTING and batch.size > len(plan):
             self._reading = frozenset(sequence.id for sequence, _ in plan)
         began = monotonic()
         result = self.context.decode()
@@ -172,6 +182,7 @@ class Generator:
         if result == 2:
             for sequence, _ in plan:
                 assert sequence.slot is not None
+                sequence.drafts = []
                 # Parts of the batch may be done, but the logits of a last token are lost.
                 # Recurrent memory is half changed by then, and has to start anew.
                 done = min(self.context.length(sequence.slot), sequence.length - 1)
@@ -182,31 +193,78 @@ class Generator:
         for sequence, _ in plan:
             self._fail(sequence, error)
 
-    def _sample(self, plan: list[tuple[Sequence, int]]) -> None:
+    def _extend(self, plan: list[tuple[Sequence, int]]) -> None:
+        """Sample where the logits are there: one token of each sequence, more after right drafts."""
         ready = [sequence for sequence, _ in plan if sequence.missing == 0]
         for sequence in ready:
-            if sequence.length >= sequence.limit:  # nothing was to be generated
-                sequence.reason = "length"
+            if sequence.length >= sequence.limit and sequence.reason is None:
+                sequence.finish("length")  # nothing was to be generated
         ready = [sequence for sequence in ready if sequence.reason is None]
         if not ready:
             return
-        rows = self.context.logits(len(ready))
-        for sequence, row in zip(ready, rows, strict=True):
-            wanted = sequence.command.logprobs
-            before = row.copy() if wanted is not None else None
+        rows = self.context.logits(sum(1 + len(sequence.drafts) for sequence in ready))
+        first = 0
+        for sequence in ready:
+            after = first + 1 + len(sequence.drafts)
+            self._answer(sequence, rows[first:after])
+            first = after
+
+    def _answer(self, sequence: Sequence, rows: NDArray[np.float32]) -> None:
+        """Go on with an answer. `rows` are the logits after its last token and after each draft.
+
+        A token is always sampled from the model's logits, and a draft that is the very same token
+        spares the forward pass before the next. So drafts never change an answer.
+        """
+        start = sequence.computed
+        while sequence.missing == 0 and sequence.reason is None:
             try:
-                token = sequence.sampler.sample(row, self._candidates)
-            except NumericError as error:
-                sequence.computed = 0  # whoever found these cells again would fail, too
-                self._fail(sequence, error)
-                self.scheduler.cache.clear()
-                continue
-            sequence.sampler.accept(token)
-            report = None
-            if before is not None and wanted is not None:
-                report = logprob(before, token, wanted, self.model)
-            piece = self._pieces(sequence)[token]
-            sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
+                self._take_sampled(sequence, rows[sequence.computed - start])
+                self._take_forced(sequence)
+            except LmnbError as error:
+                self._spoil(sequence, error)
+                return
+        if sequence.computed < start + len(rows) - 1:
+            assert sequence.slot is not None
+            self.context.trim(sequence.slot, sequence.computed)
+        sequence.drafts = []
+
+    def _take_sampled(self, sequence: Sequence, row: Row) -> None:
+        sequence.begin_token()
+        wanted = sequence.command.logprobs
+        before = row.copy() if wanted is not None else None
+        token = sequence.sampler.sample(row, self._candidates, sequence.constraint)
+        report = None
+        if before is not None and wanted is not None:
+            report = logprob(before, token, wanted, self.model)
+        self._take(sequence, token, report)
+
+    def _take_forced(self, sequence: Sequence) -> None:
+        """Take the tokens about which the grammar leaves no choice: the model need not be asked."""
+        constraint = sequence.constraint
+        if constraint is None or sequence.reason is not None or sequence.length >= sequence.limit:
+            return
+        for token in constraint.forced():
+            wanted = sequence.command.logprobs
+            report = None if wanted is None else certain(token, wanted, self.model)
+            self._take(sequence, token, report)
+            if sequence.reason is not None:
+                return
+        if constraint.finished:
+            sequence.finish("stop")
+
+    def _take(self, sequence: Sequence, token: int, report: TokenLogprob | None) -> None:
+        sequence.sampler.accept(token)
+        if sequence.constraint is not None:
+            sequence.constraint.accept(token)
+        piece = self._pieces(sequence)[token]
+        sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
+
+    def _spoil(self, sequence: Sequence, error: LmnbError) -> None:
+        """Fail a sequence whose cells nobody may find again: the values may not be numbers."""
+        sequence.computed = 0
+        self._fail(sequence, error)
+        if isinstance(error, NumericError):
+            self.scheduler.cache.clear()
 
     def _pieces(self, sequence: Sequence) -> list[bytes]:
         if not sequence.command.show_special:

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.engine.constraint import Constraint, Row
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import Sampling, TokenLogprob
 from lmnb.errors import InvalidRequest, NumericError
-
-Row = NDArray[np.float32]
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MAX_SEED = 0xFFFFFFFF  # llama.cpp reads this value as "random"
@@ -80,8 +79,8 @@ class Sampler:
             L.llama_sampler_free(self._chain)
             self._chain = None
 
-    def sample(self, row: Row, candidates: Candidates) -> int:
-        """The next token. `row`, (vocabulary,), is changed by biases and penalties.
+    def sample(self, row: Row, candidates: Candidates, constraint: Constraint | None = None) -> int:
+        """The next token. `row`, (vocabulary,), is changed by biases, penalties and the grammar.
 
         Raises
         ------
@@ -94,6 +93,8 @@ class Sampler:
             row[self._suppressed] = -np.inf
         if self._penalised:
             self._penalise(row)
+        if constraint is not None:
+            constraint.mask(row)
         top = int(row.argmax())
         highest = row[top]
         if not math.isfinite(highest):  # argmax finds a NaN first
@@ -212,3 +213,10 @@ def logprob(row: Row, token: int, top: int, model: Model) -> TokenLogprob:
         best.sort(key=lambda candidate: -row[candidate])
     text, raw, value = entry(token)
     return TokenLogprob(text, raw, value, tuple(entry(candidate) for candidate in best))
+
+
+def certain(token: int, top: int, model: Model) -> TokenLogprob:
+    """The entry of a token about which there was no choice: probability 1."""
+    raw = model.pieces[token]
+    text = raw.decode("utf-8", "replace")
+    return TokenLogprob(text, raw, 0.0, ((text, raw, 0.0),) if top else ())

@@ -55,7 +55,7 @@ class Scheduler:
         return any(
             self._common(leader, sequence) >= max(known, leader.computed) + _WORTH_AWAITING
             for leader in self.running
-            if leader.missing > 1
+            if leader.reading
         )
 
     @staticmethod
@@ -82,12 +82,22 @@ class Scheduler:
     # --- the plan of a step --------------------------------------------------------
 
     def decoding(self) -> list[tuple[Sequence, int]]:
-        """Sequences that wait for their next token, with the one token that is computed of each."""
-        return [(sequence, 1) for sequence in self.running if sequence.missing == 1]
+        """Sequences that wait for their next token, and how many tokens are computed of each.
+
+        That is the last sampled one, and those a grammar added to it as far as the batch has room.
+        """
+        answering = [sequence for sequence in self.running if not sequence.reading]
+        room = self._context.batch_size - len(answering)
+        plan = []
+        for sequence in answering:
+            extra = min(sequence.missing - 1, room)
+            room -= extra
+            plan.append((sequence, 1 + extra))
+        return plan
 
     def prefilling(self) -> list[tuple[Sequence, int]]:
         """Sequences whose prompts are read in this step, and how many tokens of each."""
-        waiting = [sequence for sequence in self.running if sequence.missing > 1]
+        waiting = [sequence for sequence in self.running if sequence.reading]
         if not waiting:
             return []
         budget = self._budget(alone=len(waiting) == len(self.running))

@@ -12,6 +12,7 @@ from lmnb.engine.stream import TextStream
 
 if TYPE_CHECKING:
     from lmnb.engine.cache import Tokens
+    from lmnb.engine.constraint import Constraint
     from lmnb.engine.sampling import Sampler
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -21,24 +22,37 @@ class Sequence:
     """State of one generation.
 
     `tokens` are prompt and answer so far; `computed` of them are in its slot of the KV cache, the
-    first `cached` of which were there when it started. It reads its prompt while more than one
-    token is missing in the cache, and gets its next token once just one is.
+    first `cached` of which were there when it started. It reads its prompt first, and answers from
+    then on: what is missing in the cache is the last sampled token and what the grammar added to
+    it. `drafts` are guesses about what comes after `tokens`; the forward pass computes them along,
+    and `append` finds out which of them were right.
     """
 
-    def __init__(self, command: Generate, prompt: Tokens, limit: int, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        command: Generate,
+        prompt: Tokens,
+        limit: int,
+        sampler: Sampler,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.id = command.id
         self.command = command
         self.sampler = sampler
+        self.constraint = constraint
         self.prompt_length = len(prompt)
         self.limit = limit
         """Most tokens that prompt and answer may have together."""
         self.length = len(prompt)
         self._buffer = np.empty(min(limit, len(prompt) + 256), np.int32)
         self._buffer[: len(prompt)] = prompt
+        self.drafts: list[int] = []
+        self.drafted = self.accepted = 0  # of all drafts so far
         self.stream = TextStream(command.stop)
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0
+        self._settled = len(prompt) - 1
         self.cancelled = False
         self.reason: Reason | None = None
         self.arrived = monotonic()
@@ -62,25 +76,61 @@ class Sequence:
         """Tokens that must still go through the model before the next one can be sampled."""
         return self.length - self.computed
 
+    @property
+    def reading(self) -> bool:
+        """Whether it reads what is long known: its prompt, or after a fault its answer again."""
+        return self.computed < self._settled
+
     def start(self, slot: int, reused: int) -> None:
         """Give it a slot of the cache, in which its first `reused` tokens are already."""
         self.slot = slot
-        self.computed = self.cached = reused
+        self.computed = reused
+        self.cached = min(reused, self.prompt_length)
         self.admitted = monotonic()
 
+    def propose(self, drafts: list[int]) -> None:
+        """Have these guesses about the next tokens computed along in the next forward pass.
+
+        There is no use in more than `limit - length - 1` of them.
+        """
+        self.drafts = drafts
+        self.drafted += len(drafts)
+        self._reserve(len(drafts))
+        self._buffer[self.length : self.length + len(drafts)] = drafts
+
+    def next_tokens(self, count: int) -> Tokens:
+        """The tokens a forward pass computes: the next `count`, and after the last the drafts."""
+        drafts = len(self.drafts) if count == self.missing else 0
+        return self._buffer[self.computed : self.computed + count + drafts]
+
     def append(self, token: int) -> None:
-        """Add a sampled token."""
-        if self.length == len(self._buffer):
-            grown = np.empty(min(self.limit, 2 * self.length), np.int32)
-            grown[: self.length] = self._buffer
-            self._buffer = grown
+        """Add a token to the answer. One that was drafted is in the cache already."""
+        if self.drafts:
+            if self.drafts[0] == token:
+                del self.drafts[0]
+                self.computed += 1
+                self.accepted += 1
+            else:
+                self.drafts.clear()
+        self._reserve(1)
         self._buffer[self.length] = token
         self.length += 1
 
-    def take(self, token: int, piece: bytes, *, ends: bool, logprob: TokenLogprob | None) -> None:
-        """Take a sampled token: extend the text and see whether the answer ends with it."""
+    def _reserve(self, count: int) -> None:
+        if self.length + count > len(self._buffer):
+            size = max(self.length + count, min(self.limit, 2 * self.length))
+            grown = np.empty(size, np.int32)
+            grown[: self.length] = self._buffer[: self.length]
+            self._buffer = grown
+
+    def begin_token(self) -> None:
+        """The logits after all of `tokens` are there, and a token is about to be sampled."""
         if not self.prefilled:
             self.prefilled = monotonic()
+        self._settled = self.length
+
+    def take(self, token: int, piece: bytes, *, ends: bool, logprob: TokenLogprob | None) -> None:
+        """Take a token: extend the text and see whether the answer ends with it."""
         self.append(token)
         if ends:
             self.reason = "stop"
@@ -93,8 +143,15 @@ class Sequence:
         if self.reason not in {None, "stop_string"}:
             self.stream.finish()
 
+    def finish(self, reason: Reason) -> None:
+        """End the answer without a further token."""
+        self.reason = reason
+        self.stream.finish()
+
     def delta(self) -> Delta | None:
         """What can be sent since the last call, if anything."""
+        if not (self.prefilled or self.reason):
+            return None  # tokens the grammar put before the first sampled one
         text, logprobs = self.stream.take()
         return Delta(self.id, text, logprobs) if text or logprobs else None
 
