@@ -246,18 +246,18 @@ class Generator:
         for token in constraint.forced():
             wanted = sequence.command.logprobs
             report = None if wanted is None else certain(token, wanted, self.model)
-            self._take(sequence, token, report)
-            if sequence.reason is not None:
+            if not self._take(sequence, token, report):
                 return
         if constraint.finished:
             sequence.finish("stop")
 
-    def _take(self, sequence: Sequence, token: int, report: TokenLogprob | None) -> None:
+    def _take(self, sequence: Sequence, token: int, report: TokenLogprob | None) -> bool:
+        """Add a token to the answer; False if it ends with it."""
         sequence.sampler.accept(token)
         if sequence.constraint is not None:
             sequence.constraint.accept(token)
         piece = self._pieces(sequence)[token]
-        sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
+        return sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
 
     def _spoil(self, sequence: Sequence, error: LmnbError) -> None:
         """Fail a sequence whose cells nobody may find again: the values may not be numbers."""

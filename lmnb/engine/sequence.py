@@ -129,8 +129,8 @@ class Sequence:
             self.prefilled = monotonic()
         self._settled = self.length
 
-    def take(self, token: int, piece: bytes, *, ends: bool, logprob: TokenLogprob | None) -> None:
-        """Take a token: extend the text and see whether the answer ends with it."""
+    def take(self, token: int, piece: bytes, *, ends: bool, logprob: TokenLogprob | None) -> bool:
+        """Take a token: extend the text. False if the answer ends with it."""
         self.append(token)
         if ends:
             self.reason = "stop"
@@ -142,6 +142,7 @@ class Sequence:
             self.reason = "length" if met else "context"
         if self.reason not in {None, "stop_string"}:
             self.stream.finish()
+        return self.reason is None
 
     def finish(self, reason: Reason) -> None:
         """End the answer without a further token."""

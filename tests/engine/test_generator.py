@@ -8,85 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_driver import Engine
 
 from lmnb.engine import native
-from lmnb.engine.generator import Generator
-from lmnb.engine.gguf import read_header
-from lmnb.engine.model import Model
-from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, Reply, Sampling, Segment, Step
-from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError
-
-GREEDY = Sampling(temperature=0)
-
-
-class Engine:
-    """Drives a `Generator` and collects what it says."""
-
-    def __init__(self, path: Path, config: LoadConfig) -> None:
-        model = Model.load(str(path), read_header(path), config, on_progress=lambda _: None)
-        self.generator = Generator(model, config)
-        self.text: dict[int, str] = {}
-        self.ends: dict[int, End] = {}
-        self.errors: dict[int, LmnbError] = {}
-        self.next_id = 0
-
-    def submit(
-        self,
-        text: str = "",
-        *,
-        tokens: tuple[int, ...] | None = None,
-        sampling: Sampling = GREEDY,
-        max_tokens: int | None = 8,
-        stop: tuple[str, ...] = (),
-        logprobs: int | None = None,
-        priority: int = 0,
-    ) -> int:
-        self.next_id += 1
-        command = Generate(
-            id=self.next_id,
-            segments=(Segment(text, special=True),),
-            tokens=tokens,
-            sampling=sampling,
-            max_tokens=max_tokens,
-            stop=stop,
-            logprobs=logprobs,
-            priority=priority,
-        )
-        self.text[self.next_id] = ""
-        self.generator.submit(command, self.generator.prompt(command))
-        return self.next_id
-
-    def step(self) -> list[Reply]:
-        replies = self.generator.step()
-        for reply in replies:
-            if isinstance(reply, Failed):
-                self.errors[reply.id] = LmnbError.from_dict(reply.error)
-            elif isinstance(reply, Step):
-                for delta in reply.deltas:
-                    self.text[delta.id] += delta.text
-                self.ends |= {end.id: end for end in reply.ends}
-        return replies
-
-    def run(self) -> None:
-        for _ in range(20_000):
-            if not self.generator.busy:
-                return
-            self.step()
-        raise AssertionError("the engine does not come to rest")
-
-    def ask(self, text: str, **options: object) -> str:
-        request = self.submit(text, **options)  # type: ignore[arg-type]
-        self.run()
-        return self.text[request]
-
-    def check_idle(self) -> None:
-        """Nothing is leaked: all slots are free, and empty once the cache is cleared."""
-        scheduler, context = self.generator.scheduler, self.generator.context
-        assert not scheduler.running
-        assert not scheduler.waiting
-        assert not any(slot.busy for slot in scheduler.cache._slots)
-        scheduler.cache.clear()
-        assert all(context.length(slot) == 0 for slot in range(context.parallel))
+from lmnb.engine.protocol import LoadConfig, Sampling, Segment, Step
+from lmnb.errors import ContextOverflow, InvalidRequest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -383,16 +309,9 @@ def test_random_schedules_leave_nothing_behind(engine: Engine, seed: int) -> Non
         elif action < 0.67:
             engine.generator.scheduler.cache.clear()
         engine.step()
-        _check_books(engine)
+        engine.check_books()
     for request in live[3:]:
         engine.generator.abort(request)
     engine.run()
     assert not engine.errors.keys() & set(live)
     assert set(live) <= engine.ends.keys()
-
-
-def _check_books(engine: Engine) -> None:
-    """What the scheduler believes of the cache is what llama.cpp says of it."""
-    for sequence in engine.generator.scheduler.running:
-        assert sequence.slot is not None
-        assert engine.generator.context.length(sequence.slot) == sequence.computed
