@@ -115,10 +115,28 @@ class ModelLoadFailed(LmnbError):
 
 
 class EngineCrashed(LmnbError):
-    """The worker process died while it was needed. The next request loads the model again."""
+    """The worker process died while it was needed. The next request loads the model again.
+
+    `suspect` tells whether the process died while it was computing this very request, rather than
+    while the request waited or was between two of its steps. None: the process is alive, only the
+    request could not be computed.
+    """
 
     code = "engine_crashed"
     status = 500
+    suspect: bool | None = None
+
+
+class EngineStuck(EngineCrashed):
+    """A forward pass took so much longer than expected that it was given up."""
+
+    code = "engine_stuck"
+
+
+class KeepsCrashing(ModelLoadFailed):
+    """The model's process crashed several times without answering anything: it rests for a while."""
+
+    code = "model_keeps_crashing"
 
 
 class NumericError(LmnbError):

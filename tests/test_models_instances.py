@@ -71,6 +71,7 @@ class StandIn:
             system_info="",
         )
         self.stopped = False
+        self.answered = 1
         self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
 
     @property

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
+from lmnb.engine import causes
 from lmnb.engine.protocol import (
     Abort,
     Command,
@@ -38,23 +41,29 @@ from lmnb.engine.protocol import (
     Tokenize,
     Tokenized,
 )
+from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import EngineCrashed, LmnbError, ModelUnloaded
 
 Update: TypeAlias = Progress | Delta | End
 _Item: TypeAlias = Update | Embedded | Tokenized | Pong | LmnbError
 _R = TypeVar("_R", Embedded, Tokenized, Pong)
 
+_MODULE = "lmnb.engine.worker"
 _STOP_SECONDS = 5.0
+_OOM_SECONDS = 60.0
+"""A process that was killed needs a while to go, the longer the more memory it has."""
 
 
 class Worker:
-    """One worker process and the model it has loaded. Made by `start`."""
+    """One worker process and the model it has loaded. Made by `start`.
+
+    `answered` counts the generations and embeddings that have come to their end.
+    """
 
     info: ModelInfo
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], on_progress: Callable[[float], None]
-    ) -> None:
+    def __init__(self, process: _Process, on_progress: Callable[[float], None]) -> None:
+        self.answered = 0
         self._process = process
         self._on_progress = on_progress
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
@@ -88,7 +97,7 @@ class Worker:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            process = _spawn(theirs, log)
+            process = _Process(theirs, log)
         worker = cls(process, on_progress or (lambda _fraction: None))
         try:
             _, worker._channel = await asyncio.get_running_loop().create_connection(
@@ -110,6 +119,11 @@ class Worker:
         return self._process.pid
 
     @property
+    def log(self) -> Path | None:
+        """Where its output goes."""
+        return self._process.log
+
+    @property
     def is_alive(self) -> bool:
         """Whether it takes requests; False as soon as its end is noticed."""
         return not (self._gone or self._stopping or self._death)
@@ -125,7 +139,7 @@ class Worker:
         ContextOverflow, InvalidRequest, NotSupported
             The request cannot be run by this model.
         EngineCrashed, ModelUnloaded
-            The worker ended meanwhile.
+            The worker ended meanwhile. `EngineCrashed.suspect` tells whether in the midst of this.
         """
         request, queue = self._open()
         try:
@@ -182,7 +196,9 @@ class Worker:
 
     def _open(self) -> tuple[int, asyncio.Queue[_Item]]:
         if self._death is not None:
-            raise self._death
+            raise _told(self._death, suspect=False)
+        if not self._queues:
+            self._process.count_oom_kills()
         self._next_id += 1
         queue = self._queues[self._next_id] = asyncio.Queue()
         return self._next_id, queue
@@ -215,6 +231,7 @@ class Worker:
             for update in updates:
                 self._deliver(update.id, update)
                 if isinstance(update, End):
+                    self.answered += update.reason != "aborted"
                     self._queues.pop(update.id, None)
         elif isinstance(reply, LoadProgress):
             self._on_progress(reply.progress)
@@ -227,6 +244,7 @@ class Worker:
             self._deliver(reply.id, LmnbError.from_dict(reply.error))
             self._queues.pop(reply.id, None)
         elif isinstance(reply, (Embedded, Tokenized, Pong)):
+            self.answered += isinstance(reply, Embedded)
             self._deliver(reply.id, reply)
 
     def _deliver(self, request: int, item: _Item) -> None:
@@ -241,24 +259,28 @@ class Worker:
         task.add_done_callback(lambda done: done.exception())
 
     async def _bury(self) -> None:
-        code = await asyncio.to_thread(self._wait_process)
+        suspects, cause = await asyncio.to_thread(self._process.end)
         if self._stopping:
             self._death = ModelUnloaded("The model was unloaded.")
         elif self._death is None:
-            self._death = EngineCrashed(_cause(code))
+            self._death = cause
+        if isinstance(self._death, EngineCrashed) and self.log is not None:
+            hint = f"{self._death.hint} " if self._death.hint else ""
+            self._death.hint = f"{hint}Its log: {self.log}"
         if not self._ready.done():
             self._ready.set_exception(self._death)
-        for queue in self._queues.values():
-            queue.put_nowait(self._death)
+        for request, queue in self._queues.items():
+            queue.put_nowait(_told(self._death, suspect=request in suspects))
         self._queues.clear()
         self._closed.set_result(None if self._stopping else self._death)
 
-    def _wait_process(self) -> int:
-        try:
-            return self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+
+def _told(error: LmnbError, *, suspect: bool) -> LmnbError:
+    """A copy for one request, since raising an error writes into it."""
+    copy = LmnbError.from_dict(error.to_dict())
+    if isinstance(copy, EngineCrashed):
+        copy.suspect = suspect
+    return copy
 
 
 class _Channel(asyncio.Protocol):
@@ -304,32 +326,54 @@ class _Channel(asyncio.Protocol):
             self._transport.abort()
 
 
-def _spawn(theirs: socket.socket, log: Path | None) -> subprocess.Popen[bytes]:
+class _Process:
     """A fresh interpreter, never a fork: OpenMP and CUDA do not survive one."""
-    output = log.open("ab") if log is not None else None
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lmnb.engine.worker", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=output or subprocess.DEVNULL,
-            stderr=output or subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-    finally:
-        if output is not None:
-            output.close()
 
+    def __init__(self, theirs: socket.socket, log: Path | None) -> None:
+        self.log = log
+        self._log_start = log.stat().st_size if log is not None and log.exists() else 0
+        self._oom_kills = self._oom_kills_before = causes.oom_kills()
+        self._counted = time.monotonic()
+        with ExitStack() as stack:
+            page = stack.enter_context(make_page())
+            output = stack.enter_context(log.open("ab")) if log is not None else None
+            self._recorder = Recorder(page.fileno())
+            descriptors = [theirs.fileno(), page.fileno()]
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, *map(str, descriptors)],
+                stdin=subprocess.DEVNULL,
+                stdout=output or subprocess.DEVNULL,
+                stderr=output or subprocess.DEVNULL,
+                pass_fds=descriptors,
+                start_new_session=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        self.pid = self._popen.pid
 
-def _cause(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return (
-            "The model's process was killed, most likely because the machine ran out of memory. "
-            "A smaller context_length needs less."
-        )
-    if code < 0:
-        known = -code in {number.value for number in signal.Signals}
-        name = signal.Signals(-code).name if known else f"signal {-code}"
-        return f"The model's process crashed ({name})."
-    return f"The model's process ended unexpectedly (exit status {code})."
+    def count_oom_kills(self) -> None:
+        """Look now and then, so that long after a kill the next one is not taken for it."""
+        if time.monotonic() - self._counted > _OOM_SECONDS:
+            self._counted = time.monotonic()
+            self._oom_kills_before, self._oom_kills = self._oom_kills, causes.oom_kills()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._popen.kill()
+
+    def end(self) -> tuple[frozenset[int], EngineCrashed]:
+        """Wait for the end, with force if need be: what was being computed, and why it ended."""
+        status = self._wait()
+        suspects = self._recorder.read()
+        self._recorder.close()
+        now, before = causes.oom_kills(), self._oom_kills_before
+        risen = None if now is None or before is None else now - before
+        text = causes.log_since(self.log, self._log_start)
+        return suspects, causes.cause(status, text, oom_kills=risen)
+
+    def _wait(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(_STOP_SECONDS)
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(_STOP_SECONDS)
+        return None

@@ -14,7 +14,8 @@ from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import Embed, Embedded, Failed, Generate, LoadConfig, Reply
 from lmnb.engine.threads import Threads
-from lmnb.errors import EngineCrashed, InvalidRequest, LmnbError, NotSupported
+from lmnb.engine.watch import Watch
+from lmnb.errors import InvalidRequest, LmnbError, NotSupported, NumericError
 
 _PACK_TOKENS = 512
 """Tokens of one pack, at least. Attention looks at a whole pack at once, masked, so that larger
@@ -49,8 +50,9 @@ class Embedder:
 
     command: ClassVar[type[Generate | Embed]] = Embed
 
-    def __init__(self, model: Model, config: LoadConfig) -> None:
+    def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
         self.model = model
+        self.watch = watch or Watch()
         if model.header.pooling_type == _RANK:
             raise NotSupported("Reranking models are not supported.", param="model")
         trained = model.trained_context_length
@@ -128,6 +130,10 @@ class Embedder:
         if request == self._running:
             self.abort_flag.set()
 
+    def give_up(self) -> None:
+        """Break off the running pass, whosever it is. Any thread."""
+        self.abort_flag.set()
+
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
@@ -164,7 +170,7 @@ class Embedder:
         pack: list[tuple[int, NDArray[np.int32]]] = []
         size = 0
         while job.todo and len(pack) < _PACK_TEXTS:
-            row, tokens = job.todo[-1]
+            tokens = job.todo[-1][1]
             if pack and size + len(tokens) > _PACK_TOKENS:
                 break
             pack.append(job.todo.pop())
@@ -174,18 +180,25 @@ class Embedder:
             self._batch.add(tokens, 0, sequence, len(tokens))
         self._batch.raw.n_tokens = self._batch.size
         set_threads(self.handle, self._threads)
+        with self.watch.passing(size, (job.command.id,)):
+            self._compute(job, pack)
+
+    def _compute(self, job: _Job, pack: list[tuple[int, NDArray[np.int32]]]) -> None:
         if self.memory:
             L.llama_memory_clear(self.memory, False)
             result = L.llama_decode(self.handle, self._batch.raw)
         else:
             result = L.llama_encode(self.handle, self._batch.raw)
-        if result == 2:
-            job.todo.extend(
-                reversed(pack)
-            )  # aborted: the request is gone by the next step, or goes on
-            return
         if result != 0:
-            raise EngineCrashed(f"llama.cpp could not embed the texts (result {result}).")
+            stuck = self.watch.broken_off()
+            if result != 2 or stuck:
+                raise stuck or native.decode_error(result)
+            # Aborted: the request is gone by the next step, or goes on.
+            job.todo.extend(reversed(pack))
+            return
         for sequence, (row, _) in enumerate(pack):
             pointer = L.llama_get_embeddings_seq(self.handle, sequence)
-            job.vectors[row] = native.floats(pointer, self.dimensions)
+            vector = native.floats(pointer, self.dimensions)
+            if not np.isfinite(vector).all():
+                raise NumericError(f"The model computed values of input {row} that are no numbers.")
+            job.vectors[row] = vector

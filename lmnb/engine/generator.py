@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from lmnb.engine import native
 from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
@@ -28,12 +29,15 @@ from lmnb.engine.protocol import (
 from lmnb.engine.sampling import Candidates, Sampler, certain, logprob
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
-from lmnb.errors import ContextOverflow, EngineCrashed, InvalidRequest, LmnbError, NumericError
+from lmnb.engine.watch import Watch
+from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NumericError
 
 _CACHE_SHARE = 16
 """Prefixes saved to host memory take at most this fraction of it."""
 _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
+_MOST_FAILED_PASSES = 3
+"""Forward passes in a row that may fail until the process is given up."""
 
 
 class Generator:
@@ -41,8 +45,9 @@ class Generator:
 
     command: ClassVar[type[Generate | Embed]] = Generate
 
-    def __init__(self, model: Model, config: LoadConfig) -> None:
+    def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
         self.model = model
+        self.watch = watch or Watch()
         self.context = Context(model, config)
         self.context_length = self.context.context_length
         self.batch_size = self.context.batch_size
@@ -52,6 +57,7 @@ class Generator:
         self._candidates = Candidates(model.n_vocab)
         self._special_pieces: list[bytes] | None = None
         self._failures: list[Failed] = []
+        self._failed_passes = 0
         self._interrupting = threading.Lock()
         self._reading: frozenset[int] = frozenset()  # ids whose prompts the running step reads
 
@@ -113,6 +119,10 @@ class Generator:
             if request in self._reading:
                 self.context.abort.set()
 
+    def give_up(self) -> None:
+        """Break off the running forward pass, whosever it is. Any thread."""
+        self.context.abort.set()
+
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
@@ -147,8 +157,13 @@ class Generator:
         """One forward pass over some tokens of each sequence, and the tokens it brings."""
         # llama.cpp computes neighbouring slots together only if they come in order.
         plan.sort(key=lambda row: row[0].slot or 0)
-        if plan and self._forward(plan):
-            self._extend(plan)
+        if not plan:
+            return
+        tokens = sum(count for _, count in plan)
+        with self.watch.passing(tokens, [sequence.id for sequence, _ in plan]):
+            if self._forward(plan):
+                self._failed_passes = 0
+                self._extend(plan)
 
     def _forward(self, plan: list[tuple[Sequence, int]]) -> bool:
         """Compute the planned tokens; False if nothing was computed this time."""
@@ -179,7 +194,8 @@ class Generator:
 
     def _recover(self, plan: list[tuple[Sequence, int]], result: int) -> None:
         """After a forward pass that was aborted (2), or failed (any other)."""
-        if result == 2:
+        stuck = self.watch.broken_off()
+        if result == 2 and stuck is None:
             for sequence, _ in plan:
                 assert sequence.slot is not None
                 sequence.drafts = []
@@ -189,8 +205,12 @@ class Generator:
                 done = done if self.context.can_trim else 0
                 sequence.computed = self.context.trim(sequence.slot, done)
             return
-        error = EngineCrashed(f"llama.cpp could not compute the request (llama_decode: {result}).")
+        self._failed_passes += 1
+        error = stuck or native.decode_error(result)
+        if self._failed_passes >= _MOST_FAILED_PASSES:
+            raise error  # whatever is broken, a new process may not have it
         for sequence, _ in plan:
+            sequence.computed = 0  # nobody knows what these cells hold now
             self._fail(sequence, error)
 
     def _extend(self, plan: list[tuple[Sequence, int]]) -> None:

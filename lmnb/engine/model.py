@@ -218,7 +218,7 @@ def _load_error(lines: list[str]) -> InvalidModel | ModelLoadFailed:
     """What llama.cpp's last error lines mean."""
     text = "\n".join(lines)
     detail = lines[0].split(": ", 1)[-1].strip() if lines else "no reason was given"
-    if re.search(r"failed to allocate|out of memory|cudaMalloc|unable to allocate", text):
+    if native.OUT_OF_MEMORY.search(text):
         return ModelLoadFailed(
             f"There is not enough memory to load the model ({detail}).",
             hint="Load it with a smaller context_length or fewer gpu_layers, or unload another model.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,13 @@ L: Any = _bindings
 # path would map a second copy of it with globals of its own: in wheels the
 # versioned names are copies, not links.
 _lib: Any = L._lib  # noqa: SLF001
+
+OUT_OF_MEMORY = re.compile(
+    r"failed to (?:re)?allocate|out of (?:device )?memory|cudaMalloc|unable to allocate|bad_alloc"
+    r"|ErrorOutOfDeviceMemory|insufficient memory",
+    re.IGNORECASE,
+)
+"""What the backends of ggml and the C++ library say when memory runs out."""
 
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4
 _keep_alive: list[Any] = []  # ctypes callbacks must outlive their registration
@@ -53,6 +61,12 @@ class LogRing:
     def errors(self) -> list[str]:
         """The error lines, oldest first."""
         return [line for level, line in self.lines if level == _LOG_LEVEL_ERROR and line.strip()]
+
+    def take_errors(self) -> list[str]:
+        """`errors`, which are forgotten with this."""
+        found = self.errors()
+        self.lines.clear()
+        return found
 
 
 log = LogRing()
@@ -91,6 +105,22 @@ def _check_bindings() -> None:
             f"llama-cpp-python {version} does not match the llama.cpp library it was built with.",
             hint="Reinstall it: pip install --force-reinstall --no-cache-dir 'llama-cpp-python==0.3.36'",
         )
+
+
+def decode_error(result: int) -> EngineCrashed:
+    """What a forward pass that has failed means, by its result and what llama.cpp logged of it.
+
+    Results: 1 is a full cache, -1 a bad batch, -2 a failed allocation, -3 a failed computation.
+    """
+    lines = log.take_errors()[-3:]
+    detail = lines[-1].strip() if lines else f"llama_decode: {result}"
+    if result == -2 or any(OUT_OF_MEMORY.search(line) for line in lines):
+        return EngineCrashed(
+            f"There was not enough memory to compute the request ({detail}).",
+            hint="Load the model with a smaller context_length, eval_batch_size or gpu_layers, "
+            "or unload another model.",
+        )
+    return EngineCrashed(f"llama.cpp could not compute the request ({detail}).")
 
 
 class AbortFlag:

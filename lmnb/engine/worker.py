@@ -1,12 +1,14 @@
-"""The worker process: `python -m lmnb.engine.worker FD`.
+"""The worker process: `python -m lmnb.engine.worker SOCKET PAGE`, two descriptors.
 
-Two threads. The main thread owns llama.cpp and runs the engine's steps. The reading thread takes
+Threads: the main thread owns llama.cpp and runs the engine's steps. The reading thread takes
 messages off the socket, tokenizes, answers pings, and otherwise only appends to the inbox or sets
-a flag. End of file on the socket, or the parent's death, ends the process: no orphan keeps memory.
+a flag. A third sleeps, and looks once a second whether a step has become too long (`watch`). End of
+file on the socket, or the parent's death, ends the process: no orphan keeps memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -17,10 +19,11 @@ import socket
 import struct
 import sys
 import threading
+import traceback
 from collections import deque
 from pathlib import Path
-from time import monotonic
-from typing import Any, ClassVar, Protocol
+from time import monotonic, sleep
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import msgspec
 import psutil
@@ -47,10 +50,15 @@ from lmnb.engine.protocol import (
     Tokenize,
     Tokenized,
 )
+from lmnb.engine.recorder import Recorder
+from lmnb.engine.watch import TICK, Watch
 from lmnb.errors import EngineCrashed, LmnbError, NotSupported
 
 _PROGRESS_INTERVAL = 0.05
 _STEPS_BETWEEN_COLLECTIONS = 5000
+_OOM_SCORE = 300
+"""Added to what the out-of-memory killer thinks of this process (0 to 1000), so that it takes a model
+before the server or a notebook with hours of work in it."""
 
 
 class Engine(Protocol):
@@ -74,6 +82,9 @@ class Engine(Protocol):
 
     def interrupt(self, request: int) -> None:
         """Break off a forward pass; called by the reading thread."""
+
+    def give_up(self) -> None:
+        """Break off the forward pass, whosever it is; called by the watching thread."""
 
     @property
     def busy(self) -> bool:
@@ -118,8 +129,10 @@ class Channel:
 class Worker:
     """Joins the two threads: an inbox, and a condition that says it is not empty."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, recorder: Recorder) -> None:
         self.channel = channel
+        self.recorder = recorder
+        self.watch = Watch(recorder)
         self.engine: Engine | None = None
         self._inbox: deque[tuple[Command, object]] = deque()
         self._not_empty = threading.Condition()
@@ -129,6 +142,7 @@ class Worker:
     def read_forever(self) -> None:
         """Serve messages until the other side is gone."""
         while (command := self._receive()) is not None:
+            self.recorder.tokenizing(getattr(command, "id", 0))
             try:
                 self._accept(command)
             except LmnbError as error:
@@ -136,6 +150,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001  (a bad request must not end the thread)
                 text = f"The worker could not take the request: {error!r}."
                 self.channel.send(Failed(command.id, LmnbError(text).to_dict()))  # type: ignore[union-attr]
+            self.recorder.tokenizing(0)
         # Without interpreter shutdown: the main thread may be deep inside llama.cpp.
         os._exit(0)
 
@@ -175,18 +190,29 @@ class Worker:
     # --- the main thread -------------------------------------------------------------
 
     def run(self) -> None:
-        """Load, then step for ever."""
+        """Load, then step for ever. A failure that is nobody's request is told, and ends the process."""
         engine = self._load()
         threading.Thread(target=self.read_forever, daemon=True).start()
+        threading.Thread(target=self.watch_forever, args=(engine,), daemon=True).start()
         # The model's objects live as long as the process: keep the collector off them, and run it
         # when nobody waits for a token, or at long intervals, since ctypes leaves cycles behind.
         gc.collect()
         gc.freeze()
         gc.disable()
+        try:
+            self._step_forever(engine)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            self._die(_as_crash(error))
+
+    def _step_forever(self, engine: Engine) -> None:
         for step in itertools.count(1):
             self._drain(engine)
             if engine.busy:
-                for reply in engine.step():
+                self.watch.begin()
+                replies = engine.step()
+                self.watch.end()
+                for reply in replies:
                     self.channel.send(reply)
                 if step % _STEPS_BETWEEN_COLLECTIONS == 0:
                     gc.collect()
@@ -194,6 +220,11 @@ class Worker:
                 gc.collect()
                 with self._not_empty:
                     self._not_empty.wait_for(lambda: self._inbox)
+
+    def _die(self, error: LmnbError) -> NoReturn:
+        """Say why, and end the process without waiting for any other thread."""
+        self.channel.send(Failed(0, error.to_dict()))
+        os._exit(1)
 
     def _drain(self, engine: Engine) -> None:
         while self._inbox:
@@ -209,13 +240,28 @@ class Worker:
             sys.exit(2)
         try:
             native.init(self._last_words)
-            engine, info = load(command, self.channel)
-        except LmnbError as error:
-            self.channel.send(Failed(0, error.to_dict()))
-            sys.exit(1)
+            engine, info = load(command, self.channel, self.watch)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            self._die(_as_crash(error))
         self.engine = engine
         self.channel.send(Ready(info))
         return engine
+
+    # --- the watching thread -----------------------------------------------------------
+
+    def watch_forever(self, engine: Engine) -> None:
+        """Break off steps that do not end; the process, if that does not help."""
+        while True:
+            sleep(TICK)
+            verdict = self.watch.tick()
+            if verdict == "abort":
+                engine.give_up()
+            elif verdict == "kill":
+                faulthandler.dump_traceback()
+                self._die(self.watch.last_words())
+
+    # --- the end -------------------------------------------------------------------------
 
     def _last_words(self, text: str) -> None:
         cause = text.strip().splitlines()[0] if text.strip() else "an unknown assertion"
@@ -223,7 +269,15 @@ class Worker:
         self.channel.send(Failed(0, error.to_dict()))
 
 
-def load(command: Load, channel: Channel) -> tuple[Engine, ModelInfo]:
+def _as_crash(error: Exception) -> LmnbError:
+    if isinstance(error, LmnbError):
+        return error
+    if isinstance(error, MemoryError):
+        return EngineCrashed("The model's process ran out of memory.")
+    return EngineCrashed(f"The engine failed: {error!r}.")
+
+
+def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelInfo]:
     """Read the model and make it ready, telling the progress."""
     began = monotonic()
     last = 0.0
@@ -238,9 +292,9 @@ def load(command: Load, channel: Channel) -> tuple[Engine, ModelInfo]:
     model = Model.load(command.path, header, command.config, on_progress=progress)
     engine: Engine
     if header.kind == "embedding":
-        engine = Embedder(model, command.config)
+        engine = Embedder(model, command.config, watch)
     else:
-        engine = Generator(model, command.config)
+        engine = Generator(model, command.config, watch)
     return engine, _describe(engine, header.kind, command.config, monotonic() - began)
 
 
@@ -293,12 +347,20 @@ def _die_with_parent() -> None:
             os._exit(0)
 
 
+def _die_before_others() -> None:
+    """Where memory runs out, Linux ends the process of the highest score. Raising it is allowed."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        score.write_text(str(min(1000, int(score.read_text()) + _OOM_SCORE)))
+
+
 def main() -> None:
     """Entry point."""
     _die_with_parent()
+    _die_before_others()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    Worker(Channel(int(sys.argv[1]))).run()
+    Worker(Channel(int(sys.argv[1])), Recorder(int(sys.argv[2]))).run()
 
 
 if __name__ == "__main__":

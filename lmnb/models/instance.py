@@ -28,6 +28,8 @@ class Instance:
         Requests that use it now. An instance in use is never idle.
     last_used
         Unix time at which it last became idle, or was loaded.
+    watch
+        Waits for the end of the worker.
     load_seconds
         How long the load took; `warnings` are sentences for the user about it.
     """
@@ -45,6 +47,7 @@ class Instance:
     last_used: float = field(default_factory=time.time)
     unloading: bool = False
     timer: asyncio.TimerHandle | None = None
+    watch: asyncio.Task[None] | None = None
 
     @property
     def config(self) -> LoadConfig:

@@ -11,7 +11,7 @@ The rules are LM Studio's (developer docs, "Idle TTL and Auto-Evict"), with what
 - An explicit load of a model that a request has loaded with fitting options keeps that instance.
   Another explicit load of the same model makes a second one, `key:2`.
 - When a worker dies, its instance is forgotten, but not how it was loaded: the next request for its
-  id or its model loads it again in the same way.
+  id or its model loads it again in the same way, unless the model keeps crashing (`crashes`).
 
 Everything here runs on the server's event loop; between two awaits nothing else changes.
 """
@@ -30,8 +30,9 @@ from typing import Any, Protocol
 from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import LoadConfig
-from lmnb.errors import LmnbError, ModelLoadFailed, ModelUnloaded
+from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, ModelUnloaded
 from lmnb.models.catalog import Catalog
+from lmnb.models.crashes import Crashes
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance, satisfies
 from lmnb.models.loading import Load, OnProgress, Plan
@@ -66,13 +67,21 @@ class Manager:
     """All instances and loads of the server."""
 
     def __init__(
-        self, catalog: Catalog, settings: ManagerSettings, *, start: StartWorker = Worker.start
+        self,
+        catalog: Catalog,
+        settings: ManagerSettings,
+        *,
+        start: StartWorker = Worker.start,
+        crashes: Crashes | None = None,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._start = start
         self._planner = Planner(catalog, settings)
         self._registry = Registry()
+        self._crashes = crashes or Crashes()
+        self._dying: set[asyncio.Task[None]] = set()
+        self._suspects: dict[Path, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._serial = 0
         self._closed = False
@@ -84,6 +93,10 @@ class Manager:
     def loading(self) -> list[Load]:
         """Loads in progress."""
         return list(self._registry.loads.values())
+
+    def suspects(self, entry: ModelEntry) -> asyncio.Lock:
+        """Held by a request that may have crashed the model while it is tried again; see `retries`."""
+        return self._suspects.setdefault(entry.path, asyncio.Lock())
 
     @contextlib.asynccontextmanager
     async def lease(
@@ -117,6 +130,8 @@ class Manager:
             The model is of the other kind.
         InvalidModel, ModelLoadFailed, EngineCrashed
             It cannot be loaded.
+        KeepsCrashing
+            It has crashed too often of late.
         """
         check_ttl(ttl)
         began = time.monotonic()
@@ -135,7 +150,7 @@ class Manager:
         ttl: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> Instance:
-        """Load a model explicitly. Cancelling the call cancels the load.
+        """Load a model explicitly, however often it has crashed. Cancelling cancels the load.
 
         Parameters
         ----------
@@ -157,6 +172,7 @@ class Manager:
         config = config or LoadConfig()
         if instance := self._keep(entry, config, identifier, ttl):
             return instance
+        self._crashes.forget(entry.path)
         plan = self._planner.explicit(entry, config, identifier, ttl)
         load = self._adopt(plan, identifier) or self._begin(plan)
         try:
@@ -259,6 +275,7 @@ class Manager:
     async def _run(self, load: Load) -> None:
         plan, began = load.plan, time.monotonic()
         try:
+            await self._after_crashes(plan.entry)
             if plan.jit:
                 await self._make_room(plan.entry.kind)
             log = await asyncio.to_thread(self._log_file, plan.id)
@@ -266,6 +283,8 @@ class Manager:
                 plan.entry.path, plan.config, log=log, on_progress=load.report
             )
         except LmnbError as error:
+            if isinstance(error, EngineCrashed):
+                self._crashes.record(plan.entry.path, error, answered=False)
             self._fail(load, error)
         except Exception as error:  # noqa: BLE001  Whatever it is, nobody may wait for ever.
             self._fail(load, ModelLoadFailed(f"{plan.entry.key} could not be loaded: {error!r}."))
@@ -274,6 +293,12 @@ class Manager:
             self._add(load, worker, time.monotonic() - began)
         # A failed load no longer stands behind others, and a new instance does.
         self._evict_idle(plan.entry.kind)
+
+    async def _after_crashes(self, entry: ModelEntry) -> None:
+        """Wait until crashed processes have given their memory back, then see whether to go on."""
+        while self._dying:
+            await asyncio.wait(self._dying)
+        self._crashes.check(entry)
 
     async def _make_room(self, kind: Kind) -> None:
         stopping = self._evict_idle(kind)
@@ -297,7 +322,7 @@ class Manager:
         self._registry.crashed.pop(plan.id, None)
         load.finish(instance)
         self._restart_timer(instance)
-        self._spawn(self._watch(instance))
+        instance.watch = self._spawn(self._watch(instance))
 
     def _fail(self, load: Load, error: LmnbError) -> None:
         # What cannot be loaded as it was is looked up afresh the next time.
@@ -369,7 +394,10 @@ class Manager:
         return self._spawn(instance.worker.stop())
 
     async def _watch(self, instance: Instance) -> None:
-        await instance.worker.wait_closed()
+        error = await instance.worker.wait_closed()
+        if isinstance(error, EngineCrashed):
+            answered = instance.worker.answered > 0
+            self._crashes.record(instance.entry.path, error, answered=answered)
         self._bury(instance)
 
     def _bury(self, instance: Instance) -> None:
@@ -386,6 +414,9 @@ class Manager:
         del self._registry.instances[instance.id]
         instance.unloading = True
         self._restart_timer(instance)
+        if instance.watch is not None and not instance.watch.done():
+            self._dying.add(instance.watch)
+            instance.watch.add_done_callback(self._dying.discard)
 
     def _bury_dead(self) -> None:
         """A request may come before `_watch` has heard of the end of a worker."""

@@ -13,7 +13,7 @@ A plain one::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import TypeVar
 
@@ -25,14 +25,19 @@ from lmnb.chat.events import (
     Event,
     Finished,
     Loading,
+    Prompt,
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
     ToolCallEnd,
     ToolCallStart,
 )
+from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import Embedded, LoadConfig, TokenLogprob
+from lmnb.errors import EngineCrashed
+from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
+from lmnb.models.retries import Tries
 from lmnb.server.state import State
 
 T = TypeVar("T")
@@ -47,7 +52,8 @@ PATIENCE = 5.0
 async def generate(state: State, request: Request) -> AsyncGenerator[Event, None]:
     """Load the model if need be, render, generate.
 
-    The order of events is that of `lmnb.chat.events`. Closing the generator, or cancelling the
+    The order of events is that of `lmnb.chat.events`; if the worker dies before the answer has
+    begun, `Loading` and `Prompt` come once more (see `lmnb.models.retries`). Closing the generator, or cancelling the
     task that reads it, stops the generation at once and gives the model back.
 
     Raises
@@ -58,15 +64,34 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     chat.ensure_supported(request)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
-    async with AsyncExitStack() as stack:
+    tries = Tries()
+    while True:
+        try:
+            async with aclosing(_try(state, request, tries)) as events:
+                async for event in events:
+                    tries.begun = tries.begun or not isinstance(event, Loading | Prompt)
+                    yield event
+        except EngineCrashed as error:
+            if not tries.again(error):
+                raise
+        else:
+            return
+
+
+async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[Event, None]:
+    """One try: `generate` with a worker that may die."""
+    async with AsyncExitStack() as alone, AsyncExitStack() as stack:
+        await alone.enter_async_context(tries.apart())
         lease: Lease | None = None
-        async for step in _lease(state, stack, request.model, request.ttl, _load_config(request)):
+        name = tries.instance or request.model
+        async for step in _lease(state, stack, name, request.ttl, _load_config(request)):
             if isinstance(step, Loading):
                 yield step
             else:
                 lease = step
         assert lease is not None
         instance = lease.instance
+        tries.use(instance.id, state.models.suspects(instance.entry))
         events = await stack.enter_async_context(
             aclosing(
                 chat.generate(
@@ -79,6 +104,8 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
             )
         )
         async for event in events:
+            if not isinstance(event, Prompt):
+                await alone.aclose()  # it has got through what a crash would be retried for
             yield event
 
 
@@ -243,15 +270,47 @@ async def embed(
     ContextOverflow
         An input is longer than the model's context, and `truncate` is off.
     """
-    async with state.models.lease(model, kind="embedding", ttl=ttl) as lease:
-        result = await lease.instance.worker.embed(inputs, truncate=truncate)
-        return Embedding(lease.instance.id, result)
+
+    async def work(instance: Instance) -> Embedding:
+        result = await instance.worker.embed(inputs, truncate=truncate)
+        return Embedding(instance.id, result)
+
+    return await _use(state, model, "embedding", work, ttl=ttl)
 
 
 async def count_tokens(state: State, request: Request) -> int:
     """Tokens of the prompt that `request` would be, by its model's own template and vocabulary."""
     chat.ensure_supported(request)
-    async with state.models.lease(
-        request.model, kind="llm", ttl=request.ttl, options=_load_config(request)
-    ) as lease:
-        return len(await chat.tokenize(request, lease.instance.worker, state.renderer))
+
+    async def work(instance: Instance) -> int:
+        return len(await chat.tokenize(request, instance.worker, state.renderer))
+
+    return await _use(
+        state, request.model, "llm", work, ttl=request.ttl, options=_load_config(request)
+    )
+
+
+async def _use(
+    state: State,
+    model: str,
+    kind: Kind,
+    work: Callable[[Instance], Awaitable[T]],
+    *,
+    ttl: float | None,
+    options: LoadConfig | None = None,
+) -> T:
+    """The result of some work with a model, which is done again if its worker dies meanwhile."""
+    tries = Tries()
+    while True:
+        try:
+            async with (
+                tries.apart(),
+                state.models.lease(
+                    tries.instance or model, kind, ttl=ttl, options=options
+                ) as lease,
+            ):
+                tries.use(lease.instance.id, state.models.suspects(lease.instance.entry))
+                return await work(lease.instance)
+        except EngineCrashed as error:
+            if not tries.again(error):
+                raise

@@ -97,6 +97,7 @@ class ChatStream:
                 "model_load.progress", model_instance_id=self._instance, progress=event.progress
             )
         before = self._start_load()
+        self._loading = False
         self._instance = event.model
         self._load_seconds = event.seconds
         return before + self._frame(
@@ -107,7 +108,8 @@ class ChatStream:
         if self._loading:
             return b""
         self._loading = True
-        return self._frame("model_load.start", model_instance_id=self._instance)
+        # A prompt is being read only if the model crashed and is loaded once more.
+        return self._close() + self._frame("model_load.start", model_instance_id=self._instance)
 
     def _reading(self, event: Prompt) -> bytes:
         self._prompt = event

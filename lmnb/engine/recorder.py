@@ -1,0 +1,53 @@
+"""Which requests a worker is computing, in memory that outlives it.
+
+A worker that dies of a signal cannot say what it was doing. So it notes the ids of the requests in
+every forward pass beforehand, in a page it shares with the server: a microsecond each, and no
+message that could be lost. The server reads it when the worker is gone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import tempfile
+from collections.abc import Collection
+from typing import IO
+
+_PAGE = 4096
+_IDS = 8  # The offset of the ids; before it lies their count, and the id that is being tokenized.
+_MOST = (_PAGE - _IDS) // 4
+
+
+class Recorder:
+    """The page, from either side. Ids are below 2**32."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._page = mmap.mmap(descriptor, _PAGE)
+
+    def passing(self, ids: Collection[int]) -> None:
+        """A forward pass over these requests begins; none: it has ended."""
+        noted = tuple(ids)[:_MOST]
+        struct.pack_into(f"<{len(noted)}I", self._page, _IDS, *noted)
+        struct.pack_into("<I", self._page, 0, len(noted))
+
+    def tokenizing(self, request: int) -> None:
+        """The reading thread takes this request apart; 0: it is done."""
+        struct.pack_into("<I", self._page, 4, request)
+
+    def read(self) -> frozenset[int]:
+        """The requests that were being computed."""
+        count, tokenizing = struct.unpack_from("<II", self._page)
+        ids = struct.unpack_from(f"<{min(count, _MOST)}I", self._page, _IDS)
+        return frozenset(ids) | ({tokenizing} if tokenizing else frozenset())
+
+    def close(self) -> None:
+        """Give the page back."""
+        self._page.close()
+
+
+def make_page() -> IO[bytes]:
+    """An unnamed file for a `Recorder`, all zeros."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  The caller closes it.
+    file.write(bytes(_PAGE))
+    file.flush()
+    return file

@@ -1,0 +1,175 @@
+"""What goes wrong inside a worker becomes an error with its cause, for those it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from faulty_worker import PATIENCE, POISON
+
+from lmnb.engine.client import Worker
+from lmnb.engine.protocol import Delta, End, Generate, LoadConfig, Sampling
+from lmnb.errors import EngineCrashed, EngineStuck
+
+SMALL = LoadConfig(context_length=2048, parallel=4)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes workers that are started from now on faulty."""
+
+    def make(fault: str) -> None:
+        here = Path(__file__).parent
+        path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+        monkeypatch.setenv("LMNB_TEST_FAULT", fault)
+        monkeypatch.setattr("lmnb.engine.client._MODULE", "faulty_worker")
+
+    return make
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(main())  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def started(path: Path, log: Path | None = None) -> AsyncIterator[Worker]:
+    worker = await Worker.start(path, SMALL, log=log)
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        assert not psutil.pid_exists(worker.pid)
+
+
+def tokens(*ids: int, most: int = 4) -> Generate:
+    return Generate(id=0, tokens=ids, sampling=Sampling(temperature=0), max_tokens=most)
+
+
+async def answer(worker: Worker, command: Generate) -> str:
+    found = ""
+    async for update in worker.generate(command):
+        if isinstance(update, Delta):
+            found += update.text
+        elif isinstance(update, End):
+            return found
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("assertion", r"GGML_ASSERT\(n_poison == 0\) failed"),
+        ("segfault", "crashed in string_at .*SIGSEGV: invalid memory access"),
+        ("exception", r"ran out of memory \(std::bad_alloc\)"),
+        ("python", "something unforeseen"),
+        ("memory", "ran out of memory"),
+        ("kill", "killed"),
+        ("hang", "A forward pass over 3 tokens had not ended after"),
+    ],
+)
+def test_a_dead_worker_names_the_cause_and_the_suspect(
+    chat_model_path: Path,
+    faulty: Callable[[str], None],
+    tmp_path: Path,
+    fault: str,
+    words: str,
+) -> None:
+    async def main() -> None:
+        log = tmp_path / "model.log"
+        async with started(chat_model_path, log) as worker:
+            bystander = worker.generate(tokens(100, 101, most=1500))
+            while not isinstance(await anext(bystander), Delta):
+                pass
+            with pytest.raises(EngineCrashed, match=words) as guilty:
+                await answer(worker, tokens(5, POISON, 6))
+            assert guilty.value.suspect
+            assert str(log) in str(guilty.value.hint)
+            with pytest.raises(EngineCrashed, match=words) as innocent:
+                async for _ in bystander:
+                    pass
+            assert innocent.value.suspect is False
+            with pytest.raises(EngineCrashed, match=words) as late:
+                await worker.ping()
+            assert late.value.suspect is False
+            assert isinstance(await worker.wait_closed(), EngineCrashed)
+
+    faulty(fault)
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("crawl", EngineStuck, "A forward pass over 3 tokens had not ended after"),
+        ("allocation", EngineCrashed, "not enough memory"),
+    ],
+)
+def test_a_pass_that_fails_is_its_requests_failure_only(
+    chat_model_path: Path,
+    faulty: Callable[[str], None],
+    fault: str,
+    kind: type[EngineCrashed],
+    words: str,
+) -> None:
+    async def main() -> None:
+        async with started(chat_model_path) as worker:
+            before = await answer(worker, tokens(100, 101))
+            for _ in range(2):
+                with pytest.raises(kind, match=words) as caught:
+                    await answer(worker, tokens(5, POISON, 6))
+                assert caught.value.suspect is None
+                assert await answer(worker, tokens(100, 101)) == before
+            assert worker.is_alive
+            # Three times in a row, and it is the process that is broken.
+            for _ in range(3):
+                with pytest.raises(kind, match=words) as caught:
+                    await answer(worker, tokens(5, POISON, 6))
+            assert caught.value.suspect
+            assert isinstance(await worker.wait_closed(), kind)
+
+    faulty(fault)
+    run(main)
+
+
+def test_a_stopped_process_is_no_stuck_one(
+    chat_model_path: Path, faulty: Callable[[str], None]
+) -> None:
+    async def main() -> None:
+        async with started(chat_model_path) as worker:
+            alone = await answer(worker, tokens(100, 101, most=60))
+            updates = worker.generate(tokens(100, 101, most=60))
+            found = ""
+            async for update in updates:
+                if isinstance(update, Delta):
+                    if not found:
+                        os.kill(worker.pid, signal.SIGSTOP)
+                        await asyncio.sleep(3 * PATIENCE)
+                        os.kill(worker.pid, signal.SIGCONT)
+                    found += update.text
+            assert found == alone
+
+    faulty("hang")
+    run(main)
+
+
+def test_the_oom_killer_is_shown_the_worker_first(chat_model_path: Path) -> None:
+    score = Path("/proc/self/oom_score_adj")
+    if not score.exists():
+        pytest.skip("Linux only")
+
+    def scores(pid: int) -> tuple[int, int]:
+        return int(score.read_text()), int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    async def main() -> None:
+        async with started(chat_model_path) as worker:
+            ours, theirs = await asyncio.to_thread(scores, worker.pid)
+            assert theirs > ours or theirs == 1000
+
+    run(main)
