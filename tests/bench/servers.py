@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,13 +21,39 @@ from lmnb.engine import native
 
 
 @dataclass(frozen=True)
-class Options:
-    """What both servers are given: model file, context shared by all slots, slots, threads."""
+class Deployment:
+    """How both servers are started for some of the rows.
 
-    model: Path
-    context: int
+    `slots` slots of `context` tokens each; 0 leaves both to the servers (the embedding model).
+    `peer_options`: further options of llama-server. Where there are several sets, all are run and
+    the best figure counts.
+    """
+
+    title: str
     slots: int
+    context: int
+    embedding: bool = False
+    peer_options: tuple[tuple[str, ...], ...] = ((),)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where everything is, and the number of threads, which is the same for both."""
+
+    peer: Path
+    model: Path
+    embedding_model: Path
     threads: int
+    logs: Path
+
+    def file(self, deployment: Deployment) -> Path:
+        """The model file of a deployment."""
+        return self.embedding_model if deployment.embedding else self.model
+
+
+def environment() -> dict[str, str]:
+    """Ours without settings of OpenMP: both servers run with their own defaults."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "LMNB_"))}
 
 
 def free_port() -> int:
@@ -52,49 +80,58 @@ def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 120) -
 
 
 @contextmanager
-def llama_server(binary: Path, options: Options, log: Path, *extra: str) -> Iterator[int]:
-    """llama.cpp's own server; yields its port."""
-    port = free_port()
-    command = [
-        str(binary), "-m", str(options.model), "--host", "127.0.0.1", "--port", str(port),
-        "-c", str(options.context), "-np", str(options.slots), "-t", str(options.threads),
-        "-tb", str(options.threads), "--no-webui", *extra,
-    ]  # fmt: skip
-    if not native.extra_buffers_work():  # it would crash, and lmnb does without them too
-        command.append("--no-repack")
+def running(command: list[str], log: Path, env: dict[str, str], port: int) -> Iterator[None]:
+    """A server process, from its first answer on."""
     with (
-        log.open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output) as process,
+        log.open("ab") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=env) as process,
     ):
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)
-            yield port
+            yield
         finally:
             process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager
-def lmnb_server(options: Options, home: Path, log: Path) -> Iterator[int]:
-    """`lmnb serve --own`, with the model loaded; yields its port."""
+def llama_server(machine: Machine, deployment: Deployment, *extra: str) -> Iterator[int]:
+    """llama.cpp's own server; yields its port."""
+    port, threads = free_port(), str(machine.threads)
+    command = [
+        str(machine.peer), "-m", str(machine.file(deployment)), "--host", "127.0.0.1",
+        "--port", str(port), "-t", threads, "-tb", threads, "--no-webui", *extra,
+    ]  # fmt: skip
+    if deployment.slots:
+        total = deployment.slots * deployment.context
+        command += ["-c", str(total), "-np", str(deployment.slots)]
+    if not native.extra_buffers_work():  # it would crash, and lmnb does without them too
+        command.append("--no-repack")
+    with running(command, machine.logs / "llama-server.log", environment(), port):
+        yield port
+
+
+@contextmanager
+def lmnb_server(machine: Machine, deployment: Deployment) -> Iterator[int]:
+    """`lmnb serve --own` with a home of its own and the model loaded; yields its port."""
     port = free_port()
-    environment = os.environ | {"LMNB_HOME": str(home)}
+    log = machine.logs / "lmnb.log"
     lmnb = [sys.executable, "-m", "lmnb"]
-    serve = [*lmnb, "serve", "--own", "--port", str(port)]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(serve, stdout=output, stderr=output, env=environment) as process,
-    ):
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process)
-            load = [
-                *lmnb, "load", str(options.model), "--identifier", "bench",
-                "--context-length", str(options.context // options.slots), "--parallel", str(options.slots),
-                "--threads", str(options.threads),
-            ]  # fmt: skip
-            subprocess.run(load, env=environment, check=True, stdout=output, stderr=output)
+    load = [
+        *lmnb, "load", str(machine.file(deployment)), "--identifier", "bench",
+        "--threads", str(machine.threads),
+    ]  # fmt: skip
+    if deployment.slots:
+        load += ["--context-length", str(deployment.context), "--parallel", str(deployment.slots)]
+    with tempfile.TemporaryDirectory(prefix="lmnb-bench-home-", ignore_cleanup_errors=True) as home:
+        env = environment() | {"LMNB_HOME": home}
+        with running([*lmnb, "serve", "--own", "--port", str(port)], log, env, port):
+            with log.open("ab") as output:
+                subprocess.run(load, env=env, check=True, stdout=output, stderr=output)
             yield port
-        finally:
-            process.terminate()
 
 
 def system_info(text: str) -> str:
@@ -103,3 +140,15 @@ def system_info(text: str) -> str:
     if not found:
         raise RuntimeError("no system_info found")
     return " ".join(part.strip() for part in found[1].split("|") if part.strip())
+
+
+def builds(machine: Machine) -> tuple[str, str]:
+    """`system_info` of the llama.cpp in lmnb, and of the peer's."""
+    log = machine.logs / "llama-server.log"
+    with llama_server(machine, Deployment("", 1, 512), "-lv", "5"):  # or it is not logged
+        pass
+    peer = system_info(log.read_text(errors="replace"))
+    command = [sys.executable, "-m", "lmnb.engine.devices"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+    own = json.loads(done.stdout.strip().splitlines()[-1])["system_info"]
+    return system_info(own), peer
