@@ -193,6 +193,11 @@ def floats(pointer: Any, count: int) -> NDArray[np.float32]:
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
+def address_of_tokenize() -> int:
+    """Where `llama_tokenize` lies in memory, for libraries that call it themselves."""
+    return ctypes.cast(_lib.llama_tokenize, ctypes.c_void_p).value or 0
+
+
 def supports_gpu_offload() -> bool:
     """Whether this build can put layers on a GPU."""
     return bool(L.llama_supports_gpu_offload())

@@ -74,6 +74,25 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logit_bias: dict[int, float] = {}
 
 
+class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the answer must look like. `text` is a JSON schema, a regex or a Lark grammar.
+
+    lenient
+        Keywords of a JSON schema that cannot be enforced are left out instead of refused.
+    after
+        The constraint begins after this text, which ends the model's thinking; None: at once.
+    opening
+        The text that begins the thinking, if it is the model's choice whether to think at all;
+        None with `after`: the prompt has begun it.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    text: str = ""
+    lenient: bool = False
+    after: str | None = None
+    opening: str | None = None
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's text, bytes and natural-log probability before sampling, with alternatives."""
 
@@ -151,6 +170,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     logprobs: int | None = None
     show_special: bool = False
     priority: int = 0
+    constraint: ConstraintSpec | None = None
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True, omit_defaults=True):
