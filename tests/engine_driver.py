@@ -7,7 +7,17 @@ from pathlib import Path
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, Reply, Sampling, Segment, Step
+from lmnb.engine.protocol import (
+    ConstraintSpec,
+    End,
+    Failed,
+    Generate,
+    LoadConfig,
+    Reply,
+    Sampling,
+    Segment,
+    Step,
+)
 from lmnb.errors import LmnbError
 
 GREEDY = Sampling(temperature=0)
@@ -34,6 +44,7 @@ class Engine:
         stop: tuple[str, ...] = (),
         logprobs: int | None = None,
         priority: int = 0,
+        constraint: ConstraintSpec | None = None,
     ) -> int:
         self.next_id += 1
         command = Generate(
@@ -45,6 +56,7 @@ class Engine:
             stop=stop,
             logprobs=logprobs,
             priority=priority,
+            constraint=constraint,
         )
         self.text[self.next_id] = ""
         self.generator.submit(command, self.generator.prompt(command))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import psutil
@@ -14,6 +14,7 @@ from lmnb.engine import native
 from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
+from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Delta,
@@ -40,6 +41,13 @@ _MOST_FAILED_PASSES = 3
 """Forward passes in a row that may fail until the process is given up."""
 
 
+class Prepared(NamedTuple):
+    """What the reading thread makes of a request: the prompt, and the grammar of its answer."""
+
+    tokens: Tokens
+    constraint: Grammar | None
+
+
 class Generator:
     """Generates for one loaded model. `step` is the loop's body; the rest fills and empties it."""
 
@@ -55,6 +63,7 @@ class Generator:
         self.threads = self.context.threads
         self.scheduler = Scheduler(self.context, psutil.virtual_memory().total // _CACHE_SHARE)
         self._candidates = Candidates(model.n_vocab)
+        self._grammars = Grammars(model)
         self._special_pieces: list[bytes] | None = None
         self._failures: list[Failed] = []
         self._failed_passes = 0
@@ -68,13 +77,14 @@ class Generator:
 
     # --- in ------------------------------------------------------------------------
 
-    def prompt(self, command: Generate) -> Tokens:
-        """The prompt's tokens. Thread-safe, so that tokenizing does not hold up the loop.
+    def prompt(self, command: Generate) -> Prepared:
+        """The prompt's tokens and the grammar. For the reading thread, so that the loop goes on.
 
         Raises
         ------
         ContextOverflow, InvalidRequest
-            The prompt is too long, empty, or has ids outside the vocabulary.
+            The prompt is too long, empty, or has ids outside the vocabulary; or the answer's
+            grammar cannot be enforced.
         """
         if command.tokens is None:
             tokens = self.model.tokenize(command.segments, add_bos=command.add_bos)
@@ -84,10 +94,12 @@ class Generator:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         if len(tokens) >= self.context.context_length:
             raise ContextOverflow(len(tokens), self.context.context_length)
-        return tokens
+        constraint = self._grammars.start(command.constraint) if command.constraint else None
+        return Prepared(tokens, constraint)
 
-    def submit(self, command: Generate, prompt: Tokens) -> None:
+    def submit(self, command: Generate, prepared: Prepared) -> None:
         """Queue a generation; a wrong option is reported by the next step."""
+        prompt, constraint = prepared
         limit = self.context.context_length
         if command.max_tokens is not None and command.max_tokens >= 0:
             limit = min(limit, len(prompt) + command.max_tokens)
@@ -98,7 +110,7 @@ class Generator:
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
-        sequence = Sequence(command, prompt, limit, sampler)
+        sequence = Sequence(command, prompt, limit, sampler, constraint)
         try:
             self._take_forced(sequence)
         except LmnbError as error:

@@ -97,6 +97,11 @@ class Sampler:
             constraint.mask(row)
         top = int(row.argmax())
         highest = row[top]
+        if constraint is not None and highest == -math.inf:
+            raise InvalidRequest(
+                "logit_bias forbids every token that the output format allows here.",
+                param="logit_bias",
+            )
         if not math.isfinite(highest):  # argmax finds a NaN first
             raise NumericError(
                 "The model computed values that are not numbers.",
@@ -128,14 +133,13 @@ class Sampler:
         options = self.options
         if options.top_k > 0:
             near = np.flatnonzero(row > highest - _NEAR)
-            if len(near) >= options.top_k:
-                if len(near) > 4 * options.top_k:
-                    best = np.argpartition(row[near], -options.top_k)[-options.top_k :]
-                    near = near[best]
-                return near
-            if options.top_k < len(row):
-                return np.argpartition(row, -options.top_k)[-options.top_k :]
-        elif options.min_p > 0 and options.top_p >= 1 and options.typical_p >= 1:
+            if len(near) < options.top_k:  # often so where a grammar leaves few
+                near = np.flatnonzero(row > -math.inf)
+            if len(near) > 4 * options.top_k:
+                best = np.argpartition(row[near], -options.top_k)[-options.top_k :]
+                near = near[best]
+            return near
+        if options.min_p > 0 and options.top_p >= 1 and options.typical_p >= 1:
             return np.flatnonzero(row >= highest + math.log(options.min_p))
         return np.flatnonzero(np.isfinite(row))
 
