@@ -5,7 +5,7 @@ so that none shares a prefix with another and no cache helps; end-of-text forbid
 so that every answer has the length asked for; temperature 0.8, top-k 40, top-p 0.95, min-p 0.05 (both
 servers' defaults, sent all the same); a seed per request. Everything else is at the servers' defaults:
 lmnb's of `lmnb load`, llama-server's with its prompt cache of 8 GiB, batches of 2,048 and 512. Tokens
-per second count the whole time, prompts included.
+per second count the whole time, prompts included. Threads: see `servers.Machine`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ async def alone(port: int, dice: random.Random) -> list[float]:
 
 
 @row(
-    "one", MANY, 25,
+    "one", MANY, 8,
     Figure("one stream", "tokens/s", at_least=0.98),
     Figure("the same, after the first token", "tokens/s"),
 )  # fmt: skip
@@ -153,20 +153,20 @@ async def one(port: int, dice: random.Random) -> list[float]:
     return await alone(port, dice)
 
 
-@row("four", MANY, 20, Figure("4 streams, distinct prompts", "tokens/s"))
+@row("four", MANY, 6, Figure("4 streams, distinct prompts", "tokens/s"))
 async def four(port: int, dice: random.Random) -> list[float]:
     """Four streams at once: 128 tokens in, 128 out."""
     return [(await streams(port, dice, 4))[0]]
 
 
-@row("sixteen", MANY, 60, Figure("16 streams, distinct prompts", "tokens/s", at_least=1.05))
+@row("sixteen", MANY, 25, Figure("16 streams, distinct prompts", "tokens/s", at_least=1.05))
 async def sixteen(port: int, dice: random.Random) -> list[float]:
     """Sixteen streams at once: 128 tokens in, 128 out."""
     return [(await streams(port, dice, 16))[0]]
 
 
 @row(
-    "shared", MANY, 70,
+    "shared", MANY, 35,
     Figure("16 streams sharing a 1,000-token system prompt", "tokens/s", at_least=2.0),
     Figure("the same, 95th percentile time to first token", "s", more_is_better=False, at_most=0.3),
 )  # fmt: skip
@@ -191,7 +191,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 @row(
-    "turn5", MANY, 40,
+    "turn5", MANY, 20,
     Figure("turn 5 of a chat, time to first token", "s", more_is_better=False, at_most=1.0),
 )  # fmt: skip
 async def turn5(port: int, dice: random.Random) -> list[float]:
@@ -212,7 +212,7 @@ async def turn5(port: int, dice: random.Random) -> list[float]:
 
 
 @row(
-    "schema", MANY, 45,
+    "schema", MANY, 20,
     Figure("under a JSON schema, rate against its own without", "×", at_least=1.0, own=True),
     Figure("under a JSON schema", "tokens/s"),
 )  # fmt: skip
@@ -250,7 +250,7 @@ def rate_after_first(answer: load.Answer) -> float:
 
 
 @row(
-    "busy", MANY, 35,
+    "busy", MANY, 18,
     Figure("one stream while another process keeps a core busy", "tokens/s", at_least=1.5),
     Figure("the same, after the first token", "tokens/s"),
 )  # fmt: skip
@@ -272,7 +272,7 @@ def neighbour() -> Iterator[None]:
 
 
 @row(
-    "gap", PAIR, 60,
+    "gap", PAIR, 30,
     Figure(
         "longest gap in a running answer while an 8,000-token prompt arrives", "s",
         more_is_better=False, at_most=0.2,
@@ -311,7 +311,7 @@ def longest_gap(times: list[float], begin: float, end: float) -> float:
 
 
 @row(
-    "leave", SINGLE, 35,
+    "leave", SINGLE, 25,
     Figure(
         "a client leaves during an 8,000-token prefill, until the engine is free", "s",
         more_is_better=False, at_most=0.150, own=True,
@@ -338,7 +338,7 @@ async def leave(port: int, dice: random.Random) -> list[float]:
     return [statistics.mean(found)]
 
 
-@row("embed", EMBEDDING, 20, Figure("400 short texts embedded (MiniLM)", "texts/s", at_least=1.5))
+@row("embed", EMBEDDING, 12, Figure("400 short texts embedded (MiniLM)", "texts/s", at_least=1.5))
 async def embed(port: int, dice: random.Random) -> list[float]:
     """400 texts of 8 to 40 words (24 on average), all distinct, in one call of /v1/embeddings.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmnb.engine import native
+from lmnb.engine.context import default_threads
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where everything is, and the number of threads, which is the same for both."""
+    """Where everything is, and the number of threads, which is the same for both.
+
+    For lmnb it is the most it may use. It is not told where it is lmnb's default anyway, since a
+    number that is told is fixed, and without one lmnb leaves cores to others that are busy.
+    """
 
     peer: Path
     model: Path
@@ -120,10 +125,9 @@ def lmnb_server(machine: Machine, deployment: Deployment) -> Iterator[int]:
     port = free_port()
     log = machine.logs / "lmnb.log"
     lmnb = [sys.executable, "-m", "lmnb"]
-    load = [
-        *lmnb, "load", str(machine.file(deployment)), "--identifier", "bench",
-        "--threads", str(machine.threads),
-    ]  # fmt: skip
+    load = [*lmnb, "load", str(machine.file(deployment)), "--identifier", "bench"]
+    if machine.threads != default_threads():
+        load += ["--threads", str(machine.threads)]
     if deployment.slots:
         load += ["--context-length", str(deployment.context), "--parallel", str(deployment.slots)]
     with tempfile.TemporaryDirectory(prefix="lmnb-bench-home-", ignore_cleanup_errors=True) as home:

@@ -40,13 +40,13 @@ import table
 
 _PATIENCE = 240.0
 """Seconds after which a workload has failed."""
-_START = 8.0
+_START = 7.0
 """Seconds to start both servers, about."""
 _OVERHEAD = rows.Figure(
     "the engine's own time outside native calls, 8 streams", "µs/token",
     more_is_better=False, at_most=100, own=True,
 )  # fmt: skip
-_OVERHEAD_SECONDS = 15.0
+_OVERHEAD_SECONDS = 8.0
 
 Found = dict[str, list[float] | str]
 """By row: its values, or why there are none."""
@@ -83,8 +83,10 @@ def main() -> None:
     done: list[Round] = []
     try:
         for index in range(arguments.rounds):
+            began = time.monotonic()
             done.append(Round(load=os.getloadavg()[0], others=busy_cores()))
             fill(done[-1], machine, chosen, index, overhead=overhead)
+            print(f"  a round in {time.monotonic() - began:.0f} s", flush=True)
     except KeyboardInterrupt:
         print("Interrupted: this is what there was until then.")
     lines = summary(chosen, done, comparable=own == peer, overhead=overhead)
