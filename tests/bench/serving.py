@@ -271,7 +271,9 @@ def summary(
                 comparable=comparable,
             )
             if isinstance(ours, str):
-                line.note = ours.partition(":")[0]
+                line.our_note = ours.partition(":")[0]
+            if isinstance(theirs, str):
+                line.their_note = theirs.partition(":")[0]
         lines.append(line)
     return lines
 

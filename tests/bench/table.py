@@ -10,13 +10,14 @@ from rows import Figure
 
 @dataclass
 class Line:
-    """What the rounds found for one figure; `note` tells why something is missing."""
+    """What the rounds found for one figure; the notes tell why one server has none."""
 
     figure: Figure
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
-    note: str = ""
+    our_note: str = "–"
+    their_note: str = "–"
 
     def add(self, ours: float | None, theirs: float | None, *, comparable: bool) -> None:
         """Take one round's values. A ratio needs both, of builds that are alike."""
@@ -53,10 +54,10 @@ class Line:
         if target and figure.own and figure.unit != "×":
             target += f" {figure.unit}"
         reached = {True: "yes", False: "no", None: ""}[self.reached]
-        ours = spread(self.ours) or self.note or "–"
         cells = [
             f"{figure.title}, {figure.unit}" if figure.unit != "×" else figure.title,
-            ours, spread(self.theirs) or "–", spread(self.ratios) or "–", target, reached,
+            spread(self.ours) or self.our_note, spread(self.theirs) or self.their_note,
+            spread(self.ratios) or "–", target, reached,
         ]  # fmt: skip
         return "| " + " | ".join(cells) + " |"
 
