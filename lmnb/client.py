@@ -137,10 +137,16 @@ class Client:
         Yields `{"type": "progress", "progress": 0 to 1}`, then `{"type": "done", …}` with the
         fields of `ps`, `warnings` among them. With `jit` it is loaded, if need be, the way a
         request would load it; `waited` is the seconds that took, or None. `options` are those of
-        `lmnb.engine.protocol.LoadConfig`; None is "not given". `ttl` in seconds.
+        `lmnb.engine.protocol.LoadConfig`; None is "not given", and `adapters` are dicts with the
+        fields of `LoadAdapter`. `ttl` in seconds.
         """
-        body = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
+        body: Json = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
         body |= options
+        if (adapters := options.get("adapters")) is not None:
+            body["adapters"] = [
+                {**adapter, "path": str(Path(adapter["path"]).expanduser().absolute())}
+                for adapter in adapters
+            ]
         return self._stream("/lmnb/load", body)
 
     def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002

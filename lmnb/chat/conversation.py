@@ -153,6 +153,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cache_key
         Requests with the same key probably share a prefix (a session id). Prefixes are found by
         their tokens; nothing has needed the key so far.
+    adapters
+        LoRA adapters by name or number, with their scales; None is those the model applies by
+        default, () is none.
     load
         Options for a load that this request causes (LM Studio's `context_length`).
     """
@@ -173,4 +176,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     draft: str | None = None
     cache_key: str | None = None
     ttl: float | None = None
+    adapters: tuple[tuple[str | int, float], ...] | None = None
     load: dict[str, Any] = {}

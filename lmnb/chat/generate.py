@@ -14,7 +14,7 @@ from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, T
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Prompted, Renderer
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Delta, End, Generate, Progress, Segment
+from lmnb.engine.protocol import AdapterChoice, Delta, End, Generate, Progress, Segment
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
 
@@ -90,6 +90,7 @@ async def generate(
         max_tokens=request.max_tokens,
         stop=(*request.stop, *prompt.stop),
         logprobs=request.logprobs,
+        adapters=_adapters(request),
     )
     async with aclosing(worker.generate(command)) as updates:
         async for update in updates:
@@ -100,6 +101,12 @@ async def generate(
                 yield Prompt(update.done, update.total, update.cached)
             else:
                 yield _finished(update, prompt.stop, instance, load_seconds)
+
+
+def _adapters(request: Request) -> tuple[AdapterChoice, ...] | None:
+    if request.adapters is None:
+        return None
+    return tuple(AdapterChoice(name, scale) for name, scale in request.adapters)
 
 
 async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tuple[int, ...]:

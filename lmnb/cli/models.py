@@ -23,6 +23,7 @@ _LOAD_OPTIONS = (
     "cache_type_k",
     "cache_type_v",
     "threads",
+    "adapters",
 )
 """The fields of `lmnb.engine.protocol.LoadConfig`; a test compares them."""
 
@@ -70,6 +71,15 @@ def _add_load(load: ArgumentParser) -> None:
     load.add_argument("--gpu-layers", type=int, metavar="N", help="layers on the GPU; -1 is all")
     load.add_argument("--eval-batch-size", type=int, metavar="N", help="tokens of a forward pass")
     load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    load.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        dest="adapters",
+        metavar="FILE[=SCALE]",
+        help="a LoRA adapter, applied to requests that choose none unless its scale is 0 "
+        "(default: 1); may be given several times",
+    )
     load.add_argument("--num-experts", type=int, metavar="N", help="of a mixture of experts")
     load.add_argument("--cache-type-k", metavar="TYPE", help="KV cache element type, such as q8_0")
     load.add_argument("--cache-type-v", metavar="TYPE")
@@ -77,6 +87,14 @@ def _add_load(load: ArgumentParser) -> None:
     load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
     _json(load)
     load.set_defaults(run=_load)
+
+
+def _adapter(text: str) -> dict[str, Any]:
+    path, separator, scale = text.rpartition("=")
+    try:
+        return {"path": path, "scale": float(scale)} if separator else {"path": text}
+    except ValueError:  # a file name with "=" in it
+        return {"path": text}
 
 
 def _get(options: Namespace) -> None:

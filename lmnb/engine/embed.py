@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.adapters import Adapters
 from lmnb.engine.context import Batch, create, set_common, set_threads
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
@@ -59,6 +60,7 @@ class Embedder:
         self.context_length = min(config.context_length or _default_length(model), trained)
         if self.context_length < 1:
             raise InvalidRequest("context_length must be at least 1.", param="context_length")
+        self.adapters = Adapters(model, config.adapters or ())
         # Attention without a cache sees one batch only, so a text must fit a batch whole.
         self.batch_size = max(self.context_length, _PACK_TOKENS)
         params = L.llama_context_default_params()
@@ -74,6 +76,7 @@ class Embedder:
         params.abort_callback = self.abort_flag.callback
         params.abort_callback_data = self.abort_flag.data
         self.handle = create(model, params)
+        self.adapters.apply(self.handle, self.adapters.choose(None))
         self.memory = L.llama_get_memory(self.handle)
         self.threads: int = params.n_threads
         self._threads = Threads(self.threads, adaptive=config.threads is None)

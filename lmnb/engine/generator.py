@@ -11,6 +11,7 @@ import psutil
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.adapters import Adapters
 from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
@@ -56,6 +57,7 @@ class Generator:
     def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
         self.model = model
         self.watch = watch or Watch()
+        self.adapters = Adapters(model, config.adapters or ())
         self.context = Context(model, config)
         self.context_length = self.context.context_length
         self.batch_size = self.context.batch_size
@@ -106,11 +108,12 @@ class Generator:
         try:
             if not 0 <= (command.logprobs or 0) <= self.model.n_vocab:
                 raise InvalidRequest("logprobs must not be negative.", param="logprobs")
+            adapters = self.adapters.choose(command.adapters)
             sampler = Sampler(command.sampling, self.model, prompt)
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
-        sequence = Sequence(command, prompt, limit, sampler, constraint)
+        sequence = Sequence(command, prompt, limit, sampler, constraint, adapters)
         try:
             self._take_forced(sequence)
         except LmnbError as error:
@@ -152,6 +155,7 @@ class Generator:
         """The next token of every answer, a slice of the waiting prompts, and the news of both."""
         ends = self._drop_cancelled()
         self.scheduler.admit()
+        self.adapters.apply(self.context.handle, self.scheduler.take_turn())
         # Two passes, since llama.cpp would split a mixed batch anyway; only the second is long,
         # and only it can be interrupted.
         self._run(self.scheduler.decoding())

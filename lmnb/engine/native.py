@@ -11,6 +11,7 @@ import importlib.metadata
 import re
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,33 @@ def floats(pointer: Any, count: int) -> NDArray[np.float32]:
 def address_of_tokenize() -> int:
     """Where `llama_tokenize` lies in memory, for libraries that call it themselves."""
     return ctypes.cast(_lib.llama_tokenize, ctypes.c_void_p).value or 0
+
+
+def gguf_type(path: Path, key: str) -> int | None:
+    """The type of a metadata value in a GGUF file (gguf.h, enum gguf_type); None if it is not there.
+
+    llama.cpp asserts the types it expects of some.
+    """
+    _lib.gguf_init_from_file.argtypes = [ctypes.c_char_p, _GgufParams]
+    _lib.gguf_init_from_file.restype = ctypes.c_void_p
+    for name in ("gguf_find_key", "gguf_get_kv_type"):
+        value = ctypes.c_char_p if name == "gguf_find_key" else ctypes.c_int64
+        getattr(_lib, name).argtypes = [ctypes.c_void_p, value]
+    _lib.gguf_find_key.restype = ctypes.c_int64
+    _lib.gguf_free.argtypes = [ctypes.c_void_p]
+    handle = _lib.gguf_init_from_file(str(path).encode(), _GgufParams(no_alloc=True))
+    if not handle:
+        return None
+    try:
+        number = _lib.gguf_find_key(handle, key.encode())
+        found: int | None = None if number < 0 else _lib.gguf_get_kv_type(handle, number)
+        return found
+    finally:
+        _lib.gguf_free(handle)
+
+
+class _GgufParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
 
 
 def supports_gpu_offload() -> bool:

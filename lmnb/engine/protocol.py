@@ -21,6 +21,24 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     special: bool = False
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter to load with a model: a GGUF file, and the scale requests get by default.
+
+    `name`, by which requests can choose it, is that of the file unless given.
+    """
+
+    path: str
+    scale: float = 1.0
+    name: str | None = None
+
+
+class AdapterChoice(msgspec.Struct, frozen=True, array_like=True):
+    """An adapter a request uses, by name or number, and how strongly. Scale 0 is not at all."""
+
+    adapter: str | int
+    scale: float = 1.0
+
+
 class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How to load a model. `None` lets the engine choose.
 
@@ -41,6 +59,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     threads
         CPU threads; default as many as there are physical cores that others leave free, watched
         all the time.
+    adapters
+        LoRA adapters that requests can choose from. Those at a scale other than 0 apply to every
+        request that chooses none.
     """
 
     context_length: int | None = None
@@ -53,6 +74,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_type_k: str | None = None
     cache_type_v: str | None = None
     threads: int | None = None
+    adapters: tuple[LoadAdapter, ...] | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,6 +180,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     `add_bos`: put the model's BOS token in front unless the text already begins with it.
     `show_special`: render control tokens the model writes into the text (tool-call markers).
     `max_tokens` None is "until the context is full". Lower `priority` values go first.
+    `adapters` None is what the model was loaded with.
     """
 
     id: int
@@ -171,6 +194,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     show_special: bool = False
     priority: int = 0
     constraint: ConstraintSpec | None = None
+    adapters: tuple[AdapterChoice, ...] | None = None
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True, omit_defaults=True):

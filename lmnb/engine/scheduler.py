@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from bisect import insort
 
+from lmnb.engine.adapters import PLAIN, AdapterSet
 from lmnb.engine.cache import Cache, common_prefix, pays
 from lmnb.engine.context import Context
 from lmnb.engine.sequence import Sequence
+from lmnb.engine.turns import Turns
 
 TARGET_SLICE_SECONDS = 0.1
 _SLICE = 32
@@ -30,6 +32,7 @@ class Scheduler:
         self.cache = Cache(context, context.parallel, cache_bytes)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self._turns = Turns(PLAIN)
         self._seconds_per_token = 0.0
 
     def add(self, sequence: Sequence) -> None:
@@ -51,7 +54,7 @@ class Scheduler:
     def _should_await_prefix(self, sequence: Sequence) -> bool:
         if not self._context.can_trim:
             return False
-        known = self.cache.known(sequence.tokens)
+        known = self.cache.known(sequence.keys)
         return any(
             self._common(leader, sequence) >= max(known, leader.computed) + _WORTH_AWAITING
             for leader in self.running
@@ -60,33 +63,41 @@ class Scheduler:
 
     @staticmethod
     def _common(leader: Sequence, sequence: Sequence) -> int:
-        return min(common_prefix(leader.tokens, sequence.tokens), sequence.length - 1)
+        return min(common_prefix(leader.keys, sequence.keys), sequence.length - 1)
 
     def _start(self, sequence: Sequence) -> None:
         self._offer_running_prefix(sequence)
-        sequence.start(*self.cache.acquire(sequence.tokens))
+        sequence.start(*self.cache.acquire(sequence.keys))
         self.running.append(sequence)
 
     def _offer_running_prefix(self, sequence: Sequence) -> None:
         """Save the prefix that a running sequence has in common with this one, if it is news."""
         if not self._context.can_trim:
             return
-        best, leader = self.cache.known(sequence.tokens) + _WORTH_AWAITING - 1, None
+        best, leader = self.cache.known(sequence.keys) + _WORTH_AWAITING - 1, None
         for running in self.running:
             common = min(self._common(running, sequence), running.computed)
             if common > best:
                 best, leader = common, running
         if leader is not None and leader.slot is not None and pays(best, leader.computed):
-            self.cache.save(leader.slot, leader.tokens[: leader.computed])
+            self.cache.save(leader.slot, leader.keys[: leader.computed])
 
     # --- the plan of a step --------------------------------------------------------
+
+    def take_turn(self) -> AdapterSet:
+        """The adapters of this step: only sequences that use just these are computed in it."""
+        return self._turns.take(sequence.adapters for sequence in self.running)
+
+    def _active(self) -> list[Sequence]:
+        turn = self._turns.current
+        return [sequence for sequence in self.running if sequence.adapters == turn]
 
     def decoding(self) -> list[tuple[Sequence, int]]:
         """Sequences that wait for their next token, and how many tokens are computed of each.
 
         That is the last sampled one, and those a grammar added to it as far as the batch has room.
         """
-        answering = [sequence for sequence in self.running if not sequence.reading]
+        answering = [sequence for sequence in self._active() if not sequence.reading]
         room = self._context.batch_size - len(answering)
         plan = []
         for sequence in answering:
@@ -97,10 +108,10 @@ class Scheduler:
 
     def prefilling(self) -> list[tuple[Sequence, int]]:
         """Sequences whose prompts are read in this step, and how many tokens of each."""
-        waiting = [sequence for sequence in self.running if sequence.reading]
+        waiting = [sequence for sequence in self._active() if sequence.reading]
         if not waiting:
             return []
-        budget = self._budget(alone=len(waiting) == len(self.running))
+        budget = self._budget(alone=all(sequence.reading for sequence in self.running))
         oldest = min(waiting, key=_queue_order)
         share = min(oldest.missing, budget, max(_SLICE, budget // 4))
         budget -= share
@@ -136,7 +147,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
-        self.cache.release(sequence.slot, sequence.tokens[: sequence.computed])
+        self.cache.release(sequence.slot, sequence.keys[: sequence.computed])
 
 
 def _queue_order(sequence: Sequence) -> tuple[int, int]:

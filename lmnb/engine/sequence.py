@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lmnb.engine.adapters import PLAIN, AdapterSet
 from lmnb.engine.protocol import Delta, End, Generate, Progress, TokenLogprob
 from lmnb.engine.stream import TextStream
 
@@ -35,11 +36,13 @@ class Sequence:
         limit: int,
         sampler: Sampler,
         constraint: Constraint | None = None,
+        adapters: AdapterSet = PLAIN,
     ) -> None:
         self.id = command.id
         self.command = command
         self.sampler = sampler
         self.constraint = constraint
+        self.adapters = adapters
         self.prompt_length = len(prompt)
         self.limit = limit
         """Most tokens that prompt and answer may have together."""
@@ -65,6 +68,11 @@ class Sequence:
     def tokens(self) -> Tokens:
         """Prompt and answer so far, (length,)."""
         return self._buffer[: self.length]
+
+    @property
+    def keys(self) -> Tokens:
+        """What `tokens` are called in the KV cache, (length,)."""
+        return self.adapters.keys(self.tokens)
 
     @property
     def output_length(self) -> int:

@@ -29,6 +29,7 @@ import msgspec
 import psutil
 
 from lmnb.engine import native
+from lmnb.engine.adapters import Adapters
 from lmnb.engine.embed import Embedder
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
@@ -70,6 +71,7 @@ class Engine(Protocol):
     batch_size: int
     parallel: int
     threads: int
+    adapters: Adapters
 
     def prompt(self, command: Any) -> Any:
         """Tokenize; called by the reading thread."""
@@ -313,6 +315,7 @@ def _describe(engine: Engine, kind: str, config: LoadConfig, seconds: float) -> 
         offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
         cache_type_k=config.cache_type_k or "f16",
         cache_type_v=config.cache_type_v or "f16",
+        adapters=engine.adapters.loaded,
     )
     return ModelInfo(
         architecture=model.header.architecture,

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.engine.protocol import LoadConfig
+from lmnb.errors import NotSupported
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.disconnect import until_disconnect
@@ -41,6 +42,7 @@ async def index(request: Request) -> Response:
 async def load(request: Request) -> Response:
     """Load a model explicitly, so without a TTL unless one is given. Leaving cancels the load."""
     body = await read(request, LoadBody)
+    _refuse_files(body)
     config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
     models = state_of(request).models
     loading = models.load(body.model, config, identifier=body.identifier, ttl=body.ttl)
@@ -54,6 +56,16 @@ async def load(request: Request) -> Response:
     if body.echo_load_config:
         answer["load_config"] = config_of(instance)
     return _json(answer)
+
+
+def _refuse_files(body: LoadBody) -> None:
+    """Who speaks over the network must not have files of this machine opened."""
+    if body.adapters is not None:
+        raise NotSupported(
+            "'adapters' cannot be given here.",
+            hint="Load the model on this machine: lmnb load MODEL --adapter FILE.",
+            param="adapters",
+        )
 
 
 async def unload(request: Request) -> Response:

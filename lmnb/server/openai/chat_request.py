@@ -75,6 +75,7 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
         logprobs=(body.top_logprobs or 0) if body.logprobs or body.top_logprobs else None,
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
+        adapters=body.adapters(),
     )
     return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
 

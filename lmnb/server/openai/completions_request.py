@@ -67,6 +67,7 @@ def _group(
         logprobs=body.logprobs,
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
+        adapters=body.adapters(),
     )
     return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
 

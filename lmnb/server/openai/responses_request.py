@@ -88,6 +88,7 @@ def translate(
         logprobs=body.logprobs,
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
+        adapters=body.adapters(),
     )
     return request, conversation
 

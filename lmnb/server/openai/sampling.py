@@ -6,9 +6,9 @@ SDKs send those through `extra_body`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import SamplingOptions
@@ -45,6 +45,25 @@ def _named(model: str) -> str:
 ModelName = Annotated[str, AfterValidator(_named)]
 
 
+class AdapterFields(Fields):
+    """A LoRA adapter, by `id` (its number) or `name`, one of the two."""
+
+    id: Annotated[Int, Field(ge=0)] | None = None
+    name: str | None = None
+    scale: float = 1.0
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if (self.id is None) == (self.name is None):
+            raise ValueError("either an 'id' or a 'name'")
+        return self
+
+    @property
+    def key(self) -> str | int:
+        """Which adapter it is."""
+        return self.name or self.id or 0
+
+
 class SamplingFields(Fields):
     """What a generation can be told, whatever the endpoint."""
 
@@ -64,6 +83,7 @@ class SamplingFields(Fields):
     ttl: Annotated[float, Field(gt=0)] | None = None
     draft_model: str | None = None
     prompt_cache_key: str | None = None
+    lora: list[AdapterFields] | None = None
 
     def sampling(self, choice: int = 0) -> SamplingOptions:
         """The options for the `choice`-th of `n` answers: each gets a seed of its own."""
@@ -79,6 +99,12 @@ class SamplingFields(Fields):
             seed=self._seed(choice),
             logit_bias=self._biases(),
         )
+
+    def adapters(self) -> tuple[tuple[str | int, float], ...] | None:
+        """The LoRA adapters in llama.cpp's words: those not listed are not used at all."""
+        if self.lora is None:
+            return None
+        return tuple((adapter.key, adapter.scale) for adapter in self.lora)
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings; an empty one would stop everything and means none."""
