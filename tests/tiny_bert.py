@@ -128,6 +128,15 @@ def embed(
     pooling: str = "mean",
 ) -> Array:
     """The normalised embedding of a sequence of token ids."""
+    x = encode(weights, tokens, layers=layers, heads=heads)
+    pooled: Array = x.mean(0) if pooling == "mean" else x[0]
+    return pooled / np.linalg.norm(pooled)
+
+
+def encode(
+    weights: dict[str, NDArray[np.float32]], tokens: list[int], *, layers: int = 2, heads: int = 4
+) -> Array:
+    """The last layer's rows, (tokens, hidden)."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
 
     def norm(x: Array, name: str) -> Array:
@@ -160,5 +169,4 @@ def embed(
         x = norm(x + attended, f"{prefix}attention.output.LayerNorm")
         inner = gelu(linear(x, f"{prefix}intermediate.dense"))
         x = norm(x + linear(inner, f"{prefix}output.dense"), f"{prefix}output.LayerNorm")
-    pooled: Array = x.mean(0) if pooling == "mean" else x[0]
-    return pooled / np.linalg.norm(pooled)
+    return x

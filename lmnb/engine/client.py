@@ -34,19 +34,22 @@ from lmnb.engine.protocol import (
     Ping,
     Pong,
     Progress,
+    Ranked,
     Ready,
     Reply,
+    Rerank,
     Segment,
     Step,
     Tokenize,
     Tokenized,
+    Truncate,
 )
 from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import EngineCrashed, LmnbError, ModelUnloaded
 
 Update: TypeAlias = Progress | Delta | End
-_Item: TypeAlias = Update | Embedded | Tokenized | Pong | LmnbError
-_R = TypeVar("_R", Embedded, Tokenized, Pong)
+_Item: TypeAlias = Update | Embedded | Ranked | Tokenized | Pong | LmnbError
+_R = TypeVar("_R", Embedded, Ranked, Tokenized, Pong)
 
 _MODULE = "lmnb.engine.worker"
 _STOP_SECONDS = 5.0
@@ -159,12 +162,28 @@ class Worker:
         self,
         inputs: Sequence[str | tuple[int, ...]],
         *,
-        truncate: bool = False,
+        truncate: Truncate = False,
         normalize: bool = True,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Embedded:
-        """Embed texts; see `Embed` and `Embedded`. Cancelling aborts."""
+        """Embed texts; see `Embed` and `Embedded`. Cancelling aborts.
+
+        `on_progress` is told a few times a second how many texts of how many are done.
+        """
         command = Embed(id=0, inputs=tuple(inputs), truncate=truncate, normalize=normalize)
-        return await self._call(command, Embedded)
+        return await self._call(command, Embedded, on_progress)
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: Truncate = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Ranked:
+        """Score documents; see `Rerank` and `Ranked`. Cancelling aborts."""
+        command = Rerank(id=0, query=query, documents=tuple(documents), truncate=truncate)
+        return await self._call(command, Ranked, on_progress)
 
     async def tokenize(
         self, segments: Sequence[Segment], *, add_bos: bool = True
@@ -207,12 +226,19 @@ class Worker:
         if self._queues.pop(request, None) is not None and abort and self._death is None:
             self._send(Abort(request))
 
-    async def _call(self, command: Embed | Tokenize | Ping, kind: type[_R]) -> _R:
+    async def _call(
+        self,
+        command: Embed | Rerank | Tokenize | Ping,
+        kind: type[_R],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> _R:
         request, queue = self._open()
         answered = False
         try:
             self._send(msgspec.structs.replace(command, id=request))
-            item = await queue.get()
+            while isinstance(item := await queue.get(), Progress):
+                if on_progress is not None:
+                    on_progress(item.done, item.total)
             answered = True
             if isinstance(item, LmnbError):
                 raise item
@@ -243,8 +269,8 @@ class Worker:
         elif isinstance(reply, Failed):
             self._deliver(reply.id, LmnbError.from_dict(reply.error))
             self._queues.pop(reply.id, None)
-        elif isinstance(reply, (Embedded, Tokenized, Pong)):
-            self.answered += isinstance(reply, Embedded)
+        elif isinstance(reply, (Embedded, Ranked, Tokenized, Pong)):
+            self.answered += isinstance(reply, Embedded | Ranked)
             self._deliver(reply.id, reply)
 
     def _deliver(self, request: int, item: _Item) -> None:

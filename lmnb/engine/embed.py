@@ -1,97 +1,315 @@
-"""The engine loop of an embedding model: texts packed by length, pooled, normalised."""
+"""The engine loop of a model that pools: texts packed by length, one vector or one score each."""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import ClassVar
+import abc
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from time import monotonic
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
-from lmnb.engine.context import Batch, create, set_common, set_threads
-from lmnb.engine.model import Model
+from lmnb.engine.lanes import PACK_TEXTS, Lane, make_lanes
+from lmnb.engine.model import Model, Tokens
 from lmnb.engine.native import L
-from lmnb.engine.protocol import Embed, Embedded, Failed, Generate, LoadConfig, Reply
+from lmnb.engine.protocol import (
+    Embed,
+    Embedded,
+    Failed,
+    Generate,
+    LoadConfig,
+    Progress,
+    Reply,
+    Rerank,
+    Step,
+    Truncate,
+)
 from lmnb.engine.threads import Threads
 from lmnb.engine.watch import Watch
-from lmnb.errors import InvalidRequest, LmnbError, NotSupported, NumericError
+from lmnb.errors import InvalidRequest, LmnbError, NumericError
 
-_PACK_TOKENS = 512
-"""Tokens of one pack, at least. Attention looks at a whole pack at once, masked, so that larger
-packs of short texts waste more than they save on a CPU."""
-_PACK_TEXTS = 64
+_PACK_TOKENS, _GPU_PACK_TOKENS = 192, 2048
+"""Tokens of a pack of several texts, at most. Attention looks at a whole pack at once, masked, so
+that larger packs of short texts waste more than they save on a CPU."""
+_SMALL_PACK = 64
+"""Tokens below which a pass is slow for its size: flash attention works on tiles of 64."""
 _LOGITS_BYTES = 1 << 30
-_MEAN, _RANK = 1, 4  # llama.h, enum llama_pooling_type
+_OLDEST_EVERY = 4
+_PROGRESS_INTERVAL = 0.2
 
 
-def _default_length(model: Model) -> int:
-    """Tokens of the longest text, unless told otherwise: what the model was trained for, within limits.
+class _Row(NamedTuple):
+    """One text of a job."""
 
-    llama.cpp makes room for the logits of every token even where nobody wants them.
-    """
-    affordable = max(_PACK_TOKENS, _LOGITS_BYTES // (4 * model.n_vocab))
-    return min(model.trained_context_length, 2048, affordable)
+    job: _Job
+    number: int
+    tokens: Tokens
 
 
 class _Job:
-    """One request: its texts still to do, longest first, and the rows that are done."""
+    """One request: its texts still to do, shortest first, and the rows that are done."""
 
-    def __init__(self, command: Embed, texts: list[NDArray[np.int32]], dimensions: int) -> None:
+    def __init__(self, command: Embed | Rerank, texts: Sequence[Tokens], width: int) -> None:
         self.command = command
         self.lengths = tuple(len(text) for text in texts)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        self.todo = [(row, texts[row]) for row in order]
-        self.vectors = np.zeros((len(texts), dimensions), np.float32)
+        self.todo = [_Row(self, row, texts[row]) for row in order]
+        self.missing = len(texts)
+        self.waiting_tokens = sum(self.lengths)
+        self.rows = np.empty((len(texts), width), np.float32)
+        self.told = monotonic()
+
+    def take(self) -> _Row:
+        """The longest text that is still to do."""
+        row = self.todo.pop()
+        self.waiting_tokens -= len(row.tokens)
+        return row
+
+    def put_back(self, row: _Row) -> None:
+        """Its pass was broken off."""
+        self.todo.append(row)
+        self.waiting_tokens += len(row.tokens)
+
+    def finish(self, row: _Row, values: NDArray[np.float32]) -> None:
+        """Keep a result.
+
+        Raises
+        ------
+        NumericError
+            It is not a number.
+        """
+        if not np.isfinite(values).all():
+            raise NumericError(
+                f"The model computed values of input {row.number} that are no numbers."
+            )
+        self.rows[row.number] = values
+        self.missing -= 1
 
 
-class Embedder:
-    """Embeds with one loaded model. Same face as `Generator`."""
+class Pooler(abc.ABC):
+    """The loop. Same face as `Generator`; subclasses say what a request is and what its answer."""
 
-    command: ClassVar[type[Generate | Embed]] = Embed
+    command: ClassVar[type[Generate | Embed | Rerank]]
+    can: ClassVar[str]
 
-    def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
+    def __init__(
+        self, model: Model, config: LoadConfig, watch: Watch | None = None, *, width: int
+    ) -> None:
         self.model = model
         self.watch = watch or Watch()
-        if model.header.pooling_type == _RANK:
-            raise NotSupported("Reranking models are not supported.", param="model")
-        trained = model.trained_context_length
-        self.context_length = min(config.context_length or _default_length(model), trained)
+        self.width = width
+        self.context_length = min(
+            config.context_length or _default_length(model), model.trained_context_length
+        )
         if self.context_length < 1:
             raise InvalidRequest("context_length must be at least 1.", param="context_length")
         self.adapters = Adapters(model, config.adapters or ())
-        # Attention without a cache sees one batch only, so a text must fit a batch whole.
-        self.batch_size = max(self.context_length, _PACK_TOKENS)
-        params = L.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.batch_size
-        params.n_seq_max = _PACK_TEXTS
-        params.embeddings = True
-        if not model.header.pooling_type:
-            params.pooling_type = _MEAN
-        params.kv_unified = True
-        params.no_perf = True
-        set_common(params, config)
-        self.abort_flag = native.AbortFlag()
-        params.abort_callback = self.abort_flag.callback
-        params.abort_callback_data = self.abort_flag.data
-        self.handle = create(model, params)
-        self.adapters.apply(self.handle, self.adapters.choose(None))
-        self.memory = L.llama_get_memory(self.handle)
-        self.threads: int = params.n_threads
+        self._pack_tokens = _GPU_PACK_TOKENS if model.gpu_layers else _PACK_TOKENS
+        self.batch_size = max(self.context_length, self._pack_tokens)
+        self._lanes = make_lanes(model, config, self.batch_size)
+        for lane in self._lanes:
+            self.adapters.apply(lane.handle, self.adapters.choose(None))
+        self.threads = self._lanes[0].threads
         self._threads = Threads(self.threads, adaptive=config.threads is None)
-        self.parallel = _PACK_TEXTS
-        self.dimensions: int = L.llama_model_n_embd_out(model.handle)
-        self._batch = Batch(self.batch_size)
-        self._jobs: deque[_Job] = deque()
-        self._running: int | None = None
+        self.parallel = PACK_TEXTS
+        self._jobs: list[_Job] = []
+        self._turn = 0
+        self._pool = ThreadPoolExecutor(len(self._lanes))
+        self._running: dict[Lane, tuple[Future[tuple[int, NDArray[np.float32]]], list[_Row]]] = {}
 
     def close(self) -> None:
         """Give the memory back."""
-        L.llama_free(self.handle)
+        self._pool.shutdown()
+        for lane in self._lanes:
+            lane.close()
         self.model.close()
 
-    def prompt(self, command: Embed) -> list[NDArray[np.int32]]:
+    # --- in ------------------------------------------------------------------------
+
+    def submit(self, command: Embed | Rerank, prompt: Sequence[Tokens]) -> None:
+        """Queue a request."""
+        self._jobs.append(_Job(command, prompt, self.width))
+
+    def abort(self, request: int) -> None:
+        """Drop a request, if it is still there."""
+        self._jobs = [job for job in self._jobs if job.command.id != request]
+
+    def interrupt(self, request: int) -> None:
+        """Break off running passes that are this request's alone. Any thread."""
+        for lane, (_, rows) in tuple(self._running.items()):
+            if all(row.job.command.id == request for row in rows):
+                lane.abort_flag.set()
+
+    def give_up(self) -> None:
+        """Break off the running passes, whosever they are. Any thread."""
+        for lane in tuple(self._running):
+            lane.abort_flag.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._jobs or self._running)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Running and waiting requests; nothing is kept in a cache."""
+        running = {row.job.command.id for _, rows in self._running.values() for row in rows}
+        return len(running), max(0, len(self._jobs) - len(running)), 0
+
+    # --- the loop's body -------------------------------------------------------------
+
+    def step(self) -> list[Reply]:
+        """Give every free lane a pack of texts, and wait until one of them is done."""
+        replies: list[Reply] = []
+        self._start()
+        if self._running:
+            packs = [rows for _, rows in self._running.values()]
+            tokens = sum(len(row.tokens) for rows in packs for row in rows)
+            with self.watch.passing(tokens, {r.job.command.id for rows in packs for r in rows}):
+                wait([future for future, _ in self._running.values()], None, FIRST_COMPLETED)
+                for lane in [lane for lane in self._running if self._running[lane][0].done()]:
+                    replies += self._collect(lane)
+        return replies + self._report()
+
+    def _start(self) -> None:
+        """Fill the free lanes. What is too long for any but the first has the machine to itself."""
+        if not self._running and (lone := self._lone()):
+            self._run(self._lanes[0], lone, self._threads.update())
+            return
+        share = max(1, self.threads // len(self._lanes))
+        for lane in self._lanes:
+            if lane in self._running or not (jobs := self._order()):
+                continue
+            if len(jobs[0].todo[-1].tokens) > self._lanes[-1].capacity:
+                return
+            waiting = sum(job.waiting_tokens for job in jobs)
+            size = max(_SMALL_PACK, min(self._pack_tokens, -(-waiting // len(self._lanes))))
+            self._run(lane, self._pack(jobs, size), share)
+
+    def _lone(self) -> list[_Row]:
+        """A pack for all threads: the only one there is, or a text for which one lane has room."""
+        jobs = self._order()
+        if not jobs:
+            return []
+        waiting = sum(job.waiting_tokens for job in jobs)
+        long = len(jobs[0].todo[-1].tokens) > self._lanes[-1].capacity
+        if len(self._lanes) == 1 or waiting <= self._pack_tokens or long:
+            return self._pack(jobs, self._pack_tokens)
+        return []
+
+    def _order(self) -> list[_Job]:
+        """Those with the least left to do go first, and now and then the oldest."""
+        jobs = [job for job in self._jobs if job.todo]
+        if self._turn % _OLDEST_EVERY:
+            jobs.sort(key=lambda job: job.waiting_tokens)
+        return jobs
+
+    def _pack(self, jobs: list[_Job], size: int) -> list[_Row]:
+        """Texts of about the same length, of several jobs if one does not fill it."""
+        self._turn += 1
+        pack: list[_Row] = []
+        for job in jobs:
+            while job.todo and len(pack) < PACK_TEXTS:
+                length = len(job.todo[-1].tokens)
+                if pack and length > size:
+                    break
+                pack.append(job.take())
+                size -= length
+        return pack
+
+    def _run(self, lane: Lane, rows: list[_Row], threads: int) -> None:
+        texts = [row.tokens for row in rows]
+        future = self._pool.submit(lane.compute, texts, self.width, threads)
+        self._running[lane] = (future, rows)
+
+    def _collect(self, lane: Lane) -> list[Failed]:
+        """The results of a pass that is done."""
+        future, rows = self._running.pop(lane)
+        lane.abort_flag.clear()
+        try:
+            result, values = future.result()
+            if result != 0:
+                stuck = self.watch.broken_off()
+                if result != 2 or stuck:
+                    raise stuck or native.decode_error(result)
+                for row in rows:  # Aborted: its request is gone, or goes on.
+                    row.job.put_back(row)
+                return []
+        except LmnbError as error:
+            return self._fail([row.job for row in rows], error)
+        failed = []
+        for row, value in zip(rows, values, strict=True):
+            try:
+                row.job.finish(row, value)
+            except NumericError as error:
+                failed += self._fail([row.job], error)
+        return failed
+
+    def _fail(self, jobs: Sequence[_Job], error: LmnbError) -> list[Failed]:
+        gone = [job for job in self._jobs if job in jobs]
+        self._jobs = [job for job in self._jobs if job not in gone]
+        return [Failed(job.command.id, error.to_dict()) for job in gone]
+
+    def _report(self) -> list[Reply]:
+        done = [job for job in self._jobs if not job.missing]
+        self._jobs = [job for job in self._jobs if job.missing]
+        replies = [self.answer(job.command, job.rows, job.lengths) for job in done]
+        now = monotonic()
+        slow = [job for job in self._jobs if now - job.told > _PROGRESS_INTERVAL]
+        if slow:
+            replies.append(Step(progress=tuple(_progress(job) for job in slow)))
+        for job in slow:
+            job.told = now
+        return replies
+
+    @abc.abstractmethod
+    def answer(
+        self, command: Embed | Rerank, rows: NDArray[np.float32], lengths: tuple[int, ...]
+    ) -> Reply:
+        """The reply, from the pooled rows (texts, width) and the texts' lengths in tokens."""
+
+    def fit(self, tokens: Tokens, index: int, truncate: Truncate) -> Tokens:
+        """A text's tokens, cut if they are too many and that is wanted.
+
+        Raises
+        ------
+        InvalidRequest
+            It is empty, or too long.
+        """
+        if not len(tokens):
+            raise InvalidRequest(f"Input {index} is empty.", param="input")
+        limit = self.context_length
+        if len(tokens) <= limit:
+            return tokens
+        if not truncate:
+            raise InvalidRequest(
+                f"Input {index} has {len(tokens)} tokens; this model takes at most {limit}.",
+                hint="Split it, or ask for truncation.",
+                param="input",
+            )
+        # The marks around a text ([CLS], [SEP]) are its first and last token, and stay.
+        if truncate == "start" and limit > 1:
+            return np.concatenate([tokens[:1], tokens[1 - limit :]])
+        return np.concatenate([tokens[: limit - 1], tokens[-1:]])
+
+
+class Embedder(Pooler):
+    """Embeds with one loaded model: one vector a text.
+
+    Pooling is the model's: mean, cls or last token. For a model that has none, it is the mean.
+    """
+
+    command: ClassVar[type[Generate | Embed | Rerank]] = Embed
+    can = "embeds only"
+
+    def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
+        dimensions: int = L.llama_model_n_embd_out(model.handle)
+        super().__init__(model, config, watch, width=dimensions)
+
+    def prompt(self, command: Embed) -> list[Tokens]:
         """Token ids of each input. Thread-safe.
 
         Raises
@@ -99,109 +317,35 @@ class Embedder:
         InvalidRequest
             An input is empty, too long (without `truncate`), or has ids outside the vocabulary.
         """
-        return [self._tokens(command, index) for index in range(len(command.inputs))]
+        return [
+            self.fit(self._tokens(value), index, command.truncate)
+            for index, value in enumerate(command.inputs)
+        ]
 
-    def _tokens(self, command: Embed, index: int) -> NDArray[np.int32]:
-        value = command.inputs[index]
+    def _tokens(self, value: str | tuple[int, ...]) -> Tokens:
         if isinstance(value, str):
-            tokens = self.model.tokenize_for_embedding(value)
-        else:
-            tokens = self.model.check_tokens(value, param="input")
-        if not len(tokens):
-            raise InvalidRequest(f"Input {index} is empty.", param="input")
-        if len(tokens) <= self.context_length:
-            return tokens
-        if not command.truncate:
-            raise InvalidRequest(
-                f"Input {index} has {len(tokens)} tokens; this model takes at most {self.context_length}.",
-                hint="Split it, or ask for truncation.",
-                param="input",
-            )
-        # The last token closes the text ([SEP]) and stays.
-        return np.concatenate([tokens[: self.context_length - 1], tokens[-1:]])
+            return self.model.tokenize_for_embedding(value)
+        return self.model.check_tokens(value, param="input")
 
-    def submit(self, command: Embed, texts: list[NDArray[np.int32]]) -> None:
-        """Queue a request."""
-        self._jobs.append(_Job(command, texts, self.dimensions))
+    def answer(
+        self, command: Embed | Rerank, rows: NDArray[np.float32], lengths: tuple[int, ...]
+    ) -> Embedded:
+        """The vectors, of length 1 unless asked otherwise."""
+        assert isinstance(command, Embed)
+        if command.normalize:
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows = rows / np.maximum(norms, 1e-12)
+        return Embedded(command.id, rows.astype("<f4").tobytes(), self.width, lengths)
 
-    def abort(self, request: int) -> None:
-        """Drop a request, if it is still there."""
-        self._jobs = deque(job for job in self._jobs if job.command.id != request)
 
-    def interrupt(self, request: int) -> None:
-        """Break off the running pass if it is this request's. Any thread."""
-        if request == self._running:
-            self.abort_flag.set()
+def _progress(job: _Job) -> Progress:
+    return Progress(job.command.id, len(job.lengths) - job.missing, len(job.lengths), 0)
 
-    def give_up(self) -> None:
-        """Break off the running pass, whosever it is. Any thread."""
-        self.abort_flag.set()
 
-    @property
-    def busy(self) -> bool:
-        """Whether `step` has something to do."""
-        return bool(self._jobs)
+def _default_length(model: Model) -> int:
+    """Tokens of the longest text, unless told otherwise: what the model was trained for, within limits.
 
-    def counts(self) -> tuple[int, int, int]:
-        """Running and waiting requests; nothing is kept in a cache."""
-        return min(1, len(self._jobs)), max(0, len(self._jobs) - 1), 0
-
-    def step(self) -> list[Reply]:
-        """Embed one pack of texts; requests take turns."""
-        job = self._jobs.popleft()
-        request = job.command.id
-        if job.todo:
-            self._running = request
-            try:
-                self._embed(job)
-            except LmnbError as error:
-                return [Failed(request, error.to_dict())]
-            finally:
-                self._running = None
-                self.abort_flag.clear()
-        if job.todo:
-            self._jobs.append(job)
-            return []
-        vectors = job.vectors
-        if job.command.normalize:
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.maximum(norms, 1e-12)
-        data = vectors.astype("<f4").tobytes()
-        return [Embedded(request, data, self.dimensions, job.lengths)]
-
-    def _embed(self, job: _Job) -> None:
-        pack: list[tuple[int, NDArray[np.int32]]] = []
-        size = 0
-        while job.todo and len(pack) < _PACK_TEXTS:
-            tokens = job.todo[-1][1]
-            if pack and size + len(tokens) > _PACK_TOKENS:
-                break
-            pack.append(job.todo.pop())
-            size += len(tokens)
-        self._batch.clear()
-        for sequence, (_, tokens) in enumerate(pack):
-            self._batch.add(tokens, 0, sequence, len(tokens))
-        self._batch.raw.n_tokens = self._batch.size
-        set_threads(self.handle, self._threads)
-        with self.watch.passing(size, (job.command.id,)):
-            self._compute(job, pack)
-
-    def _compute(self, job: _Job, pack: list[tuple[int, NDArray[np.int32]]]) -> None:
-        if self.memory:
-            L.llama_memory_clear(self.memory, False)
-            result = L.llama_decode(self.handle, self._batch.raw)
-        else:
-            result = L.llama_encode(self.handle, self._batch.raw)
-        if result != 0:
-            stuck = self.watch.broken_off()
-            if result != 2 or stuck:
-                raise stuck or native.decode_error(result)
-            # Aborted: the request is gone by the next step, or goes on.
-            job.todo.extend(reversed(pack))
-            return
-        for sequence, (row, _) in enumerate(pack):
-            pointer = L.llama_get_embeddings_seq(self.handle, sequence)
-            vector = native.floats(pointer, self.dimensions)
-            if not np.isfinite(vector).all():
-                raise NumericError(f"The model computed values of input {row} that are no numbers.")
-            job.vectors[row] = vector
+    llama.cpp makes room for the logits of every token even where nobody wants them.
+    """
+    affordable = max(512, _LOGITS_BYTES // (4 * model.n_vocab))
+    return min(model.trained_context_length, 2048, affordable)

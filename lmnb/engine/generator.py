@@ -25,6 +25,7 @@ from lmnb.engine.protocol import (
     Generate,
     LoadConfig,
     Reply,
+    Rerank,
     Step,
     TokenLogprob,
 )
@@ -52,7 +53,7 @@ class Prepared(NamedTuple):
 class Generator:
     """Generates for one loaded model. `step` is the loop's body; the rest fills and empties it."""
 
-    command: ClassVar[type[Generate | Embed]] = Generate
+    command: ClassVar[type[Generate | Embed | Rerank]] = Generate
 
     def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
         self.model = model

@@ -49,6 +49,9 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
+RANK = 4
+"""The pooling type of rerankers."""
+
 # Architectures that have no way to generate, whatever their pooling says.
 _ENCODERS = frozenset(
     {

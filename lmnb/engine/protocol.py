@@ -144,7 +144,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     architecture: str
-    kind: Literal["llm", "embedding"]
+    kind: Literal["llm", "embedding", "reranker"]
     context_length: int
     trained_context_length: int
     vocab_size: int
@@ -197,13 +197,26 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     adapters: tuple[AdapterChoice, ...] | None = None
 
 
+Truncate: TypeAlias = bool | Literal["start", "end"]
+"""What happens to a text that is too long: an error (False), or its end (True, `end`) or start is cut off."""
+
+
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True, omit_defaults=True):
-    """Embed texts (or token lists). `truncate`: cut what is too long instead of failing."""
+    """Embed texts (or token lists)."""
 
     id: int
     inputs: tuple[str | tuple[int, ...], ...]
-    truncate: bool = False
+    truncate: Truncate = False
     normalize: bool = True
+
+
+class Rerank(msgspec.Struct, frozen=True, tag="rerank", kw_only=True, omit_defaults=True):
+    """Score how relevant each document is to the query. `truncate` is about the documents."""
+
+    id: int
+    query: str
+    documents: tuple[str, ...]
+    truncate: Truncate = False
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
@@ -226,7 +239,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     id: int
 
 
-Command: TypeAlias = Load | Generate | Embed | Tokenize | Abort | Ping
+Command: TypeAlias = Load | Generate | Embed | Rerank | Tokenize | Abort | Ping
 
 # --- worker → server ----------------------------------------------------------
 
@@ -252,7 +265,10 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """Prefill of one generation: `done` of `total` prompt tokens, `cached` of them reused."""
+    """Prefill of one generation: `done` of `total` prompt tokens, `cached` of them reused.
+
+    Of a request to embed or rerank: `done` of `total` texts.
+    """
 
     id: int
     done: int
@@ -292,6 +308,14 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     tokens: tuple[int, ...]
 
 
+class Ranked(msgspec.Struct, frozen=True, tag="ranked"):
+    """`scores` of a `Rerank`, 0 to 1, in the order of the documents; `tokens` of each pair."""
+
+    id: int
+    scores: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
 class Tokenized(msgspec.Struct, frozen=True, tag="tokenized"):
     """Token ids of a `Tokenize`."""
 
@@ -319,4 +343,4 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     cache_tokens: int
 
 
-Reply: TypeAlias = LoadProgress | Ready | Step | Embedded | Tokenized | Failed | Pong
+Reply: TypeAlias = LoadProgress | Ready | Step | Embedded | Ranked | Tokenized | Failed | Pong

@@ -23,16 +23,16 @@ import traceback
 from collections import deque
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, Literal, NoReturn, Protocol
 
 import msgspec
 import psutil
 
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
-from lmnb.engine.embed import Embedder
+from lmnb.engine.embed import Embedder, Pooler
 from lmnb.engine.generator import Generator
-from lmnb.engine.gguf import read_header
+from lmnb.engine.gguf import RANK, read_header
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Abort,
@@ -48,13 +48,20 @@ from lmnb.engine.protocol import (
     Pong,
     Ready,
     Reply,
+    Rerank,
     Tokenize,
     Tokenized,
 )
 from lmnb.engine.recorder import Recorder
+from lmnb.engine.rerank import Reranker
 from lmnb.engine.watch import TICK, Watch
 from lmnb.errors import EngineCrashed, LmnbError, NotSupported
 
+_KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
+    Generate: "llm",
+    Embed: "embedding",
+    Rerank: "reranker",
+}
 _PROGRESS_INTERVAL = 0.05
 _STEPS_BETWEEN_COLLECTIONS = 5000
 _OOM_SCORE = 300
@@ -65,7 +72,7 @@ before the server or a notebook with hours of work in it."""
 class Engine(Protocol):
     """What both kinds of engine look like from here. `command` is what they serve."""
 
-    command: ClassVar[type[Generate | Embed]]
+    command: ClassVar[type[Generate | Embed | Rerank]]
     model: Model
     context_length: int
     batch_size: int
@@ -181,7 +188,7 @@ class Worker:
         elif isinstance(command, engine.command):
             self._put(command, engine.prompt(command))
         else:
-            can = "embeds only" if isinstance(engine, Embedder) else "generates text only"
+            can = engine.can if isinstance(engine, Pooler) else "generates text only"
             raise NotSupported(f"This model {can}.", param="model")
 
     def _put(self, command: Command, prompt: object) -> None:
@@ -293,14 +300,16 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
     header = read_header(Path(command.path))
     model = Model.load(command.path, header, command.config, on_progress=progress)
     engine: Engine
-    if header.kind == "embedding":
+    if header.pooling_type == RANK:
+        engine = Reranker(model, command.config, watch)
+    elif header.kind == "embedding":
         engine = Embedder(model, command.config, watch)
     else:
         engine = Generator(model, command.config, watch)
-    return engine, _describe(engine, header.kind, command.config, monotonic() - began)
+    return engine, _describe(engine, command.config, monotonic() - began)
 
 
-def _describe(engine: Engine, kind: str, config: LoadConfig, seconds: float) -> ModelInfo:
+def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
     model = engine.model
     found = native.devices()
     gpus = [device for device in found if device.type in {"gpu", "igpu"}]
@@ -319,7 +328,7 @@ def _describe(engine: Engine, kind: str, config: LoadConfig, seconds: float) -> 
     )
     return ModelInfo(
         architecture=model.header.architecture,
-        kind="embedding" if kind == "embedding" else "llm",
+        kind=_KINDS[engine.command],
         context_length=engine.context_length,
         trained_context_length=model.trained_context_length,
         vocab_size=model.n_vocab,
