@@ -3,8 +3,13 @@
 Every running answer gets its next token in every step. Besides, a step reads a slice of the prompts
 that wait: shortest rest first, with a share kept for the oldest, so that short prompts start fast
 and long ones still move. While answers are running the slice follows the clock, so that they do
-not pause for more than about `TARGET_SLICE_SECONDS`; with nobody waiting for tokens it is a whole
-batch.
+not pause for more than about `TARGET_SLICE_SECONDS`. With more prompts waiting than answers running
+it grows in that proportion: many answers at once cost less per token than few, so that a burst of
+requests is done sooner if it is read first. With nobody waiting for tokens it is a whole batch.
+
+A request that finds all slots taken waits, unless one of them belongs to a request of lower
+priority: that one then gives way. Its cells are saved to host memory and it goes on where it was as
+soon as there is a slot again.
 """
 
 from __future__ import annotations
@@ -18,8 +23,11 @@ from lmnb.engine.sequence import Sequence
 from lmnb.engine.turns import Turns
 
 TARGET_SLICE_SECONDS = 0.1
-_SLICE = 32
-"""Slices of a prompt are multiples of this: llama.cpp reuses its graph for equal shapes."""
+_SLICE, _PLAIN_SLICE = 64, 16
+"""Slices of a prompt are multiples of this: llama.cpp reuses its graph for equal shapes, and its
+flash attention on a CPU takes a path several times faster from 64 tokens on."""
+_WORTH_TIMING = 32
+"""Tokens of a slice from which on it says something about the speed of reading."""
 _WORTH_AWAITING = 32
 """Tokens of a common prefix that another request is computing from which on waiting for it pays."""
 
@@ -33,6 +41,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._turns = Turns(PLAIN)
+        self._slice = _SLICE if context.flash_attention else _PLAIN_SLICE
         self._seconds_per_token = 0.0
 
     def add(self, sequence: Sequence) -> None:
@@ -45,11 +54,41 @@ class Scheduler:
         One whose prefix another sequence is just computing lets others pass until it is there.
         """
         position = 0
-        while self.cache.has_free_slot and position < len(self.waiting):
-            if self._should_await_prefix(self.waiting[position]):
+        while position < min(len(self.waiting), self._context.parallel):
+            sequence = self.waiting[position]
+            if not self._has_slot_for(sequence):
+                return
+            if self._should_await_prefix(sequence):
                 position += 1
             else:
-                self._start(self.waiting.pop(position))
+                self._make_room()
+                self.waiting.remove(sequence)
+                self._start(sequence)
+
+    def _has_slot_for(self, sequence: Sequence) -> bool:
+        """Whether there is a free slot, or one whose sequence has to give way."""
+        if self.cache.has_free_slot:
+            return True
+        return self._last_of_all().command.priority > sequence.command.priority
+
+    def _make_room(self) -> None:
+        """Unless there is a free slot, take that of the last in the queue's order.
+
+        It waits again, and what it has computed is kept.
+        """
+        if self.cache.has_free_slot:
+            return
+        last = self._last_of_all()
+        assert last.slot is not None
+        computed = last.keys[: last.computed]
+        self.cache.save(last.slot, computed)
+        self.cache.release(last.slot, computed)
+        self.running.remove(last)
+        last.suspend()
+        self.add(last)
+
+    def _last_of_all(self) -> Sequence:
+        return max(self.running, key=_queue_order)
 
     def _should_await_prefix(self, sequence: Sequence) -> bool:
         if not self._context.can_trim:
@@ -111,30 +150,33 @@ class Scheduler:
         waiting = [sequence for sequence in self._active() if sequence.reading]
         if not waiting:
             return []
-        budget = self._budget(alone=all(sequence.reading for sequence in self.running))
+        answers = sum(not sequence.reading for sequence in self.running)
+        budget = self._budget(len(waiting), answers)
         oldest = min(waiting, key=_queue_order)
-        share = min(oldest.missing, budget, max(_SLICE, budget // 4))
+        share = min(oldest.missing, budget, max(self._slice, budget // 4))
         budget -= share
         plan = []
         for sequence in sorted(waiting, key=lambda s: s.missing):
             taken = share if sequence is oldest else 0
             extra = min(sequence.missing - taken, budget)
             if extra < sequence.missing - taken:
-                extra -= extra % _SLICE
+                extra -= extra % self._slice
             if taken + extra:
                 plan.append((sequence, taken + extra))
                 budget -= extra
         return plan
 
-    def _budget(self, *, alone: bool) -> int:
-        if alone or not self._seconds_per_token:
+    def _budget(self, readers: int, answers: int) -> int:
+        """Prompt tokens of the next pass."""
+        if not answers or not self._seconds_per_token:
             return self._context.batch_size
-        tokens = int(TARGET_SLICE_SECONDS / self._seconds_per_token)
-        return min(self._context.batch_size, max(_SLICE, tokens - tokens % _SLICE))
+        seconds = TARGET_SLICE_SECONDS * max(1.0, readers / answers)
+        tokens = int(seconds / self._seconds_per_token)
+        return min(self._context.batch_size, max(self._slice, tokens - tokens % self._slice))
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from a slice how long a prompt token takes."""
-        if tokens >= _SLICE:
+        if tokens >= _WORTH_TIMING:
             measured = seconds / tokens
             last = self._seconds_per_token or measured
             self._seconds_per_token = 0.7 * last + 0.3 * measured

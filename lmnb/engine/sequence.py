@@ -93,8 +93,15 @@ class Sequence:
         """Give it a slot of the cache, in which its first `reused` tokens are already."""
         self.slot = slot
         self.computed = reused
-        self.cached = min(reused, self.prompt_length)
-        self.admitted = monotonic()
+        if not self.admitted:
+            self.cached = min(reused, self.prompt_length)
+            self.admitted = monotonic()
+
+    def suspend(self) -> None:
+        """Go back to waiting: what it has computed is no longer in a slot."""
+        self.slot = None
+        self.computed = 0
+        self.drafts = []
 
     def propose(self, drafts: list[int]) -> None:
         """Have these guesses about the next tokens computed along in the next forward pass.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -210,6 +211,43 @@ def test_priority_goes_before_arrival(engine: Engine) -> None:
                 finished += [end.id for end in reply.ends]
     assert finished.index(urgent) < finished.index(batch[-1])
     assert finished.index(urgent) <= 4
+
+
+def test_an_urgent_request_takes_the_slot_of_a_batch_and_gives_it_back(engine: Engine) -> None:
+    prompts = [f"{n + 1}, {n + 2}, {n + 3}, {n + 4}, {n + 5}," for n in (10, 30, 50, 70)]
+    alone = [engine.ask(prompt, max_tokens=30) for prompt in prompts]
+    batch = [engine.submit(prompt, max_tokens=30, priority=1) for prompt in prompts]
+    for _ in range(12):
+        engine.step()
+    assert all(engine.text[request] for request in batch)
+    urgent = engine.submit("Hello", max_tokens=2)
+    engine.step()
+    assert len(engine.generator.scheduler.running) == 4
+    assert len(engine.generator.scheduler.waiting) == 1
+    engine.run()
+    assert engine.ends[urgent].output_tokens == 2
+    assert [engine.text[request] for request in batch] == alone
+    assert [engine.ends[request].output_tokens for request in batch] == [30] * 4
+
+
+def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engine) -> None:
+    scheduler = engine.generator.scheduler
+    for _ in range(50):
+        scheduler.observe(100, 0.2)
+
+    def slice_beside(answers: int, prompts: int) -> int:
+        running = scheduler.running
+        scheduler.running = []
+        for number in range(answers + prompts):
+            sequence = Mock(reading=number >= answers, missing=500, id=number, adapters=())
+            sequence.command.priority = 0
+            scheduler.running.append(sequence)
+        tokens = sum(count for _, count in scheduler.prefilling())
+        scheduler.running = running
+        return tokens
+
+    assert slice_beside(0, 1) == engine.generator.batch_size
+    assert slice_beside(1, 1) == slice_beside(4, 1) < slice_beside(1, 4)
 
 
 def test_every_slot_has_room_for_a_whole_context(engine: Engine) -> None:
