@@ -263,7 +263,7 @@ def _is_faster_without_flash(model: Model, config: LoadConfig, length: int) -> b
     if model.gpu_layers or CACHE_TYPES[config.cache_type_v or "f16"] not in _PLAIN_TYPES:
         return False
     scores = 4 * L.llama_model_n_head(model.handle) * PLAIN_BATCH * length
-    return scores <= psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES
+    return bool(scores <= psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES)
 
 
 def _cache_bytes_per_token(model: Model, params: Any) -> float:
