@@ -12,6 +12,7 @@ import pytest
 from engine_driver import Engine
 
 from lmnb.engine import native
+from lmnb.engine.adapters import PLAIN
 from lmnb.engine.protocol import LoadConfig, Sampling, Segment, Step
 from lmnb.errors import ContextOverflow, InvalidRequest
 
@@ -239,7 +240,7 @@ def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engi
         running = scheduler.running
         scheduler.running = []
         for number in range(answers + prompts):
-            sequence = Mock(reading=number >= answers, missing=500, id=number, adapters=())
+            sequence = Mock(reading=number >= answers, missing=500, id=number, adapters=PLAIN)
             sequence.command.priority = 0
             scheduler.running.append(sequence)
         tokens = sum(count for _, count in scheduler.prefilling())
