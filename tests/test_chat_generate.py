@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from lmnb.chat.conversation import (
@@ -56,7 +57,6 @@ def asking(*messages: Message, **more: Any) -> Request:
     [
         (asking(tools=(Tool("look"),)), "tools"),
         (asking(tools=(Tool("look"),), tool_choice=ToolChoice("required")), "tools"),
-        (asking(output_format=OutputFormat("json_object")), None),
         (asking(draft="small"), None),
         (asking(said("user", "Hi", Image(b"", "image/png"))), "messages"),
         (asking(said("assistant", ToolCall("1", "look", "{}")), said("user", "x")), "messages"),
@@ -71,7 +71,9 @@ def test_what_cannot_be_done_is_refused(request_: Request, param: str | None) ->
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    for request in (Request(model="m"), asking(max_tokens=0)):
+    begun = asking(said("user", "x"), said("assistant", "{"), continue_final=True)
+    form = msgspec.structs.replace(begun, output_format=OutputFormat("json_object"))
+    for request in (Request(model="m"), asking(max_tokens=0), form):
         with pytest.raises(InvalidRequest):
             ensure_supported(request)
 

@@ -214,9 +214,12 @@ def test_only_hosted_tools() -> None:
 
 def test_output_format_in_both_places() -> None:
     given = {"type": "json_schema", "schema": {"type": "object"}}
-    wanted = OutputFormat("json_schema", {"type": "object"}, strict=True)
-    assert request(output_config={"format": given}).output_format == wanted
-    assert request(output_format=given).output_format == wanted
+    for form, param in (
+        (request(output_config={"format": given}).output_format, "output_config.format.schema"),
+        (request(output_format=given).output_format, "output_format.schema"),
+    ):
+        assert form == OutputFormat("json_schema", {"type": "object"}, strict=True, param=param)
+    assert request(output_config={"format": {"type": "text"}}).output_format == OutputFormat()
 
 
 def test_sessions() -> None:
@@ -270,6 +273,8 @@ def test_what_claude_code_sends() -> None:
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": [{"input_schema": {}}]}, "tools.0.name"),
         ({"output_config": {"format": {"type": "yaml"}}}, "output_config.format"),
+        ({"output_config": {"format": {"schema": {}}}}, "output_config.format"),
+        ({"output_format": {"type": "json_schema"}}, "output_format"),
     ],
 )
 def test_mistakes_name_their_place(body: Any, param: str) -> None:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from lmnb.chat.conversation import Message, Request, Text, Thinking, ToolCall, ToolResult
+from lmnb.chat.conversation import (
+    Message,
+    OutputFormat,
+    Request,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound
 from lmnb.server.openai import chat_request, completions_request, responses_request
 from lmnb.server.openai.body import check, decode
@@ -118,6 +127,27 @@ def test_random_bytes_are_json_or_an_error(body: bytes) -> None:
         ({"tool_choice": "required"}, InvalidValue, "tool_choice"),
         ({"tools": 5}, InvalidType, "tools"),
         ({"response_format": {"type": "yaml"}}, InvalidValue, "response_format.type"),
+        ({"response_format": "json"}, InvalidType, "response_format"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            MissingParameter,
+            "response_format.json_schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+            InvalidType,
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "grammar", "syntax": "lark"}},
+            MissingParameter,
+            "response_format.definition",
+        ),
+        (
+            {"response_format": {"type": "grammar", "syntax": "gbnf", "definition": "x"}},
+            InvalidValue,
+            "response_format.syntax",
+        ),
     ],
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], error: type[Exception], param: str) -> None:
@@ -142,8 +172,9 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"messages": [HELLO | {"content": [IMAGE]}]}, UnsupportedValue, "messages[0].content[0]"),
         ({"messages": [HELLO | {"content": [SOUND]}]}, UnsupportedValue, "messages[0].content[0]"),
         ({"modalities": ["text", "audio"]}, UnsupportedValue, "modalities"),
-        ({"response_format": {"type": "json_object"}}, UnsupportedValue, "response_format.type"),
-        ({"response_format": {"type": "json_schema"}}, UnsupportedValue, "response_format.type"),
+        ({"grammar": "root ::= [a-z]+"}, UnsupportedParameter, "grammar"),
+        ({"guided_json": {"type": "object"}}, UnsupportedParameter, "guided_json"),
+        ({"structured_outputs": {"regex": "a"}}, UnsupportedParameter, "structured_outputs"),
         ({"draft_model": "small"}, UnsupportedParameter, "draft_model"),
     ],
 )
@@ -175,6 +206,36 @@ def test_tools_that_may_not_be_called_are_fine() -> None:
     assert chat(tools=[FUNCTION], tool_choice="none") == chat()
     assert chat(tools=[], tool_choice="auto") == chat()
     assert chat(response_format={"type": "text"}) == chat()
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("strict", [True, None, "true", False, "false"])
+def test_schemas_are_taken_in_both_shapes(strict: object) -> None:
+    inner = {"name": "n", "schema": SCHEMA, "strict": strict}
+    nested = {"type": "json_schema", "json_schema": inner}
+    flat = {"type": "json_schema", **inner}
+    expected = OutputFormat("json_schema", SCHEMA, name="n", strict=strict not in (False, "false"))
+
+    def without_param(form: OutputFormat) -> OutputFormat:
+        assert form.param
+        assert form.param.endswith("schema")
+        return msgspec.structs.replace(form, param=None)
+
+    for shape in (nested, flat):
+        assert without_param(chat(response_format=shape).output_format) == expected
+        assert without_param(response(response_format=shape).output_format) == expected
+        assert without_param(response(text={"format": shape}).output_format) == expected
+
+
+def test_grammars_have_the_form_of_custom_tools() -> None:
+    for syntax in ("lark", "regex"):
+        form = {"type": "grammar", "syntax": syntax, "definition": "a"}
+        found = chat(response_format=form).output_format
+        assert (found.type, found.definition) == (syntax, "a")
+        assert response(text={"format": form}).output_format.type == syntax
+    assert chat(response_format={"type": "json_object"}).output_format.type == "json_object"
 
 
 def test_sampling_reaches_the_request() -> None:
@@ -402,8 +463,9 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"input": [{"type": "function_call", "name": "f"}]}, MissingParameter, "input[0].call_id"),
         ({"max_output_tokens": "x"}, InvalidType, "max_output_tokens"),
         ({"metadata": {"a": 1}}, InvalidType, "metadata.a"),
-        ({"text": {"format": {"type": "json_schema"}}}, UnsupportedValue, "text.format.type"),
-        ({"response_format": {"type": "json_object"}}, UnsupportedValue, "response_format.type"),
+        ({"text": {"format": {"type": "json_schema"}}}, MissingParameter, "text.format.schema"),
+        ({"text": {"format": {"type": "yaml"}}}, InvalidValue, "text.format.type"),
+        ({"response_format": {"type": "yaml"}}, InvalidValue, "response_format.type"),
         ({"tools": [{"type": "function", "name": "f"}]}, UnsupportedParameter, "tools"),
         ({"tools": [{"type": "custom", "name": "f"}]}, UnsupportedParameter, "tools"),
         ({"background": True}, UnsupportedParameter, "background"),

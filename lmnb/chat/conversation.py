@@ -97,12 +97,24 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
 
 class OutputFormat(msgspec.Struct, frozen=True):
-    """The form the answer must have. `schema` goes with `json_schema` only."""
+    """The form the answer must have.
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    schema
+        Goes with `json_schema` only.
+    definition
+        The regular expression (Rust's syntax, without look-around) or Lark grammar.
+    strict
+        A schema with keywords that cannot be enforced is refused; else the rest of it is.
+    param
+        The field of the request that asks for it, for errors.
+    """
+
+    type: Literal["text", "json_object", "json_schema", "regex", "lark"] = "text"
     schema: dict[str, Any] | None = None
+    definition: str = ""
     name: str | None = None
-    strict: bool = False
+    strict: bool = True
+    param: str | None = None
 
 
 class Reasoning(msgspec.Struct, frozen=True):

@@ -9,12 +9,22 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from lmnb.chat import thinking
 from lmnb.chat.conversation import Request, Text, Thinking
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, Timings, Usage
+from lmnb.chat.output_format import constraint
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Prompted, Renderer
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import AdapterChoice, Delta, End, Generate, Progress, Segment
+from lmnb.engine.protocol import (
+    AdapterChoice,
+    ConstraintSpec,
+    Delta,
+    End,
+    Generate,
+    Progress,
+    Segment,
+)
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
 
@@ -24,9 +34,9 @@ def ensure_supported(request: Request) -> None:
     Raises
     ------
     NotSupported
-        Tools, images, sound, documents, output formats, draft models.
+        Tools, images, sound, documents, draft models.
     InvalidRequest
-        No message at all, or a `max_tokens` below 1.
+        No message at all, a `max_tokens` below 1, or a format for a message that has begun.
     """
     if request.tools and request.tool_choice.mode != "none":
         raise NotSupported(
@@ -34,10 +44,11 @@ def ensure_supported(request: Request) -> None:
             hint="Leave out the tools, or forbid their use with tool_choice none.",
             param="tools",
         )
-    if request.output_format.type != "text":
-        raise NotSupported(
-            f"Structured output ({request.output_format.type}) is not supported.",
-            hint="Leave out the format, and ask for it in the prompt.",
+    if request.output_format.type != "text" and request.continue_final:
+        raise InvalidRequest(
+            "An answer that is to be continued cannot have an output format.",
+            hint="Leave out the assistant's last message, or the format.",
+            param=request.output_format.param,
         )
     if request.draft is not None:
         raise NotSupported("Draft models are not supported.", hint="Leave out the draft model.")
@@ -91,6 +102,7 @@ async def generate(
         stop=(*request.stop, *prompt.stop),
         logprobs=request.logprobs,
         adapters=_adapters(request),
+        constraint=_constraint(request, prompt, worker),
     )
     async with aclosing(worker.generate(command)) as updates:
         async for update in updates:
@@ -107,6 +119,17 @@ def _adapters(request: Request) -> tuple[AdapterChoice, ...] | None:
     if request.adapters is None:
         return None
     return tuple(AdapterChoice(name, scale) for name, scale in request.adapters)
+
+
+def _constraint(request: Request, prompt: Prompted, worker: Worker) -> ConstraintSpec | None:
+    """The answer's format, which does not bind what the model thinks before it answers."""
+    if request.prompt is not None:
+        return constraint(request.output_format)
+    template = _template(worker.info.chat_templates)
+    wanted = _template_arguments(request).get("enable_thinking")
+    text = "".join(segment.text for segment in prompt.segments if segment.special)
+    opening, after = thinking.span(template, text, wanted=wanted)
+    return constraint(request.output_format, opening=opening, after=after)
 
 
 async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tuple[int, ...]:

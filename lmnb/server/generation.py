@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from lmnb.chat import generate as chat
+from lmnb.chat import output_format
 from lmnb.chat.conversation import Request
 from lmnb.chat.events import (
     Event,
@@ -58,10 +59,13 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
 
     Raises
     ------
+    InvalidRequest
+        The wanted output format cannot be enforced; nothing has been loaded or queued.
     LmnbError
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
+    await output_format.check(request.output_format)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -107,6 +111,19 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
             if not isinstance(event, Prompt):
                 await alone.aclose()  # it has got through what a crash would be retried for
             yield event
+
+
+async def warnings(request: Request) -> dict[str, str]:
+    """Headers that say which parts of the wanted output format are not enforced; mostly none.
+
+    Raises
+    ------
+    InvalidRequest
+        As `generate`.
+    """
+    texts = await output_format.check(request.output_format)
+    value = " ".join(texts).encode("ascii", "backslashreplace").decode()
+    return {"x-lmnb-warning": " ".join(value.split())} if texts else {}
 
 
 async def _lease(

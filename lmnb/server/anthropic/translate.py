@@ -178,16 +178,19 @@ def reasoning(body: CountBody) -> Reasoning:
 
 def output_format(body: CountBody) -> OutputFormat:
     """`output_config.format`, or where it stood before, `output_format`."""
-    given = (body.output_config or {}).get("format") or body.output_format
-    if not isinstance(given, dict) or given.get("type") in {None, "text"}:
+    given = (body.output_config or {}).get("format")
+    param = "output_config.format"
+    if given is None:
+        given, param = body.output_format, "output_format"
+    if given is None:
         return OutputFormat()
-    schema = given.get("schema")
-    if given["type"] != "json_schema" or not isinstance(schema, dict):
-        raise InvalidRequest(
-            "output_config.format: must be a json_schema with a schema.",
-            param="output_config.format",
-        )
-    return OutputFormat("json_schema", schema, strict=True)
+    kind = given.get("type") if isinstance(given, dict) else None
+    schema = given.get("schema") if isinstance(given, dict) else None
+    if kind == "text":
+        return OutputFormat()
+    if kind != "json_schema" or not isinstance(schema, dict):
+        raise InvalidRequest(f"{param}: must be a json_schema with a schema.", param=param)
+    return OutputFormat("json_schema", schema, param=f"{param}.schema")
 
 
 def cache_key(body: CountBody, headers: Headers) -> str | None:

@@ -12,8 +12,9 @@ from lmnb.chat.conversation import Message, Reasoning, Request, ToolCall
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.chat_messages import translate as translate_messages
 from lmnb.server.openai.errors import InvalidValue, UnsupportedValue
+from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.unsupported import refuse_format, refuse_tools
+from lmnb.server.openai.unsupported import refuse_tools
 
 MAX_CHOICES = 128
 
@@ -30,7 +31,7 @@ class ReasoningFields(Fields):
     effort: str | None = None
 
 
-class ChatBody(SamplingFields):
+class ChatBody(SamplingFields, OutputFields):
     """POST /v1/chat/completions."""
 
     messages: list[Any]
@@ -48,7 +49,6 @@ class ChatBody(SamplingFields):
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: list[str] = Field(default_factory=list)
 
 
@@ -58,7 +58,7 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
     Raises
     ------
     NotSupported
-        Tools, images, audio, output formats.
+        Tools, images, audio.
     InvalidRequest
         Messages that cannot be understood.
     """
@@ -67,6 +67,7 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
     common = Request(
         model=body.model,
         messages=messages,
+        output_format=body.output_format(),
         reasoning=_reasoning(body),
         template_kwargs=body.chat_template_kwargs,
         stop=body.stops(),
@@ -84,7 +85,6 @@ def _refuse(body: ChatBody) -> None:
     body.refuse_draft()
     refuse_tools(body.tools, body.tool_choice)
     refuse_tools(body.functions, body.function_call, "functions")
-    refuse_format(body.response_format, "response_format")
     if not body.tools and body.tool_choice is not None and body.tool_choice not in ("none", "auto"):
         raise InvalidValue(
             "'tool_choice' asks for a tool call, but there are no 'tools'.", param="tool_choice"

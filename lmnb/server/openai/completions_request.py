@@ -12,11 +12,12 @@ from lmnb.chat.conversation import Request
 from lmnb.server.openai.body import Int
 from lmnb.server.openai.chat_request import MAX_CHOICES, StreamOptions
 from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedParameter
+from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.sampling import MAX_INT, SamplingFields, token_limit
 from lmnb.server.openai.values import json_type
 
 
-class CompletionsBody(SamplingFields):
+class CompletionsBody(SamplingFields, OutputFields):
     """POST /v1/completions.
 
     `max_tokens` has LM Studio's default, until the context is full; -1 says the same.
@@ -62,6 +63,7 @@ def _group(
     common = Request(
         model=body.model,
         prompt=prompt,
+        output_format=body.output_format(),
         stop=body.stops(),
         max_tokens=token_limit(body.max_tokens),
         logprobs=body.logprobs,

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from lmnb.chat.conversation import OutputFormat
 from lmnb.chat.events import Finished
 from lmnb.server.openai import ids
 from lmnb.server.openai.responses_request import ResponsesBody
@@ -150,7 +151,7 @@ def in_progress(body: ResponsesBody) -> ResponseObject:
         safety_identifier=body.safety_identifier,
         store=body.store,
         temperature=body.temperature,
-        text={"format": {"type": "text"}},
+        text={"format": format_object(body.output_format())},
         tool_choice=body.tool_choice or "auto",
         tools=body.tools or [],
         top_logprobs=body.top_logprobs or 0,
@@ -158,6 +159,16 @@ def in_progress(body: ResponsesBody) -> ResponseObject:
         user=body.user,
         metadata=body.metadata,
     )
+
+
+def format_object(form: OutputFormat) -> dict[str, Any]:
+    """The answer's form as the response repeats it: flat, whichever way it was given."""
+    if form.type == "json_schema":
+        name, strict = form.name or "schema", form.strict
+        return {"type": form.type, "name": name, "schema": form.schema, "strict": strict}
+    if form.definition:
+        return {"type": "grammar", "syntax": form.type, "definition": form.definition}
+    return {"type": form.type}
 
 
 def usage(end: Finished) -> ResponseUsage:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.datastructures import Headers
 
-from lmnb.chat.conversation import Message, Reasoning, Request, Text
+from lmnb.chat.conversation import Message, OutputFormat, Reasoning, Request, Text
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
+from lmnb.server.openai.output_format import OutputFields
+from lmnb.server.openai.output_format import translate as translate_format
 from lmnb.server.openai.responses_items import translate as translate_items
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.unsupported import refuse_format, refuse_tools
+from lmnb.server.openai.unsupported import refuse_tools
 
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log probabilities."""
@@ -31,7 +33,7 @@ class ReasoningFields(Fields):
     summary: str | None = None
 
 
-class ResponsesBody(SamplingFields):
+class ResponsesBody(SamplingFields, OutputFields):
     """POST /v1/responses."""
 
     input: Any
@@ -47,13 +49,18 @@ class ResponsesBody(SamplingFields):
     reasoning: ReasoningFields = ReasoningFields()
     tools: Any = None
     tool_choice: Any = None
-    response_format: Any = None
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
     safety_identifier: str | None = None
     background: bool = False
     conversation: Any = None
     prompt: Any = None
+
+    def output_format(self) -> OutputFormat:
+        """`text.format`, or `response_format`, which many clients send here too."""
+        if self.text.format is not None:
+            return translate_format(self.text.format, "text.format")
+        return super().output_format()
 
     @property
     def logprobs(self) -> int | None:
@@ -81,6 +88,7 @@ def translate(
     request = Request(
         model=body.model,
         messages=system + conversation,
+        output_format=body.output_format(),
         reasoning=Reasoning(effort=body.reasoning.effort),
         sampling=body.sampling(),
         stop=body.stops(),
@@ -96,8 +104,6 @@ def translate(
 def _refuse(body: ResponsesBody) -> None:
     body.refuse_draft()
     refuse_tools(body.tools, body.tool_choice)
-    refuse_format(body.text.format, "text.format")
-    refuse_format(body.response_format, "response_format")
     if body.prompt is not None:
         raise UnsupportedParameter(
             "'prompt' is not supported: there are no stored prompts here.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter, UnsupportedValue
+from lmnb.server.openai.errors import UnsupportedParameter
 from lmnb.server.openai.values import array, mapping
 
 HOSTED_TOOLS = (
@@ -33,22 +33,3 @@ def refuse_tools(tools: Any, choice: Any, param: str = "tools") -> None:
                 hint="Leave 'tools' out, or set 'tool_choice' to 'none'.",
                 param=param,
             )
-
-
-def refuse_format(value: Any, param: str) -> None:
-    """Refuse every output format but text."""
-    if value is None:
-        return
-    kind = mapping(value, param).get("type")
-    if kind == "text":
-        return
-    if kind in ("json_object", "json_schema"):
-        raise UnsupportedValue(
-            f"The output format '{kind}' is not supported ('{param}.type').",
-            hint="Only 'text' is.",
-            param=f"{param}.type",
-        )
-    raise InvalidValue(
-        f"Invalid value for '{param}.type': expected 'text', 'json_object' or 'json_schema'.",
-        param=f"{param}.type",
-    )

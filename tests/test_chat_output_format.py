@@ -1,0 +1,75 @@
+"""Output formats on their way from a request to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lmnb.chat import output_format, thinking
+from lmnb.chat.conversation import OutputFormat
+from lmnb.engine.protocol import ConstraintSpec
+from lmnb.errors import InvalidRequest, NotSupported
+
+PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+QWEN = "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+MISTRAL = "{{ '[THINK]' + message.thinking + '[/THINK]' }}"
+HARMONY = "{{ '<|channel|>analysis<|message|>' }}{{ '<|channel|>final<|message|>' }}"
+TURN = "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "wanted", "expected"),
+    [
+        (None, TURN, None, (None, None)),
+        (PLAIN, TURN, None, (None, None)),
+        (PLAIN, "<think>\n", None, (None, None)),
+        (QWEN, TURN, None, ("<think>", "</think>")),
+        (QWEN, TURN, True, ("<think>", "</think>")),
+        (QWEN, f"{TURN}<think>\n", None, (None, "</think>")),
+        (QWEN, f"{TURN}<think>\n", False, (None, "</think>")),
+        (QWEN, f"{TURN}<think>\n\n</think>\n\n", False, (None, None)),
+        (QWEN, f"{TURN}<think>\n\n</think>\n\n", None, (None, None)),
+        (QWEN, TURN, False, (None, None)),
+        (QWEN, f"<think>earlier</think>{TURN}", None, ("<think>", "</think>")),
+        (MISTRAL, "[/INST]", None, ("[THINK]", "[/THINK]")),
+        (HARMONY, "<|start|>assistant", None, (None, "<|channel|>final<|message|>")),
+    ],
+)
+def test_where_thinking_begins_and_ends(
+    template: str | None, prompt: str, wanted: bool | None, expected: tuple[str | None, str | None]
+) -> None:
+    assert thinking.span(template, prompt, wanted=wanted) == expected
+
+
+def test_what_the_engine_is_told() -> None:
+    schema = {"type": "object", "properties": {"é": {"const": 1}}}
+    form = OutputFormat("json_schema", schema, strict=False)
+    assert output_format.constraint(form, after="</think>") == ConstraintSpec(
+        kind="json_schema",
+        text='{"type":"object","properties":{"é":{"const":1}}}',
+        lenient=True,
+        after="</think>",
+    )
+    assert output_format.constraint(OutputFormat()) is None
+    regex = output_format.constraint(OutputFormat("regex", definition="a+"))
+    assert regex == ConstraintSpec(kind="regex", text="a+")
+
+
+def test_errors_name_the_field() -> None:
+    form = OutputFormat("json_schema", {"not": {}}, param="text.format.schema")
+    for _ in range(2):
+        with pytest.raises(NotSupported, match="'not'") as caught:
+            asyncio.run(output_format.check(form))
+        assert caught.value.param == "text.format.schema"
+        assert caught.value.hint
+    with pytest.raises(InvalidRequest, match="unclosed group"):
+        asyncio.run(output_format.check(OutputFormat("regex", definition="(")))
+
+
+def test_warnings_say_what_is_not_enforced() -> None:
+    form = OutputFormat("json_schema", {"type": "array", "uniqueItems": True}, strict=False)
+    (warning,) = asyncio.run(output_format.check(form))
+    assert "'uniqueItems'" in warning
+    assert asyncio.run(output_format.check(OutputFormat("json_schema", {"type": "array"}))) == ()
+    assert asyncio.run(output_format.check(OutputFormat())) == ()
