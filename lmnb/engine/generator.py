@@ -16,6 +16,7 @@ from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
 from lmnb.engine.grammar import Grammar, Grammars
+from lmnb.engine.draft import Speculation
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Delta,
@@ -65,6 +66,7 @@ class Generator:
         self.parallel = self.context.parallel
         self.threads = self.context.threads
         self.scheduler = Scheduler(self.context, psutil.virtual_memory().total // _CACHE_SHARE)
+        self.speculation = Speculation(self.context, config)
         self._candidates = Candidates(model.n_vocab)
         self._grammars = Grammars(model)
         self._special_pieces: list[bytes] | None = None
@@ -159,7 +161,9 @@ class Generator:
         self.adapters.apply(self.context.handle, self.scheduler.take_turn())
         # Two passes, since llama.cpp would split a mixed batch anyway; only the second is long,
         # and only it can be interrupted.
-        self._run(self.scheduler.decoding())
+        answering = self.scheduler.decoding()
+        self.speculation.propose(answering)
+        self._run(answering)
         self._run(self.scheduler.prefilling())
         return self._report(ends)
 
@@ -202,9 +206,9 @@ class Generator:
         if result == 0:
             for sequence, count in plan:
                 sequence.computed += count
-            if reading:
-                self.context.synchronize()  # a GPU is still at it
-                self.scheduler.observe(batch.size, monotonic() - began)
+            self.context.synchronize()  # a GPU is still at it
+            learner = self.scheduler if reading else self.speculation
+            learner.observe(batch.size, monotonic() - began)
             return True
         self._recover(plan, result)
         return False

@@ -62,6 +62,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     adapters
         LoRA adapters that requests can choose from. Those at a scale other than 0 apply to every
         request that chooses none.
+    draft_tokens
+        Length of the drafts that are verified in one forward pass; 0 turns speculation off, default
+        as long as measured to pay.
     """
 
     context_length: int | None = None
@@ -75,6 +78,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_type_v: str | None = None
     threads: int | None = None
     adapters: tuple[LoadAdapter, ...] | None = None
+    draft_tokens: int | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -277,7 +281,10 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
-    """One generation has ended. Times in seconds, as in `lmnb.chat.events.Timings`."""
+    """One generation has ended. Times in seconds, as in `lmnb.chat.events.Timings`.
+
+    Of the `drafted_tokens` that speculation had computed, the answer took `accepted_tokens`.
+    """
 
     id: int
     reason: Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -289,6 +296,8 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     prompt_seconds: float
     first_token_seconds: float
     generation_seconds: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):

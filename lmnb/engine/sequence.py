@@ -14,6 +14,7 @@ from lmnb.engine.stream import TextStream
 if TYPE_CHECKING:
     from lmnb.engine.cache import Tokens
     from lmnb.engine.constraint import Constraint
+    from lmnb.engine.draft import Lookup
     from lmnb.engine.sampling import Sampler
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -47,8 +48,9 @@ class Sequence:
         self.limit = limit
         """Most tokens that prompt and answer may have together."""
         self.length = len(prompt)
-        self._buffer = np.empty(min(limit, len(prompt) + 256), np.int32)
+        self._bytes, self._buffer = _buffer(min(limit, len(prompt) + 256))
         self._buffer[: len(prompt)] = prompt
+        self.lookup: Lookup | None = None
         self.drafts: list[int] = []
         self.drafted = self.accepted = 0  # of all drafts so far
         self.stream = TextStream(command.stop)
@@ -118,6 +120,20 @@ class Sequence:
         drafts = len(self.drafts) if count == self.missing else 0
         return self._buffer[self.computed : self.computed + count + drafts]
 
+    def find_earlier(self, count: int, window: int) -> int:
+        """The index after the last place where the last `count` tokens stood before; 0 if none.
+
+        Looks at the last `window` tokens. A search for bytes, since that needs no index.
+        """
+        if self.length <= count:
+            return 0
+        first, last = 4 * max(0, self.length - window), 4 * (self.length - 1)
+        wanted = self._bytes[4 * (self.length - count) : 4 * self.length]
+        found = self._bytes.rfind(wanted, first, last)
+        while found > 0 and found % 4:  # between two tokens
+            found = self._bytes.rfind(wanted, first, found + len(wanted) - 1)
+        return found // 4 + count if found >= 0 else 0
+
     def append(self, token: int) -> None:
         """Add a token to the answer. One that was drafted is in the cache already."""
         if self.drafts:
@@ -134,7 +150,7 @@ class Sequence:
     def _reserve(self, count: int) -> None:
         if self.length + count > len(self._buffer):
             size = max(self.length + count, min(self.limit, 2 * self.length))
-            grown = np.empty(size, np.int32)
+            self._bytes, grown = _buffer(size)
             grown[: self.length] = self._buffer[: self.length]
             self._buffer = grown
 
@@ -191,8 +207,16 @@ class Sequence:
             prompt_tokens=self.prompt_length,
             cached_tokens=self.cached,
             output_tokens=self.output_length,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
             queue_seconds=admitted - self.arrived,
             prompt_seconds=prefilled - admitted,
             first_token_seconds=prefilled - self.arrived,
             generation_seconds=self.finished - prefilled,
         )
+
+
+def _buffer(size: int) -> tuple[bytearray, Tokens]:
+    """Memory for so many tokens, as bytes and as numbers."""
+    data = bytearray(4 * size)
+    return data, np.frombuffer(data, np.int32)
