@@ -45,6 +45,7 @@ class Engine:
         logprobs: int | None = None,
         priority: int = 0,
         constraint: ConstraintSpec | None = None,
+        draft_model: str | None = None,
     ) -> int:
         self.next_id += 1
         command = Generate(
@@ -57,6 +58,7 @@ class Engine:
             logprobs=logprobs,
             priority=priority,
             constraint=constraint,
+            draft_model=draft_model,
         )
         self.text[self.next_id] = ""
         self.generator.submit(command, self.generator.prompt(command))

@@ -8,10 +8,10 @@ a draft is made as long as its next token promises more tokens a second than the
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from lmnb.engine.context import MAX_DRAFTS, Context
-from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import InvalidRequest
 
@@ -19,37 +19,41 @@ _NGRAM = 3
 """Tokens that must have stood somewhere before, for what followed them to be a guess."""
 _WINDOW = 8192
 """Tokens looked back at most: the search takes 1 µs per 1,000."""
-_FORGET = 0.97
-"""How much a measured pass still counts after the next one."""
+_LOST = 32
+"""Tokens between two looks at a text from which on a lookup begins anew."""
+_MARGIN = 1.05
+"""What a draft must win at least: forecasts are rough, and the drafting itself takes time."""
+_SILENCE = 64
+"""Passes after which a draft model that has not paid is tried once more."""
 
 
 class Cost:
-    """How long a decode pass takes by its rows: `base * (1 + share * rows)`, fitted as they pass."""
+    """How long a decode pass takes by its rows: `unit * (1 + share * rows)`.
+
+    Both are followed as the passes go by, by steps against the error of the prediction. A slower
+    machine moves `unit`; only passes of different sizes say something about `share`.
+    """
 
     def __init__(self) -> None:
         self.share = 0.5
-        self._weight = self._rows = self._seconds = self._squares = self._products = 0.0
+        self._unit = 0.0
+        self._usual = 0.0  # rows of late
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learn from a pass: least squares, old passes fading."""
-        self._weight = _FORGET * self._weight + 1
-        self._rows = _FORGET * self._rows + rows
-        self._seconds = _FORGET * self._seconds + seconds
-        self._squares = _FORGET * self._squares + rows * rows
-        self._products = _FORGET * self._products + rows * seconds
-        rows_mean, seconds_mean = self._rows / self._weight, self._seconds / self._weight
-        variance = self._squares / self._weight - rows_mean**2
-        if variance > 0.1:  # else all passes were alike, and the last answer stands
-            slope = max(0.0, self._products / self._weight - rows_mean * seconds_mean) / variance
-            base = max(seconds_mean - slope * rows_mean, 0.02 * seconds_mean)
-            self.share = slope / base
+        """Learn from a pass."""
+        if not self._unit:
+            self._unit, self._usual = seconds / (1 + self.share * rows), rows
+            return
+        error = math.log(max(seconds, 1e-9) / self.seconds(rows))
+        error = max(-1.0, min(1.0, error))  # a pass may have been held up by anything
+        unusual = (rows - self._usual) / max(rows, self._usual)
+        self.share = max(0.001, self.share * math.exp(0.5 * error * unusual))
+        self._unit *= math.exp(0.2 * error)
+        self._usual += 0.3 * (rows - self._usual)
 
     def seconds(self, rows: float) -> float:
         """What a pass of so many rows takes; before any has been observed, in units of its own."""
-        if not self._weight:
-            return 1 + self.share * rows
-        mean = self._rows / self._weight
-        return self._seconds / self._weight * (1 + self.share * rows) / (1 + self.share * mean)
+        return (self._unit or 1.0) * (1 + self.share * rows)
 
 
 class Odds:
@@ -73,6 +77,10 @@ class Odds:
         group = min(streak.bit_length(), 4)
         return self._right[group] / self._tried[group]
 
+    def best(self) -> float:
+        """The highest of all probabilities."""
+        return max(right / tried for right, tried in zip(self._right, self._tried, strict=True))
+
 
 class Lookup:
     """Prompt lookup for one sequence: a text goes on as it did where its last tokens stood before.
@@ -92,6 +100,8 @@ class Lookup:
         """Look at the new tokens; whether there is a guess about the next one."""
         sequence = self._sequence
         tokens = sequence.tokens
+        if sequence.length - self._seen > _LOST:  # it was not asked for a while
+            self._seen, self._follow, self.streak = sequence.length, 0, 0
         while self._seen < sequence.length:
             if self._follow:
                 right = bool(tokens[self._follow] == tokens[self._seen])
@@ -111,14 +121,34 @@ class Lookup:
 
 
 class Drafter(Protocol):
-    """A model that drafts."""
+    """A model that drafts (`DraftModel`)."""
 
     @property
     def seconds(self) -> float:
-        """What one more token of all drafts takes."""
+        """What one more token of all drafts takes; 0 before it is known."""
 
-    def draft(self, sequences: list[Sequence], count: int) -> list[list[int]]:
-        """Up to `count` guesses for each sequence. They have their slots."""
+    def draft(self, sequences: list[Sequence], count: int, *, alone: bool) -> list[list[int]]:
+        """Up to `count` guesses for each sequence. They have slots, and are in their order."""
+
+
+class Assisted:
+    """One sequence for which a model drafts, and how often that was right of late."""
+
+    def __init__(self, sequence: Sequence, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self._sequence = sequence
+        self._drafted = self._accepted = 0
+        self._right, self._tried = 3.0, 4.0
+
+    def chance(self) -> float:
+        """The probability that the next guess is right."""
+        drafted = self._sequence.drafted - self._drafted
+        if drafted:
+            accepted = self._sequence.accepted - self._accepted
+            self._drafted, self._accepted = self._sequence.drafted, self._sequence.accepted
+            self._right = 0.8 * self._right + accepted
+            self._tried = 0.8 * self._tried + accepted + (accepted < drafted)
+        return self._right / self._tried
 
 
 class Worth:
@@ -134,12 +164,20 @@ class Worth:
         """Add a drafted token per chance, and `extra` seconds for the drafting, if that pays."""
         seconds = self._cost.seconds(self._rows) + self._extra
         after = self._cost.seconds(self._rows + len(chances)) + self._extra + extra
-        if (self._tokens + sum(chances)) * seconds <= self._tokens * after:
+        won = sum(chances)
+        # More tokens a second than without, by the margin.
+        if won * seconds <= _MARGIN * self._tokens * (after - seconds):
             return False
         self._rows += len(chances)
-        self._tokens += sum(chances)
+        self._tokens += won
         self._extra += extra
         return True
+
+    def could_pay(self, chance: float) -> bool:
+        """Whether one more drafted token would pay that is right with this probability."""
+        rows = self._cost.seconds(self._rows)
+        row = self._cost.seconds(self._rows + 1) - rows
+        return chance * rows > _MARGIN * self._tokens * row
 
 
 class Speculation:
@@ -148,8 +186,7 @@ class Speculation:
     `count` fixes how long drafts are (0: there are none); None is as long as pays.
     """
 
-    def __init__(self, context: Context, config: LoadConfig) -> None:
-        count = config.draft_tokens
+    def __init__(self, context: Context, count: int | None) -> None:
         if count is not None and not 0 <= count <= MAX_DRAFTS:
             raise InvalidRequest(
                 f"draft_tokens must lie between 0 and {MAX_DRAFTS}, not {count}.",
@@ -161,6 +198,7 @@ class Speculation:
         self.enabled = context.can_trim and count != 0
         self.cost = Cost()
         self.odds = Odds()
+        self._silent = 0
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a decode pass what rows cost."""
@@ -173,9 +211,21 @@ class Speculation:
         rows = sum(count for _, count in plan)
         worth = Worth(self.cost, rows, len(plan))
         room = min(MAX_DRAFTS, self._batch_size - rows)
+        # In a full batch nothing pays, and the searches would be in vain, too.
+        looks_up = bool(self._count) or worth.could_pay(self.odds.best())
+        assisted: list[tuple[Sequence, Assisted]] = []
         for sequence, count in plan:
-            if count == sequence.missing:
-                room -= self._look_up(sequence, worth, room)
+            if count != sequence.missing:
+                continue
+            if sequence.assisted is None:
+                if looks_up:
+                    room -= self._look_up(sequence, worth, room)
+            else:
+                assisted.append((sequence, sequence.assisted))
+        if assisted and room > 0:
+            self._ask_model(assisted, worth, room, alone=len(plan) == 1)
+
+    # --- prompt lookup -----------------------------------------------------------------
 
     def _look_up(self, sequence: Sequence, worth: Worth, room: int) -> int:
         lookup = sequence.lookup
@@ -196,6 +246,35 @@ class Speculation:
                 break
             length += 1
         return length
+
+    # --- a draft model -------------------------------------------------------------------
+
+    def _ask_model(
+        self, assisted: list[tuple[Sequence, Assisted]], worth: Worth, room: int, *, alone: bool
+    ) -> None:
+        assisted.sort(key=lambda row: row[0].slot or 0)
+        most = min(room // len(assisted), self._count or MAX_DRAFTS)
+        depth = most if self._count else self._depth([a for _, a in assisted], worth, most)
+        if not depth:
+            return
+        sequences = [sequence for sequence, _ in assisted]
+        guesses = assisted[0][1].drafter.draft(sequences, depth, alone=alone)
+        for sequence, guess in zip(sequences, guesses, strict=True):
+            _propose(sequence, guess[: max(0, sequence.limit - sequence.length - 1)])
+
+    def _depth(self, assisted: list[Assisted], worth: Worth, most: int) -> int:
+        """How many tokens of the model's drafts pay. While none does, it gets a try now and then."""
+        seconds = assisted[0].drafter.seconds
+        single = [one.chance() for one in assisted]
+        chances, depth = single, 0
+        while depth < most and worth.take(chances, seconds):
+            chances = [a * b for a, b in zip(chances, single, strict=True)]
+            depth += 1
+        self._silent = 0 if depth else self._silent + 1
+        if self._silent > _SILENCE:
+            self._silent = 0
+            depth = min(2, most)
+        return depth
 
 
 def _propose(sequence: Sequence, guess: list[int]) -> int:

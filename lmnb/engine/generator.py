@@ -15,8 +15,9 @@ from lmnb.engine.adapters import Adapters
 from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
+from lmnb.engine.draft import Assisted, Speculation
+from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammar, Grammars
-from lmnb.engine.draft import Speculation
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Delta,
@@ -66,7 +67,10 @@ class Generator:
         self.parallel = self.context.parallel
         self.threads = self.context.threads
         self.scheduler = Scheduler(self.context, psutil.virtual_memory().total // _CACHE_SHARE)
-        self.speculation = Speculation(self.context, config)
+        self.speculation = Speculation(self.context, config.draft_tokens)
+        self.draft_models = DraftModels(
+            model, self.context, config, enabled=self.speculation.enabled
+        )
         self._candidates = Candidates(model.n_vocab)
         self._grammars = Grammars(model)
         self._special_pieces: list[bytes] | None = None
@@ -77,6 +81,7 @@ class Generator:
 
     def close(self) -> None:
         """Give the memory back."""
+        self.draft_models.close()
         self.context.close()
         self.model.close()
 
@@ -112,11 +117,14 @@ class Generator:
             if not 0 <= (command.logprobs or 0) <= self.model.n_vocab:
                 raise InvalidRequest("logprobs must not be negative.", param="logprobs")
             adapters = self.adapters.choose(command.adapters)
+            drafter = self._drafter(command)
             sampler = Sampler(command.sampling, self.model, prompt)
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
         sequence = Sequence(command, prompt, limit, sampler, constraint, adapters)
+        if drafter is not None:
+            sequence.assisted = Assisted(sequence, drafter)
         try:
             self._take_forced(sequence)
         except LmnbError as error:
@@ -124,6 +132,14 @@ class Generator:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
         self.scheduler.add(sequence)
+
+    def _drafter(self, command: Generate) -> DraftModel | None:
+        path = command.draft_model
+        path = self.draft_models.default if path is None else path
+        if not path:
+            return None
+        others = (*self.scheduler.running, *self.scheduler.waiting)
+        return self.draft_models.get(path, in_use=any(one.assisted for one in others))
 
     def abort(self, request: int) -> None:
         """Stop a generation, if it is still there."""

@@ -62,6 +62,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     adapters
         LoRA adapters that requests can choose from. Those at a scale other than 0 apply to every
         request that chooses none.
+    draft_model
+        Path of a smaller model that drafts for this one, in requests that name no other.
     draft_tokens
         Length of the drafts that are verified in one forward pass; 0 turns speculation off, default
         as long as measured to pay.
@@ -78,6 +80,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_type_v: str | None = None
     threads: int | None = None
     adapters: tuple[LoadAdapter, ...] | None = None
+    draft_model: str | None = None
     draft_tokens: int | None = None
 
 
@@ -183,7 +186,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
 
     `add_bos`: put the model's BOS token in front unless the text already begins with it.
     `show_special`: render control tokens the model writes into the text (tool-call markers).
-    `max_tokens` None is "until the context is full". Lower `priority` values go first.
+    `draft_model`: path of the model that drafts, loaded if need be; "" is none, None that of the
+    load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
     `adapters` None is what the model was loaded with.
     """
 
@@ -199,6 +203,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     priority: int = 0
     constraint: ConstraintSpec | None = None
     adapters: tuple[AdapterChoice, ...] | None = None
+    draft_model: str | None = None
 
 
 Truncate: TypeAlias = bool | Literal["start", "end"]

@@ -14,7 +14,7 @@ from lmnb.engine.stream import TextStream
 if TYPE_CHECKING:
     from lmnb.engine.cache import Tokens
     from lmnb.engine.constraint import Constraint
-    from lmnb.engine.draft import Lookup
+    from lmnb.engine.draft import Assisted, Lookup
     from lmnb.engine.sampling import Sampler
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -51,6 +51,7 @@ class Sequence:
         self._bytes, self._buffer = _buffer(min(limit, len(prompt) + 256))
         self._buffer[: len(prompt)] = prompt
         self.lookup: Lookup | None = None
+        self.assisted: Assisted | None = None
         self.drafts: list[int] = []
         self.drafted = self.accepted = 0  # of all drafts so far
         self.stream = TextStream(command.stop)
