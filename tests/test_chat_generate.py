@@ -57,7 +57,6 @@ def asking(*messages: Message, **more: Any) -> Request:
     [
         (asking(tools=(Tool("look"),)), "tools"),
         (asking(tools=(Tool("look"),), tool_choice=ToolChoice("required")), "tools"),
-        (asking(draft="small"), None),
         (asking(said("user", "Hi", Image(b"", "image/png"))), "messages"),
         (asking(said("assistant", ToolCall("1", "look", "{}")), said("user", "x")), "messages"),
     ],

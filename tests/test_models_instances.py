@@ -326,6 +326,19 @@ def test_a_failed_load_fails_for_everyone_and_only_once(
     play(scene)
 
 
+def test_a_draft_model_is_found_by_name(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        await case.manager.load("maker/a", LoadConfig(draft_model="maker/b"))
+        [(_, config)] = case.starter.begun
+        assert config.draft_model
+        assert Path(config.draft_model).parent.name == "b"
+        with pytest.raises(ModelNotFound) as caught:
+            await case.manager.load("maker/a", LoadConfig(draft_model="maker/none"))
+        assert caught.value.param == "draft_model"
+
+    play(scene)
+
+
 def test_options_and_ttl_count_for_the_load_they_cause(play: Play) -> None:
     async def scene(case: Case) -> None:
         case.settings.default_context_length = 1000

@@ -175,7 +175,6 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"grammar": "root ::= [a-z]+"}, UnsupportedParameter, "grammar"),
         ({"guided_json": {"type": "object"}}, UnsupportedParameter, "guided_json"),
         ({"structured_outputs": {"regex": "a"}}, UnsupportedParameter, "structured_outputs"),
-        ({"draft_model": "small"}, UnsupportedParameter, "draft_model"),
     ],
 )
 def test_what_is_not_offered_is_refused(

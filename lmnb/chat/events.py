@@ -71,12 +71,22 @@ FinishReason: TypeAlias = Literal["stop", "stop_string", "length", "context", "t
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts. `input` includes `cached`; `output` includes `reasoning`."""
+    """Token counts. `input` includes `cached`; `output` includes `reasoning` and `accepted`.
+
+    `drafted` tokens were guessed by speculation, the answer took `accepted` of them.
+    """
 
     input: int
     cached: int
     output: int
     reasoning: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def rejected(self) -> int:
+        """Drafted tokens that were computed in vain."""
+        return self.drafted - self.accepted
 
     @property
     def total(self) -> int:
@@ -113,6 +123,8 @@ class Finished(msgspec.Struct, frozen=True):
     """The stop string that was met, with reason `stop_string`."""
     instance: str = ""
     """Identifier of the instance that answered."""
+    draft: str | None = None
+    """The draft model that was asked for."""
 
 
 Event: TypeAlias = (

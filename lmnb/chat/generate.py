@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from lmnb.chat import thinking
@@ -34,7 +35,7 @@ def ensure_supported(request: Request) -> None:
     Raises
     ------
     NotSupported
-        Tools, images, sound, documents, draft models.
+        Tools, images, sound, documents.
     InvalidRequest
         No message at all, a `max_tokens` below 1, or a format for a message that has begun.
     """
@@ -50,8 +51,6 @@ def ensure_supported(request: Request) -> None:
             hint="Leave out the assistant's last message, or the format.",
             param=request.output_format.param,
         )
-    if request.draft is not None:
-        raise NotSupported("Draft models are not supported.", hint="Leave out the draft model.")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidRequest("The most tokens to generate must be at least 1.", param="max_tokens")
     if request.prompt is None:
@@ -78,11 +77,13 @@ async def generate(
     *,
     instance: str = "",
     load_seconds: float | None = None,
+    draft: Path | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Answer `request`: `Prompt`*, `TextDelta`*, `Finished`.
 
     Closing the generator, or cancelling the task that reads it, stops the engine at once.
-    `instance` and `load_seconds` are passed through to `Finished`.
+    `instance` and `load_seconds` are passed through to `Finished`. `draft` is the file of the
+    request's draft model.
 
     Raises
     ------
@@ -103,6 +104,7 @@ async def generate(
         logprobs=request.logprobs,
         adapters=_adapters(request),
         constraint=_constraint(request, prompt, worker),
+        draft_model=str(draft) if draft else None,
     )
     async with aclosing(worker.generate(command)) as updates:
         async for update in updates:
@@ -112,7 +114,7 @@ async def generate(
             elif isinstance(update, Progress):
                 yield Prompt(update.done, update.total, update.cached)
             else:
-                yield _finished(update, prompt.stop, instance, load_seconds)
+                yield _finished(update, prompt.stop, instance, load_seconds, request.draft)
 
 
 def _adapters(request: Request) -> tuple[AdapterChoice, ...] | None:
@@ -174,7 +176,11 @@ def _template_arguments(request: Request) -> dict[str, Any]:
 
 
 def _finished(
-    end: End, own_stop: tuple[str, ...], instance: str, load_seconds: float | None
+    end: End,
+    own_stop: tuple[str, ...],
+    instance: str,
+    load_seconds: float | None,
+    draft: str | None,
 ) -> Finished:
     if end.reason == "aborted":
         raise Cancelled("The generation was cancelled.")
@@ -184,7 +190,13 @@ def _finished(
         reason, stop = "stop", None
     return Finished(
         reason=reason,
-        usage=Usage(end.prompt_tokens, end.cached_tokens, end.output_tokens),
+        usage=Usage(
+            end.prompt_tokens,
+            end.cached_tokens,
+            end.output_tokens,
+            drafted=end.drafted_tokens,
+            accepted=end.accepted_tokens,
+        ),
         timings=Timings(
             queue=end.queue_seconds,
             prompt=end.prompt_seconds,
@@ -194,4 +206,5 @@ def _finished(
         ),
         stop=stop,
         instance=instance,
+        draft=draft,
     )

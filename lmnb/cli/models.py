@@ -24,6 +24,8 @@ _LOAD_OPTIONS = (
     "cache_type_v",
     "threads",
     "adapters",
+    "draft_model",
+    "draft_tokens",
 )
 """The fields of `lmnb.engine.protocol.LoadConfig`; a test compares them."""
 
@@ -79,6 +81,13 @@ def _add_load(load: ArgumentParser) -> None:
         metavar="FILE[=SCALE]",
         help="a LoRA adapter, applied to requests that choose none unless its scale is 0 "
         "(default: 1); may be given several times",
+    )
+    load.add_argument("--draft-model", metavar="NAME", help="a small model that guesses tokens")
+    load.add_argument(
+        "--draft-tokens",
+        type=int,
+        metavar="N",
+        help="tokens guessed at a time; 0 is none (default: as many as pay)",
     )
     load.add_argument("--num-experts", type=int, metavar="N", help="of a mixture of experts")
     load.add_argument("--cache-type-k", metavar="TYPE", help="KV cache element type, such as q8_0")

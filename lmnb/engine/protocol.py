@@ -63,7 +63,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         LoRA adapters that requests can choose from. Those at a scale other than 0 apply to every
         request that chooses none.
     draft_model
-        Path of a smaller model that drafts for this one, in requests that name no other.
+        A smaller model that drafts for this one, in requests that name no other: for the worker
+        its path, for everyone else its name.
     draft_tokens
         Length of the drafts that are verified in one forward pass; 0 turns speculation off, default
         as long as measured to pay.

@@ -27,6 +27,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import LoadConfig
@@ -183,6 +185,16 @@ class Manager:
                 load.plan = replace(load.plan, jit=True, ttl=self._settings.jit_ttl)
             raise
 
+    async def draft(self, name: str | None) -> Path | None:
+        """The file of the draft model of that name.
+
+        Raises
+        ------
+        ModelNotFound, InvalidModel
+            There is no such model.
+        """
+        return await self._planner.draft(name)
+
     async def unload(self, instance_id: str) -> None:
         """Unload an instance, or cancel its load. Requests that use it get `ModelUnloaded`.
 
@@ -279,9 +291,9 @@ class Manager:
             if plan.jit:
                 await self._make_room(plan.entry.kind)
             log = await asyncio.to_thread(self._log_file, plan.id)
-            worker = await self._start(
-                plan.entry.path, plan.config, log=log, on_progress=load.report
-            )
+            draft = await self.draft(plan.config.draft_model)
+            config = msgspec.structs.replace(plan.config, draft_model=str(draft) if draft else None)
+            worker = await self._start(plan.entry.path, config, log=log, on_progress=load.report)
         except LmnbError as error:
             if isinstance(error, EngineCrashed):
                 self._crashes.record(plan.entry.path, error, answered=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -56,6 +57,15 @@ class Planner:
             hint="Name one of them, or load one.",
             param="model",
         )
+
+    async def draft(self, name: str | None) -> Path | None:
+        """The file of the draft model that `name` means."""
+        if not name:
+            return None
+        try:
+            return (await self._catalog.resolve(name)).path
+        except ModelNotFound as error:
+            raise ModelNotFound(error.message, hint=error.hint, param="draft_model") from error
 
     def for_request(self, entry: ModelEntry, ttl: float | None, options: LoadConfig | None) -> Plan:
         """The plan of a load just in time, if such loads are allowed."""

@@ -104,6 +104,7 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
                     state.renderer,
                     instance=instance.id,
                     load_seconds=lease.load_seconds,
+                    draft=await state.models.draft(request.draft),
                 )
             )
         )

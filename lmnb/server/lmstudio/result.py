@@ -36,4 +36,7 @@ def stats(end: Finished) -> Stats:
         tokens_per_second=end.timings.tokens_per_second(end.usage.output),
         time_to_first_token_seconds=end.timings.first_token,
         model_load_time_seconds=end.timings.load,
+        total_draft_tokens_count=end.usage.drafted,
+        accepted_draft_tokens_count=end.usage.accepted,
+        rejected_draft_tokens_count=end.usage.rejected,
     )

@@ -91,7 +91,10 @@ Output: TypeAlias = MessageOutput | ReasoningOutput
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts and speed. `model_load_time_seconds` is there only if the request loaded the model."""
+    """Counts and speed. `model_load_time_seconds` is there only if the request loaded the model.
+
+    Counts of drafts are there only if there were any.
+    """
 
     input_tokens: int
     total_output_tokens: int
@@ -99,6 +102,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_second: float
     time_to_first_token_seconds: float
     model_load_time_seconds: float | None = None
+    total_draft_tokens_count: int = 0
+    accepted_draft_tokens_count: int = 0
+    rejected_draft_tokens_count: int = 0
 
 
 class ChatResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

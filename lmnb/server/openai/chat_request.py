@@ -77,12 +77,12 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
         adapters=body.adapters(),
+        draft=body.draft_model or None,
     )
     return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
 
 
 def _refuse(body: ChatBody) -> None:
-    body.refuse_draft()
     refuse_tools(body.tools, body.tool_choice)
     refuse_tools(body.functions, body.function_call, "functions")
     if not body.tools and body.tool_choice is not None and body.tool_choice not in ("none", "auto"):

@@ -70,12 +70,12 @@ def _group(
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
         adapters=body.adapters(),
+        draft=body.draft_model or None,
     )
     return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
 
 
 def _refuse(body: CompletionsBody, prompts: list[str | tuple[int, ...]]) -> None:
-    body.refuse_draft()
     if body.max_tokens == 0:
         raise InvalidValue(
             "'max_tokens' must be at least 1, or -1 for as many as fit the context.",

@@ -97,12 +97,12 @@ def translate(
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
         adapters=body.adapters(),
+        draft=body.draft_model or None,
     )
     return request, conversation
 
 
 def _refuse(body: ResponsesBody) -> None:
-    body.refuse_draft()
     refuse_tools(body.tools, body.tool_choice)
     if body.prompt is not None:
         raise UnsupportedParameter(

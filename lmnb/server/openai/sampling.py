@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from lmnb.chat.conversation import SamplingOptions
 from lmnb.errors import ModelNotFound
 from lmnb.server.openai.body import Fields, Int
-from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
+from lmnb.server.openai.errors import InvalidValue
 
 AFFINITY_HEADERS = ("x-session-affinity", "x-session-id", "session_id")
 """Headers by which clients name their session, the most telling first (opencode, Codex)."""
@@ -115,15 +115,6 @@ class SamplingFields(Fields):
         if self.prompt_cache_key:
             return self.prompt_cache_key
         return next((headers[name] for name in AFFINITY_HEADERS if headers.get(name)), None)
-
-    def refuse_draft(self) -> None:
-        """Speculative decoding is not offered; to ignore the wish would hide that."""
-        if self.draft_model:
-            raise UnsupportedParameter(
-                "'draft_model' is not supported: lmnb does no speculative decoding.",
-                hint="Leave it out.",
-                param="draft_model",
-            )
 
     def _seed(self, choice: int) -> int | None:
         """-1 is llama.cpp's and LM Studio's word for "random"."""

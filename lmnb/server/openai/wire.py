@@ -50,9 +50,14 @@ class PromptDetails(msgspec.Struct, frozen=True):
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
-    """Of the answer's tokens: those of the thinking."""
+    """Of the answer's tokens: those of the thinking, and those that speculation had guessed.
+
+    The rejected ones are no part of the answer.
+    """
 
     reasoning_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -68,14 +73,17 @@ class Usage(msgspec.Struct, frozen=True):
 def usage(groups: Sequence[Sequence[Finished]]) -> Usage:
     """The sum over all answers; `groups` holds those that share a prompt, which counts once."""
     prompt = sum(group[0].usage.input for group in groups)
-    output = sum(end.usage.output for group in groups for end in group)
+    ends = [end for group in groups for end in group]
+    output = sum(end.usage.output for end in ends)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=output,
         total_tokens=prompt + output,
         prompt_tokens_details=PromptDetails(sum(group[0].usage.cached for group in groups)),
         completion_tokens_details=CompletionDetails(
-            sum(end.usage.reasoning for group in groups for end in group)
+            reasoning_tokens=sum(end.usage.reasoning for end in ends),
+            accepted_prediction_tokens=sum(end.usage.accepted for end in ends),
+            rejected_prediction_tokens=sum(end.usage.rejected for end in ends),
         ),
     )
 
@@ -89,22 +97,37 @@ STOP_REASONS = {
 }
 
 
-class Stats(msgspec.Struct, frozen=True):
-    """LM Studio's figures. Seconds; tokens per second are of the first answer."""
+class Stats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """LM Studio's figures. Seconds; tokens per second are of the first answer.
+
+    The counts of drafts are there if there were any, or a `draft_model` was asked for.
+    """
 
     tokens_per_second: float
     time_to_first_token: float
     generation_time: float
     stop_reason: str
     model_load_time_seconds: float | None = None
+    draft_model: str | None = None
+    total_draft_tokens_count: int | None = None
+    accepted_draft_tokens_count: int | None = None
+    rejected_draft_tokens_count: int | None = None
+    ignored_draft_tokens_count: int | None = None
 
 
 def stats(end: Finished) -> Stats:
-    """LM Studio's `stats`: protocols, 1.7."""
+    """LM Studio's `stats`: protocols, 1.7; of drafts, its changelog of version 0.3.10."""
+    used = end.usage
+    drafts = bool(used.drafted or end.draft)
     return Stats(
         tokens_per_second=end.timings.tokens_per_second(end.usage.output),
         time_to_first_token=end.timings.first_token,
         generation_time=end.timings.generation,
         stop_reason=STOP_REASONS[end.reason],
         model_load_time_seconds=end.timings.load,
+        draft_model=end.draft,
+        total_draft_tokens_count=used.drafted if drafts else None,
+        accepted_draft_tokens_count=used.accepted if drafts else None,
+        rejected_draft_tokens_count=used.rejected if drafts else None,
+        ignored_draft_tokens_count=0 if drafts else None,
     )
