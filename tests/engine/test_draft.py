@@ -6,14 +6,17 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from engine_driver import GREEDY, Engine
+from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.context import MAX_DRAFTS
 from lmnb.engine.draft import Cost, Odds, Worth
 from lmnb.engine.draft_model import check_vocabulary
 from lmnb.engine.protocol import End, LoadConfig, Sampling
+from lmnb.engine.sequence import Sequence
 from lmnb.errors import InvalidRequest
 
 SMALL = {"context_length": 512, "parallel": 3, "eval_batch_size": 128}
@@ -78,15 +81,38 @@ def test_prompt_lookup_spares_passes_and_changes_nothing(plain: Engine, lookups:
     assert drafted == without - end.accepted_tokens
 
 
-@pytest.mark.parametrize("seed", range(3))
+def exact(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that depend on the last two tokens only, whatever the shape of the batch.
+
+    A real model's differ by a little from shape to shape, which can tip a draw.
+    """
+    answer = engine.generator._answer
+
+    def with_exact_logits(sequence: Sequence, rows: NDArray[np.float32]) -> None:
+        known = [*sequence.tokens[-2:].tolist(), *sequence.drafts]
+        for n, row in enumerate(rows):
+            row[:] = -100
+            row[1000:1008] = np.random.default_rng(known[n : n + 2]).normal(0, 2, 8)
+        answer(sequence, rows)
+
+    monkeypatch.setattr(engine.generator, "_answer", with_exact_logits)
+
+
 def test_the_same_seed_draws_the_same_with_drafts(
-    plain: Engine, lookups: Engine, seed: int
+    plain: Engine, lookups: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"sampling": Sampling(seed=seed, temperature=0.5), "max_tokens": 24}
-    wanted, _, _ = steps(plain, ROUND, **options)
-    found, end, _ = steps(lookups, ROUND, **options)
-    assert found == wanted
-    assert end.drafted_tokens > 0
+    exact(plain, monkeypatch)
+    exact(lookups, monkeypatch)
+    accepted = rejected = 0
+    for seed in range(8):
+        sampling = Sampling(seed=seed, temperature=0.7, presence_penalty=0.3)
+        wanted, _, _ = steps(plain, "Hello", max_tokens=40, sampling=sampling)
+        found, end, _ = steps(lookups, "Hello", max_tokens=40, sampling=sampling)
+        assert found == wanted
+        accepted += end.accepted_tokens
+        rejected += end.drafted_tokens - end.accepted_tokens
+    assert accepted > 10
+    assert rejected > 10
 
 
 def test_a_text_that_never_repeats_is_not_drafted(lookups: Engine) -> None:
@@ -147,13 +173,13 @@ def test_answers_with_a_draft_model_do_not_mix(assisted: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lookups", "assisted"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_schedules(kind: str, seed: int, request: pytest.FixtureRequest) -> None:
     """Arrivals, cancels and aborted passes in any order."""
     engine: Engine = request.getfixturevalue(kind)
     dice = random.Random(seed)
     live: dict[int, int] = {}
-    for _ in range(50):
+    for _ in range(40):
         action = dice.random()
         if action < 0.4:
             n = dice.randint(1, 40)
