@@ -62,9 +62,9 @@ class Grammars:
     def start(self, spec: ConstraintSpec) -> Grammar:
         """The grammar at the beginning of an answer.
 
-        The first call takes about 0.1 s per 50,000 tokens of the vocabulary, so models that never
-        meet a grammar do without; the loop goes on meanwhile, since this is another thread and
-        llguidance lets go of the GIL.
+        The first call takes about 0.1 s per 50,000 tokens of the vocabulary, for which llguidance
+        keeps the GIL, so that running answers pause once; models that never meet a grammar are
+        spared it. Compiling happens in this thread, and lets the others go on.
 
         Raises
         ------

@@ -62,6 +62,7 @@ def source(spec: ConstraintSpec) -> str:
     if spec.kind == "regex":
         return LLMatcher.grammar_from_regex(spec.text)
     if spec.kind == "lark":
+        _check_embedded(spec.text)
         return LLMatcher.grammar_from_lark(spec.text)
     text = '{"type":"object"}' if spec.kind == "json_object" else spec.text
     schema = _read(text)
@@ -90,8 +91,8 @@ def check(spec: ConstraintSpec) -> tuple[str, ...]:
     )
     if failed:
         raise explain(spec, messages[0])
-    # The only warning of a grammar that is not lenient: special tokens need the vocabulary.
-    return tuple(_warning(message) for message in messages) if spec.lenient else ()
+    # Others are no news to the caller: special tokens of Lark are checked with the vocabulary.
+    return tuple(_warning(message) for message in messages if _is_omission(message))
 
 
 def with_deep_stack(function: Callable[[], T]) -> T:
@@ -120,13 +121,18 @@ def with_deep_stack(function: Callable[[], T]) -> T:
 
 def explain(spec: ConstraintSpec, message: str) -> InvalidRequest:
     """The compiler's message in the caller's terms."""
-    keys, unknown = _UNIMPLEMENTED.match(message), _UNKNOWN_FORMAT.match(message)
-    if keys or unknown or message.startswith("oneOf constraints"):
+    if _is_omission(message):
         return NotSupported(
             f"The JSON schema uses {_what(message)}, which cannot be enforced.",
             hint="Leave it out, or set 'strict' to false to have the rest of the schema enforced.",
         )
     return InvalidRequest(f"The {_name(spec)} cannot be used: {_shortened(message)}.")
+
+
+def _is_omission(message: str) -> bool:
+    """Whether the message is about something that could be left out."""
+    keys, unknown = _UNIMPLEMENTED.match(message), _UNKNOWN_FORMAT.match(message)
+    return bool(keys or unknown or message.startswith("oneOf"))
 
 
 def _warning(message: str) -> str:
@@ -175,7 +181,19 @@ def _too_deep() -> InvalidRequest:
     )
 
 
-def _check_costs(schema: dict[str, Any]) -> None:
+def _check_embedded(text: str) -> None:
+    """Schemas inside a Lark grammar (`%json {…}`)."""
+    for found in re.finditer(r"%json\s*", text):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
+        except RecursionError:
+            raise _too_deep() from None
+        except ValueError:
+            continue  # llguidance says it better
+        _check_costs(schema)
+
+
+def _check_costs(schema: object) -> None:
     references: set[str] = set()
     properties = depth = 0
     pending: list[tuple[Any, int]] = [(schema, 1)]

@@ -176,6 +176,9 @@ def test_what_cannot_be_enforced_is_refused(writer: Writer, name: str) -> None:
         ("lark", "start: missing", "missing"),
         ("lark", "start: A\nA: B\nB: A", "circular"),
         ("lark", "start: " + "(" * 50_000 + '"a"' + ")" * 50_000, "too deeply nested"),
+        ("lark", 'start: %json {"type":"integer","multipleOf":999983}', "too many digits"),
+        ("lark", "start: %json " + '{"not":' * 200 + "{}" + "}" * 200, "too deeply"),
+        ("lark", 'start: %json {"not": {}}', 'Unimplemented keys: ."not"'),
         ("lark", "start: a\n" + 'a: "b"\n' * 50_000, "characters"),
     ],
 )
@@ -209,6 +212,13 @@ def test_lenient_leaves_out_and_says_so(writer: Writer, name: str) -> None:
     json.loads(writer.text(writer.write(writer.grammars.start(spec(text, lenient=True)))))
     with pytest.raises(NotSupported):
         grammar_source.check(spec(text))
+
+
+def test_lenience_inside_lark_is_said_too() -> None:
+    text = 'start: %json {"not": {}, "x-guidance": {"lenient": true}}'
+    (warning,) = grammar_source.check(spec(text, "lark"))
+    assert "'not'" in warning
+    assert grammar_source.check(spec("start: <|im_end|>", "lark")) == ()
 
 
 def test_lenient_is_no_licence(writer: Writer) -> None:
