@@ -4,7 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,20 @@ def fresh_home(
     yield found
     found.close()
     found.wait_until_empty()
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes workers that are started from now on faulty; see `faulty_worker.py`."""
+
+    def make(fault: str) -> None:
+        here = Path(__file__).parent
+        path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+        monkeypatch.setenv("LMNB_TEST_FAULT", fault)
+        monkeypatch.setattr("lmnb.engine.client._MODULE", "faulty_worker")
+
+    return make
 
 
 def _link_models(cache: Path, home: Path) -> None:

@@ -20,20 +20,6 @@ from lmnb.errors import EngineCrashed, EngineStuck
 SMALL = LoadConfig(context_length=2048, parallel=4)
 
 
-@pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes workers that are started from now on faulty."""
-
-    def make(fault: str) -> None:
-        here = Path(__file__).parent
-        path = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
-        monkeypatch.setenv("PYTHONPATH", path)
-        monkeypatch.setenv("LMNB_TEST_FAULT", fault)
-        monkeypatch.setattr("lmnb.engine.client._MODULE", "faulty_worker")
-
-    return make
-
-
 def run(main: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())  # type: ignore[arg-type]
 
@@ -88,7 +74,7 @@ def test_a_dead_worker_names_the_cause_and_the_suspect(
             while not isinstance(await anext(bystander), Delta):
                 pass
             with pytest.raises(EngineCrashed, match=words) as guilty:
-                await answer(worker, tokens(5, POISON, 6))
+                await answer(worker, tokens(5, POISON, POISON))
             assert guilty.value.suspect
             assert str(log) in str(guilty.value.hint)
             with pytest.raises(EngineCrashed, match=words) as innocent:
@@ -123,14 +109,14 @@ def test_a_pass_that_fails_is_its_requests_failure_only(
             before = await answer(worker, tokens(100, 101))
             for _ in range(2):
                 with pytest.raises(kind, match=words) as caught:
-                    await answer(worker, tokens(5, POISON, 6))
+                    await answer(worker, tokens(5, POISON, POISON))
                 assert caught.value.suspect is None
                 assert await answer(worker, tokens(100, 101)) == before
             assert worker.is_alive
             # Three times in a row, and it is the process that is broken.
             for _ in range(3):
                 with pytest.raises(kind, match=words) as caught:
-                    await answer(worker, tokens(5, POISON, 6))
+                    await answer(worker, tokens(5, POISON, POISON))
             assert caught.value.suspect
             assert isinstance(await worker.wait_closed(), kind)
 

@@ -1,6 +1,7 @@
-"""A worker in which a forward pass over the token `POISON` goes wrong, as LMNB_TEST_FAULT says.
+"""A worker in which a forward pass over two tokens `POISON` goes wrong, as LMNB_TEST_FAULT says.
 
-Steps are given up after seconds instead of minutes.
+Two in a row, so that no answer is poisonous by chance. `loading`: it goes wrong before that. Steps
+are given up after seconds instead of minutes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from lmnb.engine import watch, worker
 from lmnb.engine.context import Context
+from lmnb.engine.model import Model
 from lmnb.engine.native import L
 
-POISON = 1234
+POISON = 250
 PATIENCE = 2.0
 
 
@@ -24,7 +27,7 @@ def assertion(_context: Context) -> NoReturn:
     raise AssertionError
 
 
-def segfault(_context: Context) -> NoReturn:
+def segfault(_context: object) -> NoReturn:
     ctypes.string_at(0)
     raise AssertionError
 
@@ -71,20 +74,30 @@ FAULTS = {
 }  # fmt: skip
 
 
+def load(*_arguments: object, **_options: object) -> NoReturn:
+    segfault(None)
+
+
 def main() -> None:
-    fault = FAULTS[os.environ["LMNB_TEST_FAULT"]]
-    sound = Context.decode
-
-    def decode(context: Context) -> int:
-        batch = context.batch
-        poisoned = POISON in batch.token[: batch.size]
-        return fault(context) if poisoned else sound(context)
-
-    Context.decode = decode  # type: ignore[method-assign, assignment]
+    if os.environ["LMNB_TEST_FAULT"] == "loading":
+        Model.load = load  # type: ignore[method-assign]
+    else:
+        poison(FAULTS[os.environ["LMNB_TEST_FAULT"]])
     watch.UNKNOWN = watch.FLOOR = watch.GRACE = PATIENCE
     watch.FACTOR = 1.0
     watch.TICK = worker.TICK = 0.05  # type: ignore[attr-defined]
     worker.main()
+
+
+def poison(fault: Callable[[Context], int]) -> None:
+    sound = Context.decode
+
+    def decode(context: Context) -> int:
+        tokens = context.batch.token[: context.batch.size]
+        poisoned = ((tokens[1:] == POISON) & (tokens[:-1] == POISON)).any()
+        return fault(context) if poisoned else sound(context)
+
+    Context.decode = decode  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
