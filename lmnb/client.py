@@ -114,6 +114,15 @@ class Client:
         found: list[Json] = self._call("GET", "/lmnb/ps")["loaded"]
         return found
 
+    def pending(self) -> Json:
+        """What is on its way, and what has to wait.
+
+        `loading`: `{id, model, progress}`, 0 to 1. `resting`: `{model, crashes, seconds_left,
+        cause}`, models that keep crashing and are not loaded by requests for a while.
+        """
+        found = self._call("GET", "/lmnb/ps")
+        return {"loading": found["loading"], "resting": found["resting"]}
+
     def get(self, model: str | None = None, quantization: str | None = None) -> Iterator[Json]:
         """Fetch a model; None is the default one. Leaving the iterator cancels.
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import termios
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -266,6 +267,28 @@ def test_an_interrupted_load_is_cancelled(server: ServerHome, client: Client) ->
         assert client.ps() == []
     else:  # It was faster than the signal.
         client.unload(all=True)
+
+
+def test_an_interrupt_while_python_still_imports_is_quiet() -> None:
+    script = """
+        import builtins, os, signal, sys
+
+        def importing(name, *rest, sound=builtins.__import__):
+            if name == "lmnb.cli.output" or "output" in (rest[2] or ()):
+                os.kill(os.getpid(), signal.SIGINT)
+            return sound(name, *rest)
+
+        builtins.__import__ = importing
+        from lmnb.cli import main
+        sys.exit(main(["ps"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_reader_that_has_seen_enough(server: ServerHome) -> None:

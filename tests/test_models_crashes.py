@@ -33,7 +33,7 @@ class Case:
     def crash(self, times: int = 1, *, answered: bool = False) -> None:
         for _ in range(times):
             error = EngineCrashed("It burst.", hint="Its log: x.log")
-            self.crashes.record(self.entry.path, error, answered=answered)
+            self.crashes.record(self.entry, error, answered=answered)
 
     def rests(self) -> bool:
         try:
@@ -58,8 +58,11 @@ def test_a_model_that_keeps_crashing_rests(case: Case) -> None:
     assert case.rests()
     case.clock.time += PAUSE - 1
     assert case.rests()
+    [(row, left)] = case.crashes.resting()
+    assert (row.entry, row.count, left) == (case.entry, MOST, 1.0)
     case.clock.time += 1
     assert not case.rests()
+    assert case.crashes.resting() == []
 
 
 def test_after_the_rest_there_is_one_try(case: Case) -> None:
@@ -87,7 +90,7 @@ def test_crashes_far_apart_do_not_count_together(case: Case) -> None:
 
 def test_loading_explicitly_begins_anew(case: Case) -> None:
     case.crash(MOST)
-    case.crashes.forget(case.entry.path)
+    case.crashes.forget(case.entry)
     assert not case.rests()
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lmnb import __version__
-from lmnb.cli import models, server, tokens
 from lmnb.errors import LmnbError
+
+if TYPE_CHECKING:
+    import argparse
 
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. 1 is a failure told in one line, 2 is wrong usage."""
-    options = make_parser().parse_args(arguments)
     try:
+        options = make_parser().parse_args(arguments)
         status: int | None = options.run(options)
         sys.stdout.flush()
     except LmnbError as error:
@@ -38,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """All commands and options."""
+    # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
+    import argparse
+
+    from lmnb.cli import models, server, tokens
+
     parser = argparse.ArgumentParser(
         prog="lmnb",
         description="Local language models: download them, load them, serve them.",

@@ -143,10 +143,23 @@ def _ps(options: Namespace) -> None:
     loaded = _running_models()
     if options.json:
         output.print_json(loaded)
-    elif not loaded:
-        output.note("No model is loaded.")
-    else:
+        return
+    if loaded:
         print_loaded(loaded)
+    else:
+        output.note("No model is loaded.")
+    if client := find():
+        _print_pending(client.pending())
+
+
+def _print_pending(pending: dict[str, Any]) -> None:
+    for load in pending["loading"]:
+        print(f"{load['id']} is being loaded: {load['progress']:.0%}.")
+    for row in pending["resting"]:
+        print(
+            f"{row['model']} is not loaded for {output.duration(row['seconds_left'])}: it has crashed "
+            f"{row['crashes']} times in a row. {row['cause']}"
+        )
 
 
 def print_loaded(loaded: list[dict[str, Any]]) -> None:

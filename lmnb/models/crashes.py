@@ -19,9 +19,10 @@ PAUSE = 300.0
 
 
 @dataclass(frozen=True)
-class _Row:
-    """Crashes in a row. `last` is when the last one was."""
+class Row:
+    """`count` crashes of a model in a row. `last` is when the last one was."""
 
+    entry: ModelEntry
     count: int
     last: float
     error: EngineCrashed
@@ -32,23 +33,24 @@ class Crashes:
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._rows: dict[Path, _Row] = {}
+        self._rows: dict[Path, Row] = {}
 
-    def record(self, path: Path, error: EngineCrashed, *, answered: bool) -> None:
+    def record(self, entry: ModelEntry, error: EngineCrashed, *, answered: bool) -> None:
         """A process has crashed. `answered`: it had answered something until then."""
-        before = self._rows.get(path)
+        before = self._rows.get(entry.path)
         now = self._now()
         goes_on = before is not None and not answered and now - before.last < WINDOW
-        self._rows[path] = _Row(before.count + 1 if before and goes_on else 1, now, error)
+        count = before.count + 1 if before and goes_on else 1
+        self._rows[entry.path] = Row(entry, count, now, error)
 
-    def forget(self, path: Path) -> None:
+    def forget(self, entry: ModelEntry) -> None:
         """Begin anew: somebody wants it loaded all the same."""
-        self._rows.pop(path, None)
+        self._rows.pop(entry.path, None)
 
     def check(self, entry: ModelEntry) -> None:
         """Raise `KeepsCrashing` if the model has to rest."""
         row = self._rows.get(entry.path)
-        left = self.resting(entry.path)
+        left = self._rest(row) if row else 0.0
         if row is None or not left:
             return
         minutes = max(1, round(left / 60))
@@ -59,9 +61,11 @@ class Crashes:
             hint=f"`lmnb load {entry.key}` tries again at once. {row.error.hint or ''}".strip(),
         )
 
-    def resting(self, path: Path) -> float:
-        """Seconds for which the model is still not to be loaded; 0 if it may be."""
-        row = self._rows.get(path)
-        if row is None or row.count < MOST:
+    def resting(self) -> list[tuple[Row, float]]:
+        """What is not to be loaded now, and for how many seconds."""
+        return [(row, left) for row in self._rows.values() if (left := self._rest(row))]
+
+    def _rest(self, row: Row) -> float:
+        if row.count < MOST:
             return 0.0
         return max(0.0, row.last + PAUSE - self._now())

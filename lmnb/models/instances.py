@@ -81,7 +81,7 @@ class Manager:
         self._start = start
         self._planner = Planner(catalog, settings)
         self._registry = Registry()
-        self._crashes = crashes or Crashes()
+        self.crashes = crashes or Crashes()
         self._dying: set[asyncio.Task[None]] = set()
         self._suspects: dict[Path, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -174,7 +174,7 @@ class Manager:
         config = config or LoadConfig()
         if instance := self._keep(entry, config, identifier, ttl):
             return instance
-        self._crashes.forget(entry.path)
+        self.crashes.forget(entry)
         plan = self._planner.explicit(entry, config, identifier, ttl)
         load = self._adopt(plan, identifier) or self._begin(plan)
         try:
@@ -296,7 +296,7 @@ class Manager:
             worker = await self._start(plan.entry.path, config, log=log, on_progress=load.report)
         except LmnbError as error:
             if isinstance(error, EngineCrashed):
-                self._crashes.record(plan.entry.path, error, answered=False)
+                self.crashes.record(plan.entry, error, answered=False)
             self._fail(load, error)
         except Exception as error:  # noqa: BLE001  Whatever it is, nobody may wait for ever.
             self._fail(load, ModelLoadFailed(f"{plan.entry.key} could not be loaded: {error!r}."))
@@ -310,7 +310,7 @@ class Manager:
         """Wait until crashed processes have given their memory back, then see whether to go on."""
         while self._dying:
             await asyncio.wait(self._dying)
-        self._crashes.check(entry)
+        self.crashes.check(entry)
 
     async def _make_room(self, kind: Kind) -> None:
         stopping = self._evict_idle(kind)
@@ -409,7 +409,7 @@ class Manager:
         error = await instance.worker.wait_closed()
         if isinstance(error, EngineCrashed):
             answered = instance.worker.answered > 0
-            self._crashes.record(instance.entry.path, error, answered=answered)
+            self.crashes.record(instance.entry, error, answered=answered)
         self._bury(instance)
 
     def _bury(self, instance: Instance) -> None:

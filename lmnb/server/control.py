@@ -145,8 +145,26 @@ async def models(request: Request) -> Response:
 
 @router.get("/ps")
 async def ps(request: Request) -> Response:
-    """The loaded models."""
-    return _json({"loaded": [_row(instance) for instance in state_of(request).models.loaded()]})
+    """The loaded models, the loads in progress, and what is not loaded after crashes."""
+    manager = state_of(request).models
+    return _json(
+        {
+            "loaded": [_row(instance) for instance in manager.loaded()],
+            "loading": [
+                {"id": load.id, "model": load.entry.key, "progress": load.progress}
+                for load in manager.loading()
+            ],
+            "resting": [
+                {
+                    "model": row.entry.key,
+                    "crashes": row.count,
+                    "seconds_left": left,
+                    "cause": row.error.message,
+                }
+                for row, left in manager.crashes.resting()
+            ],
+        }
+    )
 
 
 @router.post("/get")
