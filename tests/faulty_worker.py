@@ -1,17 +1,21 @@
 """A worker in which a forward pass over two tokens `POISON` goes wrong, as LMNB_TEST_FAULT says.
 
-Two in a row, so that no answer is poisonous by chance. `loading`: it goes wrong before that. Steps
-are given up after seconds instead of minutes.
+Two in a row, so that no answer is poisonous by chance. `loading`: it goes wrong before that.
+`limited:MB`: it gets that much more memory than it has at its start. Steps are given up after
+seconds instead of minutes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
 from typing import NoReturn
+
+import psutil
 
 from lmnb.engine import watch, worker
 from lmnb.engine.context import Context
@@ -79,10 +83,14 @@ def load(*_arguments: object, **_options: object) -> NoReturn:
 
 
 def main() -> None:
-    if os.environ["LMNB_TEST_FAULT"] == "loading":
+    fault, _, megabytes = os.environ["LMNB_TEST_FAULT"].partition(":")
+    if fault == "loading":
         Model.load = load  # type: ignore[method-assign]
+    elif fault == "limited":
+        most = psutil.Process().memory_info().vms + int(megabytes) * 1_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     else:
-        poison(FAULTS[os.environ["LMNB_TEST_FAULT"]])
+        poison(FAULTS[fault])
     watch.UNKNOWN = watch.FLOOR = watch.GRACE = PATIENCE
     watch.FACTOR = 1.0
     watch.TICK = worker.TICK = 0.05  # type: ignore[attr-defined]

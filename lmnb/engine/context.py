@@ -221,8 +221,12 @@ def create(model: Model, params: Any) -> Any:
     handle = L.llama_init_from_model(model.handle, params)
     if not handle:
         reasons = native.log.errors()
+        detail = reasons[-1].rpartition(": ")[2] if reasons else "no reason was given"
+        what = "The context could not be created"
+        if any(native.OUT_OF_MEMORY.search(line) for line in reasons):
+            what = f"There is not enough memory for {params.n_ctx} tokens of context"
         raise ModelLoadFailed(
-            f"The context could not be created: {reasons[-1] if reasons else 'no reason was given'}.",
+            f"{what} ({detail}).",
             hint="Load the model with a smaller context_length, or unload another model.",
         )
     return handle

@@ -29,7 +29,7 @@ L: Any = _bindings
 _lib: Any = L._lib  # noqa: SLF001
 
 OUT_OF_MEMORY = re.compile(
-    r"failed to (?:re)?allocate|out of (?:device )?memory|cudaMalloc|unable to allocate|bad_alloc"
+    r"failed to (?:re)?allocate|cannot allocate memory|out of (?:device )?memory|cudaMalloc|unable to allocate|bad_alloc"
     r"|ErrorOutOfDeviceMemory|insufficient memory",
     re.IGNORECASE,
 )

@@ -9,13 +9,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import gguf
+import made_models
+import numpy as np
 import psutil
 import pytest
 from faulty_worker import PATIENCE, POISON
 
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import Delta, End, Generate, LoadConfig, Sampling
-from lmnb.errors import EngineCrashed, EngineStuck
+from lmnb.errors import (
+    EngineCrashed,
+    EngineStuck,
+    LmnbError,
+    ModelLoadFailed,
+    NumericError,
+)
 
 SMALL = LoadConfig(context_length=2048, parallel=4)
 
@@ -121,6 +130,68 @@ def test_a_pass_that_fails_is_its_requests_failure_only(
             assert isinstance(await worker.wait_closed(), kind)
 
     faulty(fault)
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "words"),
+    [(40, "enough memory to load the model"), (400, "enough memory for 32768 tokens of context")],
+    ids=["weights", "context"],
+)
+def test_memory_that_runs_out_while_loading(
+    chat_model_path: Path, faulty: Callable[[str], None], megabytes: int, words: str
+) -> None:
+    async def main() -> None:
+        with pytest.raises(LmnbError, match=words) as caught:
+            await Worker.start(chat_model_path, LoadConfig(context_length=8192, parallel=4))
+        assert isinstance(caught.value, ModelLoadFailed | EngineCrashed), repr(caught.value)
+        assert caught.value.hint
+
+    faulty(f"limited:{megabytes}")
+    run(main)
+
+
+def damaged(path: Path, value: float) -> Path:
+    """The same model with a row of its token embeddings, that of `POISON`, set to `value`."""
+    with path.open("r+b") as file:
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        table = tensors["token_embd.weight"]
+        row = table.data[POISON].nbytes
+        file.seek(int(table.data_offset) + POISON * row)
+        file.write(np.full(row // 4, value, np.float32).tobytes())
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_one_requests_failure(tmp_path: Path, value: float) -> None:
+    async def main() -> None:
+        async with started(damaged(made_models.llama(tmp_path / "made.gguf"), value)) as worker:
+            right = [await answer(worker, tokens(1, 2, n)) for n in range(4)]
+            for _ in range(3):
+                results = await asyncio.gather(
+                    answer(worker, tokens(1, 2, POISON, 3)),
+                    *(answer(worker, tokens(1, 2, n)) for n in range(4)),
+                    return_exceptions=True,
+                )
+                assert isinstance(results[0], NumericError)
+                assert results[1:] == right
+            # What was computed of it is nobody's prefix.
+            with pytest.raises(NumericError):
+                await answer(worker, tokens(1, 2, POISON, 3, 4, 5))
+
+    run(main)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_no_numbers_are_one_requests_failure(tmp_path: Path, value: float) -> None:
+    async def main() -> None:
+        model = damaged(made_models.llama(tmp_path / "made.gguf", pooling=1), value)
+        async with started(model) as worker:
+            right = (await worker.embed([(1, 2, 3)])).vectors
+            with pytest.raises(NumericError):
+                await worker.embed([(1, 2, 3), (1, POISON, 3)])
+            assert (await worker.embed([(1, 2, 3)])).vectors == right
+
     run(main)
 
 
