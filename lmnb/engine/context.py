@@ -176,6 +176,10 @@ class Context:
         last: int = L.llama_memory_seq_pos_max(self.memory, slot)
         return last + 1
 
+    def wipe(self) -> None:
+        """Forget all slots and overwrite their cells. No sequence may be running."""
+        L.llama_memory_clear(self.memory, True)
+
     def trim(self, slot: int, length: int) -> int:
         """Drop all tokens of a slot after the first `length`; how many it has now.
 

@@ -76,6 +76,7 @@ class Generator:
         self._special_pieces: list[bytes] | None = None
         self._failures: list[Failed] = []
         self._failed_passes = 0
+        self._wipe_first = False
         self._interrupting = threading.Lock()
         self._reading: frozenset[int] = frozenset()  # ids whose prompts the running step reads
 
@@ -173,7 +174,12 @@ class Generator:
     def step(self) -> list[Reply]:
         """The next token of every answer, a slice of the waiting prompts, and the news of both."""
         ends = self._drop_cancelled()
-        self.scheduler.admit()
+        if self._wipe_first and not self.scheduler.running:
+            self.scheduler.cache.clear()
+            self.context.wipe()
+            self._wipe_first = False
+        if not self._wipe_first:
+            self.scheduler.admit()
         self.adapters.apply(self.context.handle, self.scheduler.take_turn())
         # Two passes, since llama.cpp would split a mixed batch anyway; only the second is long,
         # and only it can be interrupted.
@@ -321,7 +327,9 @@ class Generator:
         sequence.computed = 0
         self._fail(sequence, error)
         if isinstance(error, NumericError):
-            self.scheduler.cache.clear()
+            # Attention multiplies cells that it is not to see by zero, and zero times NaN is NaN: the
+            # next request in this slot would fail, too. So nobody starts until all can be wiped.
+            self._wipe_first = True
 
     def _pieces(self, sequence: Sequence) -> list[bytes]:
         if not sequence.command.show_special:

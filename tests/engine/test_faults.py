@@ -163,9 +163,12 @@ def damaged(path: Path, value: float) -> Path:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_one_requests_failure(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("make", [made_models.llama, made_models.gemma3, made_models.mamba])
+def test_values_that_are_no_numbers_are_one_requests_failure(
+    tmp_path: Path, make: Callable[[Path], Path], value: float
+) -> None:
     async def main() -> None:
-        async with started(damaged(made_models.llama(tmp_path / "made.gguf"), value)) as worker:
+        async with started(damaged(make(tmp_path / "made.gguf"), value)) as worker:
             right = [await answer(worker, tokens(1, 2, n)) for n in range(4)]
             for _ in range(3):
                 results = await asyncio.gather(
