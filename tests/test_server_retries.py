@@ -15,9 +15,11 @@ from typing import Any, cast
 
 import made_models
 import msgspec
+import numpy as np
 import psutil
 import pytest
 from faulty_worker import POISON
+from numpy.typing import NDArray
 from tiny_bert import write_model
 
 from lmnb.chat.conversation import Request, SamplingOptions
@@ -154,8 +156,9 @@ def test_the_load_is_shown_again(home: Path) -> None:
 
 def test_embeddings_and_counts_are_done_again(home: Path) -> None:
     async def scene(state: State) -> None:
-        async def vectors() -> bytes:
-            return (await embed(state, "maker/small", ["the cat sat"])).result.vectors
+        async def vectors() -> NDArray[np.float32]:
+            result = (await embed(state, "maker/small", ["the cat sat"])).result
+            return np.frombuffer(result.vectors, "<f4")
 
         before = await vectors()
         await kill(state, signal.SIGSTOP)
@@ -163,7 +166,8 @@ def test_embeddings_and_counts_are_done_again(home: Path) -> None:
         while state.models.loaded()[0].active < 3:
             await asyncio.sleep(0)
         await kill(state)
-        assert await asyncio.gather(*again) == [before] * 3
+        # Together they make another batch than alone, so the last bits may differ.
+        np.testing.assert_allclose(await asyncio.gather(*again), [before] * 3, atol=1e-4)
 
         counted = await count_tokens(state, Request(model=MODEL, messages=(), prompt="hello"))
         [small, llm] = state.models.loaded()
