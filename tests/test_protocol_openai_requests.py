@@ -254,6 +254,27 @@ def test_sampling_reaches_the_request() -> None:
     assert (request.reasoning.effort, request.template_kwargs) == ("low", {"a": 1})
 
 
+EVERY_OPTION: dict[str, Any] = {
+    "temperature": 0.5, "dynatemp_range": 0.1, "dynatemp_exponent": 2, "top_k": 7, "top_p": 0.5,
+    "min_p": 0.1, "typical_p": 0.9, "top_n_sigma": 1.5, "xtc_probability": 0.3,
+    "xtc_threshold": 0.2, "repeat_penalty": 1.1, "repeat_last_n": -1, "presence_penalty": 1,
+    "frequency_penalty": -1, "dry_multiplier": 0.8, "dry_base": 1.5, "dry_allowed_length": 3,
+    "dry_penalty_last_n": 100, "dry_sequence_breakers": ["a"], "mirostat": 2, "mirostat_tau": 4,
+    "mirostat_eta": 0.2, "seed": 42,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY_OPTION)
+def test_every_sampling_option_reaches_the_request(name: str) -> None:
+    value = EVERY_OPTION[name]
+    found = getattr(chat(**EVERY_OPTION).sampling, name)
+    assert found == (tuple(value) if isinstance(value, list) else value)
+    assert getattr(chat().sampling, name) is None
+    if name != "dry_sequence_breakers":
+        with pytest.raises(InvalidType, match=name):
+            chat(**{name: "many"})
+
+
 def test_choices_have_seeds_of_their_own() -> None:
     def seeds(seed: int | None) -> list[int | None]:
         body = check(CHAT | {"n": 3, "seed": seed}, ChatBody)

@@ -126,21 +126,37 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 
 class SamplingOptions(msgspec.Struct, frozen=True):
-    """Sampling as the caller asked for it. Ranges are those of llama.cpp.
+    """Sampling as the caller asked for it, in llama.cpp's words.
 
-    temperature ≥ 0 (0 is greedy); top_p, min_p, typical_p in [0, 1]; top_k ≥ 0 (0 is off);
-    repeat_penalty > 0 (1 is off); presence_penalty, frequency_penalty any number (0 is off);
-    seed any integer (taken modulo 2**32); logit_bias maps token ids to an additive bias.
+    Ranges: `lmnb.engine.sampling_options.RANGES`. temperature 0 is greedy; 0 turns off top_k,
+    min_p, xtc_probability, dynatemp_range, dry_multiplier, mirostat and the two penalties
+    presence_penalty and frequency_penalty; 1 turns off top_p, typical_p and repeat_penalty; -1 or 0
+    turns off top_n_sigma. repeat_last_n and dry_penalty_last_n count tokens, -1 is all.
+    seed is any integer (taken modulo 2**32); logit_bias maps token ids to an additive bias.
     """
 
     temperature: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
 

@@ -18,6 +18,7 @@ from lmnb.engine.context import Context
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammar, Grammars
+from lmnb.engine.logprobs import certain, logprob
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Delta,
@@ -31,7 +32,7 @@ from lmnb.engine.protocol import (
     Step,
     TokenLogprob,
 )
-from lmnb.engine.sampling import Candidates, Sampler, certain, logprob
+from lmnb.engine.sampling import Candidates, Sampler
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
 from lmnb.engine.watch import Watch
@@ -294,11 +295,11 @@ class Generator:
     def _take_sampled(self, sequence: Sequence, row: Row) -> None:
         sequence.begin_token()
         wanted = sequence.command.logprobs
-        before = row.copy() if wanted is not None else None
+        before = row
+        if wanted is not None and (sequence.sampler.rewrites or sequence.constraint is not None):
+            before = row.copy()
         token = sequence.sampler.sample(row, self._candidates, sequence.constraint)
-        report = None
-        if before is not None and wanted is not None:
-            report = logprob(before, token, wanted, self.model)
+        report = None if wanted is None else logprob(before, token, wanted, self.model)
         self._take(sequence, token, report)
 
     def _take_forced(self, sequence: Sequence) -> None:

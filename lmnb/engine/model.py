@@ -26,6 +26,12 @@ _AUTHOR_SAMPLING = {
     "top_p": "top_p",
     "min_p": "min_p",
     "penalty_repeat": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "mirostat": "mirostat",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
 }
 
 
@@ -51,6 +57,8 @@ class Model:
         )
         self.suppressed = self._suppressed()
         self._control_text = self._control_pattern()
+        self.prepared_samplers: dict[object, Any] = {}
+        """Native samplers that take long to make; to be cloned (`lmnb.engine.history`)."""
 
     @classmethod
     def load(
@@ -91,6 +99,9 @@ class Model:
     def close(self) -> None:
         """Give the memory back."""
         if self.handle:
+            for sampler in self.prepared_samplers.values():
+                L.llama_sampler_free(sampler)
+            self.prepared_samplers.clear()
             L.llama_model_free(self.handle)
             self.handle = None
 

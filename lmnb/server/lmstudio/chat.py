@@ -12,6 +12,7 @@ from starlette.responses import Response
 from lmnb.chat import conversation
 from lmnb.chat.conversation import Message, SamplingOptions, Text
 from lmnb.chat.joining import join
+from lmnb.engine.sampling_options import RANGES
 from lmnb.errors import InvalidRequest, NotFound, NotSupported
 from lmnb.models.entry import ModelEntry
 from lmnb.server.disconnect import until_disconnect
@@ -24,6 +25,8 @@ from lmnb.server.lmstudio.schema import ChatBody, ImageInput
 from lmnb.server.lmstudio.stream import ChatStream
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
+
+_SAMPLING = (*RANGES, "dry_sequence_breakers", "seed")
 
 
 async def create(request: Request) -> Response:
@@ -96,14 +99,7 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
         model=body.model,
         messages=(*await earlier(state, body), said),
         template_kwargs=arguments,
-        sampling=SamplingOptions(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            min_p=body.min_p,
-            repeat_penalty=body.repeat_penalty,
-            seed=body.seed,
-        ),
+        sampling=SamplingOptions(**{name: getattr(body, name) for name in _SAMPLING}),
         stop=tuple(text for text in stop if text),
         max_tokens=body.max_output_tokens,
         cache_key=body.previous_response_id,

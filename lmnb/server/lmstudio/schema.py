@@ -1,8 +1,8 @@
 """The bodies of LM Studio's REST API v1 (developer docs, "REST API").
 
 Unknown fields are refused, as LM Studio does: a misspelt option would be an option that does
-nothing. `ttl`, `seed`, `stop`, `identifier` and the load options that LM Studio does not list are
-additions.
+nothing. `ttl`, `seed`, `stop`, `identifier`, and the sampling and load options that LM Studio does
+not list are additions; they have llama.cpp's names.
 """
 
 from __future__ import annotations
@@ -52,6 +52,23 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     context_length: int | None = None
     store: bool | None = None
     previous_response_id: str | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     ttl: float | None = None

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import SamplingOptions
+from lmnb.engine.sampling_options import RANGES
 from lmnb.errors import ModelNotFound
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidValue
@@ -42,6 +43,11 @@ def _named(model: str) -> str:
     return model
 
 
+def _range(option: str) -> Any:
+    low, high = RANGES[option]
+    return Field(ge=low, le=high)
+
+
 ModelName = Annotated[str, AfterValidator(_named)]
 
 
@@ -69,14 +75,28 @@ class SamplingFields(Fields):
 
     model: ModelName
     stream: bool = False
-    temperature: Annotated[float, Field(ge=0, le=1000)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[Int, Field(ge=0, le=MAX_INT)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=1000)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-1000, le=1000)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-1000, le=1000)] | None = None
+    temperature: Annotated[float, _range("temperature")] | None = None
+    dynatemp_range: Annotated[float, _range("dynatemp_range")] | None = None
+    dynatemp_exponent: Annotated[float, _range("dynatemp_exponent")] | None = None
+    top_k: Annotated[Int, _range("top_k")] | None = None
+    top_p: Annotated[float, _range("top_p")] | None = None
+    min_p: Annotated[float, _range("min_p")] | None = None
+    typical_p: Annotated[float, _range("typical_p")] | None = None
+    top_n_sigma: Annotated[float, _range("top_n_sigma")] | None = None
+    xtc_probability: Annotated[float, _range("xtc_probability")] | None = None
+    xtc_threshold: Annotated[float, _range("xtc_threshold")] | None = None
+    repeat_penalty: Annotated[float, _range("repeat_penalty")] | None = None
+    repeat_last_n: Annotated[Int, _range("repeat_last_n")] | None = None
+    presence_penalty: Annotated[float, _range("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, _range("frequency_penalty")] | None = None
+    dry_multiplier: Annotated[float, _range("dry_multiplier")] | None = None
+    dry_base: Annotated[float, _range("dry_base")] | None = None
+    dry_allowed_length: Annotated[Int, _range("dry_allowed_length")] | None = None
+    dry_penalty_last_n: Annotated[Int, _range("dry_penalty_last_n")] | None = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: Annotated[Int, _range("mirostat")] | None = None
+    mirostat_tau: Annotated[float, _range("mirostat_tau")] | None = None
+    mirostat_eta: Annotated[float, _range("mirostat_eta")] | None = None
     seed: Int | None = None
     stop: Strings = Field(default_factory=list)
     logit_bias: dict[str, Annotated[float, Field(ge=-1000, le=1000)]] | None = None
@@ -87,15 +107,11 @@ class SamplingFields(Fields):
 
     def sampling(self, choice: int = 0) -> SamplingOptions:
         """The options for the `choice`-th of `n` answers: each gets a seed of its own."""
+        given = {name: getattr(self, name) for name in RANGES}
+        breakers = self.dry_sequence_breakers
         return SamplingOptions(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            typical_p=self.typical_p,
-            repeat_penalty=self.repeat_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
+            **given,
+            dry_sequence_breakers=None if breakers is None else tuple(breakers),
             seed=self._seed(choice),
             logit_bias=self._biases(),
         )
