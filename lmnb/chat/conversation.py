@@ -179,8 +179,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     ttl
         Idle seconds until unload, honoured if this request loads the model.
     cache_key
-        Requests with the same key probably share a prefix (a session id). Prefixes are found by
-        their tokens; nothing has needed the key so far.
+        Requests with the same key are of one session. Prefixes are found by their tokens; of a
+        session they are kept a little longer, and nobody else's request overwrites them.
     adapters
         LoRA adapters by name or number, with their scales; None is those the model applies by
         default, () is none.

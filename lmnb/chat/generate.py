@@ -102,6 +102,7 @@ async def generate(
         max_tokens=request.max_tokens,
         stop=(*request.stop, *prompt.stop),
         logprobs=request.logprobs,
+        cache_key=request.cache_key,
         adapters=_adapters(request),
         constraint=_constraint(request, prompt, worker),
         draft_model=str(draft) if draft else None,

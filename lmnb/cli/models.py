@@ -22,6 +22,8 @@ _LOAD_OPTIONS = (
     "num_experts",
     "cache_type_k",
     "cache_type_v",
+    "swa_full",
+    "cache_ram",
     "threads",
     "adapters",
     "draft_model",
@@ -92,6 +94,17 @@ def _add_load(load: ArgumentParser) -> None:
     load.add_argument("--num-experts", type=int, metavar="N", help="of a mixture of experts")
     load.add_argument("--cache-type-k", metavar="TYPE", help="KV cache element type, such as q8_0")
     load.add_argument("--cache-type-v", metavar="TYPE")
+    load.add_argument(
+        "--cache-ram",
+        type=int,
+        metavar="BYTES",
+        help="host memory for prefixes to come back to (default: 1/16 of it)",
+    )
+    load.add_argument(
+        "--swa-full",
+        action=BooleanOptionalAction,
+        help="keep what is behind a sliding window (default: if that takes little memory)",
+    )
     load.add_argument("--flash-attention", action=BooleanOptionalAction, help=f"({_AUTO})")
     load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
     _json(load)

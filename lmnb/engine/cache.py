@@ -6,16 +6,30 @@ than masking everybody else's. A slot keeps its tokens when its request ends, so
 of a chat goes on in place. What a slot must give up for another request is saved to host memory,
 and a prefix that another slot holds is copied the same way: saved once, restored where it is
 wanted. Both are memory copies, hundreds of times faster than computing the prefix again.
+
+All of it, idle slots and saved states, stands in one radix tree over tokens (`prefixes`). Its nodes
+own no cells, as those of engines with paged attention do: a stream's cells belong to one sequence,
+and llama.cpp copies between streams whole or not at all. What the requests of an instance share
+are the copies.
+
+Memory that cannot be cut at any place needs *checkpoints*. A recurrent state is overwritten by
+every token, and a sliding window forgets the keys behind it, so that going back to a prefix takes
+a copy made when the prompt had been read just so far. `marks` says where: near the end of the
+prompt, before the header of the answer, where the next turn will differ; where other requests have
+forked off; and at intervals. For models with some attention layers a checkpoint is small, since
+only the rest is in it: it completes any slot whose cells begin with its tokens.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int32]
+from lmnb.engine.prefixes import Prefixes, Tokens, common_prefix
+from lmnb.engine.saved import Kept, Saved, Store
+
 _EMPTY: Tokens = np.empty(0, np.int32)
 
 _WORTH_SAVING = 128
@@ -24,43 +38,73 @@ _WORTH_RESTORING = 32
 """Tokens of a common prefix from which on it is copied instead of computed."""
 _MOST_WASTE = 16
 """A copy holds the whole saved sequence; it pays while that is at most so many times the prefix."""
+_MOST_CHECKPOINTS = 8
+"""On the way to the end of one conversation; the next replaces the one used least recently."""
+_CHECKPOINT_INTERVAL = 2048
+"""Tokens between the checkpoints of a long prompt: a multiple of the usual batch."""
 
 
 class States(Protocol):
-    """What is needed of the KV cache (`Context` has it)."""
+    """What is needed of the KV cache (`Context` has it).
+
+    can_trim
+        Any number of last tokens can be dropped.
+    window
+        Where not: how many last tokens each token sees in a sliding-window model. Tokens can be
+        dropped while all keys in the window before them are there. 0: none can be dropped.
+    partial
+        Where not: whether a checkpoint holds only what cannot be trimmed, beside cells that can.
+    """
 
     can_trim: bool
+    window: int
+    partial: bool
 
     def trim(self, slot: int, length: int) -> int:
         """Drop all tokens of a slot after the first `length`; how many it has now."""
 
-    def size(self, slot: int) -> int:
+    def start(self, slot: int) -> int:
+        """First position of which all keys are there."""
+
+    def size(self, slot: int, *, partial: bool = False) -> int:
         """Bytes of a copy of a slot's cells."""
 
-    def save(self, slot: int) -> NDArray[np.uint8]:
+    def save(self, slot: int, *, partial: bool = False) -> NDArray[np.uint8]:
         """A copy of a slot's cells."""
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        """Replace a slot's cells by a saved copy; False if they do not fit."""
+        """Replace a slot's cells by a saved copy; False, and an empty slot, if they do not fit."""
+
+    def rewind(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
+        """Go back to a checkpoint of the slot's first `length` tokens; False, and an empty slot,
+        if that fails.
+        """
 
 
-class Slot:
+class Mark(NamedTuple):
+    """How far a prompt is to be read before a copy is made of the memory: all of it, for others
+    to start from, or a checkpoint.
+    """
+
+    length: int
+    whole: bool
+
+
+class Slot(Kept):
     """One stream of the cache. `tokens` are those in its cells, while no request runs in it."""
 
     def __init__(self, number: int) -> None:
+        super().__init__(_EMPTY)
         self.number = number
-        self.tokens = _EMPTY
         self.busy = False
-        self.last_used = 0
 
 
-class Saved:
-    """A sequence in host memory."""
+class _Plan(NamedTuple):
+    """How to get at the first `reach` tokens of a prompt: from these cells, cut or rewound."""
 
-    def __init__(self, tokens: Tokens, data: NDArray[np.uint8]) -> None:
-        self.tokens = tokens
-        self.data = data
-        self.last_used = 0
+    reach: int
+    body: Kept | None
+    checkpoint: Saved | None
 
 
 class Cache:
@@ -69,8 +113,8 @@ class Cache:
     def __init__(self, states: States, slots: int, budget: int) -> None:
         self._states = states
         self._slots = [Slot(number) for number in range(slots)]
-        self._saved: list[Saved] = []
-        self._budget = budget
+        self._prefixes: Prefixes[Kept] = Prefixes()
+        self._store = Store(budget, self._prefixes)
         self._clock = 0
 
     @property
@@ -81,7 +125,7 @@ class Cache:
     @property
     def saved_bytes(self) -> int:
         """Host memory in use."""
-        return sum(saved.data.nbytes for saved in self._saved)
+        return self._store.bytes
 
     @property
     def idle_tokens(self) -> int:
@@ -90,34 +134,21 @@ class Cache:
 
     def known(self, prompt: Tokens) -> int:
         """How much of a prompt `acquire` would find."""
-        idle = (self._usable(slot.tokens, prompt) for slot in self._slots if not slot.busy)
-        return max((*idle, self._best_saved(prompt)[1]), default=0)
+        return max(plan.reach for plan in self._plans(prompt, None))
 
-    def acquire(self, prompt: Tokens) -> tuple[int, int]:
+    def acquire(self, prompt: Tokens, session: str | None = None) -> tuple[int, int]:
         """A slot for a prompt, and how many of its first tokens are in that slot already.
 
         There must be a free one. The whole prompt is never found: its last token has to be
-        computed again for its logits.
+        computed again for its logits. Of equal prefixes the session's own is taken.
         """
         prompt = prompt[:-1]
         self._clock += 1
-        idle = [slot for slot in self._slots if not slot.busy]
-        here = max(idle, key=lambda slot: self._usable(slot.tokens, prompt))
-        in_place = self._usable(here.tokens, prompt)
-        saved, elsewhere = self._best_saved(prompt)
-        if saved and elsewhere >= in_place + _WORTH_RESTORING:
-            slot = self._evict(idle)
-            reused = self._restore(saved, slot, elsewhere)
-        elif in_place and len(here.tokens) - in_place < max(_WORTH_SAVING, in_place):
-            slot, reused = here, in_place  # what is lost is less than what is used
-        elif pays(in_place, len(here.tokens)) and (copy := self.save(here.number, here.tokens)):
-            slot = self._evict(idle)
-            reused = in_place if slot is here else self._restore(copy, slot, in_place)
-        else:
-            slot = self._evict(idle)
-            reused = self._usable(slot.tokens, prompt)
-        reused = self._states.trim(slot.number, reused)
-        slot.busy, slot.tokens, slot.last_used = True, _EMPTY, self._clock
+        here, elsewhere = self._plans(prompt, session)
+        slot, reused = self._start(prompt, here, elsewhere, session)
+        self._prefixes.discard(slot)
+        slot.busy, slot.tokens, slot.session = True, _EMPTY, session
+        slot.last_used = self._clock
         return slot.number, reused
 
     def release(self, number: int, tokens: Tokens) -> None:
@@ -125,65 +156,192 @@ class Cache:
         slot = self._slots[number]
         self._clock += 1
         slot.busy, slot.tokens, slot.last_used = False, tokens.copy(), self._clock
+        slot.start = self._states.start(number)
+        if len(tokens):
+            self._prefixes.add(slot.tokens, slot)
 
     def save(self, number: int, tokens: Tokens) -> Saved | None:
         """Copy a slot to host memory; `tokens` are those in its cells. None if there is no room."""
-        for saved in self._saved:
-            if common_prefix(saved.tokens, tokens) == len(tokens):
-                return saved
-        size = self._states.size(number)
-        if size > self._budget:
+        for common, kept in self._prefixes.matches(tokens):
+            if common < len(tokens):
+                break
+            is_same = self._states.can_trim or len(kept.tokens) == len(tokens)
+            if isinstance(kept, Saved) and is_same and not kept.partial:
+                return kept
+        if not self._store.fits(self._states.size(number) + tokens.nbytes):
             return None
-        # What this one continues is no longer needed, unless it can be had no other way.
+        if self._states.can_trim:  # What this one continues is no longer needed.
+            for saved in self._store.beginning(tokens):
+                self._store.drop(saved)
+        return self._keep(number, tokens, partial=False)
+
+    def checkpoint(self, number: int, tokens: Tokens, *, whole: bool) -> None:
+        """Note the state after `tokens`, those in the slot's cells, if there is room for it.
+
+        With `whole` a request in another slot can start from it; else there has to be one, idle or
+        saved, whose cells begin with these tokens.
+        """
+        partial = self._states.partial and not whole
+        for saved in self._store.beginning(tokens):
+            if len(saved.tokens) == len(tokens) and saved.partial == partial:
+                saved.last_used = self._clock
+                return
+        if self._store.fits(self._states.size(number, partial=partial) + tokens.nbytes):
+            self._thin(tokens)
+            self._keep(number, tokens, partial=partial)
+
+    def marks(self, prompt: Tokens, reused: int, *, border: int, shared: int) -> list[Mark]:
+        """Where to make copies while a prompt is read, in order.
+
+        border
+            Where the last message begins, or 0.
+        shared
+            How many tokens running requests have in common with it.
+        """
         if self._states.can_trim:
-            self._saved = [
-                saved
-                for saved in self._saved
-                if common_prefix(saved.tokens, tokens) < len(saved.tokens)
-            ]
-        while self.saved_bytes + size > self._budget:
-            self._saved.remove(min(self._saved, key=lambda saved: saved.last_used))
-        copy = Saved(tokens.copy(), self._states.save(number))
-        copy.last_used = self._clock
-        self._saved.append(copy)
-        return copy
+            return []
+        last = border or len(prompt) - 1
+        kept = next((common for common, _ in self._prefixes.matches(prompt[:-1])), 0)
+        first = reused - reused % _CHECKPOINT_INTERVAL + _CHECKPOINT_INTERVAL
+        marks = dict.fromkeys(range(first, last, _CHECKPOINT_INTERVAL), False)
+        marks |= {last: False, max(kept, shared): True}
+        least = reused + _WORTH_RESTORING
+        return [Mark(length, marks[length]) for length in sorted(marks) if length >= least]
+
+    def rewind(self, number: int, tokens: Tokens) -> int:
+        """After a pass that was broken off: go back to what is whole of a slot's `tokens`.
+
+        Their state may be half that of tokens which follow. How many are there now.
+        """
+        if self._states.can_trim or self._states.window:
+            return self._states.trim(number, len(tokens))
+        for saved in self._checkpoints(list(self._prefixes.matches(tokens))):
+            if self._states.rewind(number, saved.data, len(saved.tokens)):
+                return len(saved.tokens)
+        return self._states.trim(number, 0)
 
     def clear(self) -> None:
         """Forget everything that no running request uses."""
-        self._saved.clear()
+        self._store.clear()
+        self._prefixes.clear()
         for slot in self._slots:
             if not slot.busy:
                 self._states.trim(slot.number, 0)
                 slot.tokens = _EMPTY
 
-    # --- inside ----------------------------------------------------------------
+    # --- how a prompt is found -----------------------------------------------------
 
-    def _usable(self, tokens: Tokens, prompt: Tokens) -> int:
-        """How many of the prompt's tokens a slot with `tokens` would spare."""
-        common = common_prefix(tokens, prompt)
-        return common if self._states.can_trim or common == len(tokens) else 0
+    def _plans(self, prompt: Tokens, session: str | None) -> tuple[_Plan, _Plan]:
+        """The best that an idle slot has for a prompt, and the best that is saved and pays."""
+        here = elsewhere = _Plan(0, None, None)
+        matches = list(self._prefixes.matches(prompt))
+        checkpoints = self._checkpoints(matches)
+        for common, kept in matches:
+            if common < here.reach:
+                break
+            if isinstance(kept, Saved) and kept.partial:
+                continue
+            plan = self._reach(kept, common, checkpoints)
+            if isinstance(kept, Slot):
+                here = _better(here, plan, session)
+            elif pays(plan.reach, len(kept.tokens)):
+                elsewhere = _better(elsewhere, plan, session)
+        return here, elsewhere
 
-    def _best_saved(self, prompt: Tokens) -> tuple[Saved | None, int]:
-        """The saved sequence with the longest prefix worth restoring, and its length."""
-        best, most = None, 0
-        for saved in self._saved:
-            common = self._usable(saved.tokens, prompt)
-            if common > most and pays(common, len(saved.tokens)):
-                best, most = saved, common
-        return best, most
+    def _plan(self, slot: Slot, prompt: Tokens) -> _Plan:
+        """What this very slot has for a prompt."""
+        checkpoints = self._checkpoints(list(self._prefixes.matches(prompt)))
+        return self._reach(slot, common_prefix(slot.tokens, prompt), checkpoints)
 
-    def _evict(self, idle: list[Slot]) -> Slot:
-        """The idle slot that was used least recently, its tokens saved if that is worth it."""
-        slot = min(idle, key=lambda slot: (slot.last_used, slot.number))
+    def _reach(self, body: Kept, common: int, checkpoints: list[Saved]) -> _Plan:
+        """How far cells that share `common` tokens with a prompt lead."""
+        states = self._states
+        in_window = states.window and body.start <= max(0, common - states.window + 1)
+        if states.can_trim or in_window or common == len(body.tokens):
+            return _Plan(common, body, None)
+        for saved in checkpoints:
+            if len(saved.tokens) <= common:
+                return _Plan(len(saved.tokens), body, saved)
+        return _Plan(0, body, None)
+
+    def _checkpoints(self, matches: list[tuple[int, Kept]]) -> list[Saved]:
+        """The states a prompt goes through, deepest first."""
+        if self._states.can_trim:
+            return []
+        return [
+            kept
+            for common, kept in matches
+            if isinstance(kept, Saved)
+            and common == len(kept.tokens)
+            and kept.partial == self._states.partial
+        ]
+
+    # --- how it gets into a slot ---------------------------------------------------
+
+    def _start(
+        self, prompt: Tokens, here: _Plan, elsewhere: _Plan, session: str | None
+    ) -> tuple[Slot, int]:
+        """The slot a prompt gets, and how much of it is there then."""
+        own = here.body
+        if isinstance(own, Slot) and 0 < here.reach > elsewhere.reach - _WORTH_RESTORING:
+            if self._may_overwrite(own, here, session):
+                return own, self._follow(here, own)
+            if here.reach > elsewhere.reach and pays(here.reach, len(own.tokens)):
+                copy = self.save(own.number, own.tokens)
+                elsewhere = here._replace(body=copy) if copy else elsewhere
+        slot = self._evict(elsewhere)
+        if elsewhere.body is None:
+            return slot, self._follow(self._plan(slot, prompt), slot)
+        in_place = slot is own and here.reach >= elsewhere.reach
+        return slot, self._follow(here if in_place else elsewhere, slot)
+
+    def _may_overwrite(self, slot: Slot, plan: _Plan, session: str | None) -> bool:
+        """Whether what a slot loses is less than what is used of it, and nobody else's."""
+        lost = len(slot.tokens) - plan.reach
+        is_others = slot.session is not None and slot.session != session
+        return lost < (_WORTH_SAVING if is_others else max(_WORTH_SAVING, plan.reach))
+
+    def _follow(self, plan: _Plan, slot: Slot) -> int:
+        """Make a slot begin with what was planned; how many tokens it has then."""
+        for kept in (plan.body, plan.checkpoint):
+            if kept is not None:
+                kept.last_used = self._clock
+        if isinstance(plan.body, Saved) and not self._states.restore(slot.number, plan.body.data):
+            return 0
+        if plan.checkpoint is None:
+            return self._states.trim(slot.number, plan.reach)
+        length = len(plan.checkpoint.tokens)
+        done = self._states.rewind(slot.number, plan.checkpoint.data, length)
+        return length if done else 0
+
+    def _evict(self, plan: _Plan) -> Slot:
+        """The idle slot that was used least recently, its tokens saved if that is worth it.
+
+        What the plan needs has just been used, and is the last to make room for them.
+        """
+        for kept in (plan.body, plan.checkpoint):
+            if isinstance(kept, Saved):
+                kept.last_used = self._clock
+        idle = (slot for slot in self._slots if not slot.busy)
+        slot = min(idle, key=lambda slot: (slot.rank, slot.number))
         if len(slot.tokens) >= _WORTH_SAVING:
             self.save(slot.number, slot.tokens)
         return slot
 
-    def _restore(self, saved: Saved, slot: Slot, length: int) -> int:
-        if not self._states.restore(slot.number, saved.data):
-            return 0
+    def _thin(self, tokens: Tokens) -> None:
+        """Make room for one more checkpoint on the way to `tokens`."""
+        checkpoints = self._checkpoints(list(self._prefixes.matches(tokens)))
+        if len(checkpoints) >= _MOST_CHECKPOINTS:
+            self._store.drop(min(checkpoints, key=lambda saved: saved.last_used))
+
+    def _keep(self, number: int, tokens: Tokens, *, partial: bool) -> Saved:
+        slot = self._slots[number]
+        start = max(0, len(tokens) - self._states.window) if self._states.window else 0
+        data = self._states.save(number, partial=partial)
+        saved = Saved(tokens.copy(), data, partial=partial, start=start, session=slot.session)
         saved.last_used = self._clock
-        return length
+        self._store.add(saved)
+        return saved
 
 
 def pays(common: int, length: int) -> bool:
@@ -191,8 +349,13 @@ def pays(common: int, length: int) -> bool:
     return common >= _WORTH_RESTORING and common * _MOST_WASTE >= length
 
 
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences have in common at the start."""
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
+def _better(old: _Plan, new: _Plan, session: str | None) -> _Plan:
+    """The plan that reaches further; of equals the session's own, then the one used last."""
+
+    def merit(plan: _Plan) -> tuple[int, bool, int]:
+        body = plan.body
+        if body is None:
+            return plan.reach, False, -1
+        return plan.reach, session is not None and body.session == session, body.last_used
+
+    return max(old, new, key=merit)

@@ -41,6 +41,9 @@ _MEMORY_SHARE_OF_SCORES = 1 / 32
 MAX_DRAFTS = 16
 """Drafted tokens of all sequences together that one forward pass verifies at most."""
 
+_WINDOW_SHARE = 32
+"""Sliding-window models keep all keys if their cache is at most this fraction of the memory."""
+
 
 class Batch:
     """The rows of one forward pass: token, position, sequence and whether logits are wanted.
@@ -116,8 +119,7 @@ class Context:
         params.n_seq_max = parallel
         # Logits of the last token of each answer, and of drafts.
         params.n_outputs_max = self.max_outputs = min(params.n_batch, parallel + MAX_DRAFTS)
-        # The full cache makes every prefix of a sliding-window model reusable.
-        params.swa_full = True
+        params.swa_full = _keeps_whole_context(model, params, config, length * parallel)
         params.offload_kqv = config.offload_kv_cache_to_gpu is not False
         params.no_perf = True
         self.abort = native.AbortFlag()
@@ -135,9 +137,11 @@ class Context:
         self.threads: int = params.n_threads
         self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.batch = Batch(self.batch_size)
-        self.can_trim = not (
-            L.llama_model_is_recurrent(model.handle) or L.llama_model_is_hybrid(model.handle)
-        )
+        self.swa_full = bool(params.swa_full)
+        # With `swa_full`, too: a slot may have all keys then, but a copy has those in the window.
+        self.window: int = L.llama_model_n_swa(model.handle)
+        self.partial = not L.llama_model_is_recurrent(model.handle)
+        self.can_trim = not self.window and self._trims()
 
     def close(self) -> None:
         """Give the memory back."""
@@ -154,6 +158,10 @@ class Context:
             or batch.output[: batch.size].sum() > self.max_outputs
         ):
             raise AssertionError(f"bad batch: {batch.size} rows")
+        # This one would be computed, without what should stand before it.
+        runs = (0, *(np.flatnonzero(np.diff(batch.sequence[: batch.size])) + 1))
+        if any(self.length(batch.sequence[row]) != batch.pos[row] for row in runs):
+            raise AssertionError("bad batch: positions do not go on where the slot ends")
         batch.raw.n_tokens = batch.size
         set_threads(self.handle, self._threads)
         result: int = L.llama_decode(self.handle, batch.raw)
@@ -173,6 +181,7 @@ class Context:
 
     def length(self, slot: int) -> int:
         """How many tokens of a slot are in the cache."""
+        self._check(slot)
         last: int = L.llama_memory_seq_pos_max(self.memory, slot)
         return last + 1
 
@@ -180,36 +189,90 @@ class Context:
         """Forget all slots and overwrite their cells. No sequence may be running."""
         L.llama_memory_clear(self.memory, True)
 
+    def start(self, slot: int) -> int:
+        """First position of a slot of which all keys are there."""
+        self._check(slot)
+        first: int = L.llama_memory_seq_pos_min(self.memory, slot) if self.window else 0
+        return max(first, 0)
+
     def trim(self, slot: int, length: int) -> int:
         """Drop all tokens of a slot after the first `length`; how many it has now.
 
-        Recurrent memory cannot go back: there everything is dropped, unless nothing has to be.
+        Where memory cannot go back that far, everything is dropped.
         """
+        self._check(slot)
         now = self.length(slot)
         if now <= length:
             return now
-        if not L.llama_memory_seq_rm(self.memory, slot, length, -1):
+        # Token n sees those from n - window + 1 on (llama-hparams.h, is_masked_swa); llama.cpp
+        # would drop the others' cells all the same, and go on without the keys that are missing.
+        blind = self.window and self.start(slot) > max(0, length - self.window + 1)
+        if blind or not L.llama_memory_seq_rm(self.memory, slot, length, -1):
             L.llama_memory_seq_rm(self.memory, slot, -1, -1)
             return 0
         return length
 
-    def size(self, slot: int) -> int:
-        """Bytes of a copy of a slot's cells."""
-        size: int = L.llama_state_seq_get_size(self.handle, slot)
+    def size(self, slot: int, *, partial: bool = False) -> int:
+        """Bytes of a copy of a slot's cells; `partial`: of what cannot be trimmed."""
+        self._check(slot)
+        size: int = L.llama_state_seq_get_size_ext(self.handle, slot, int(partial))
         return size
 
-    def save(self, slot: int) -> NDArray[np.uint8]:
-        """A copy of a slot's cells in host memory."""
-        size = self.size(slot)
+    def save(self, slot: int, *, partial: bool = False) -> NDArray[np.uint8]:
+        """A copy of a slot's cells in host memory; `partial`: of what cannot be trimmed."""
+        self._check(slot)
+        size = self.size(slot, partial=partial)
         data = np.empty(size, np.uint8)
-        written = L.llama_state_seq_get_data(self.handle, _bytes(data), size, slot)
+        written = L.llama_state_seq_get_data_ext(
+            self.handle, _bytes(data), size, slot, int(partial)
+        )
         return data[:written]
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        """Replace a slot's cells by a saved copy; False if they do not fit."""
+        """Replace a slot's cells by a saved copy; False, and an empty slot, if they do not fit."""
+        self._check(slot)
         L.llama_memory_seq_rm(self.memory, slot, -1, -1)
-        taken: int = L.llama_state_seq_set_data(self.handle, _bytes(data), data.nbytes, slot)
-        return taken > 0
+        return self._read(slot, data, partial=False)
+
+    def rewind(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
+        """Go back to a checkpoint of the slot's first `length` tokens.
+
+        False, and an empty slot, if that fails.
+        """
+        if not self._read(slot, data, partial=self.partial):
+            return False
+        # The rest of memory, which was not in the copy, is cut to the same length.
+        L.llama_memory_seq_rm(self.memory, slot, length, -1)
+        if self.length(slot) == length:
+            return True
+        L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        return False
+
+    def _check(self, slot: int) -> None:
+        if not 0 <= slot < self.parallel:  # llama.cpp asserts
+            raise AssertionError(f"no slot {slot}")
+
+    def _read(self, slot: int, data: NDArray[np.uint8], *, partial: bool) -> bool:
+        self._check(slot)
+        taken = L.llama_state_seq_set_data_ext(
+            self.handle, _bytes(data), data.nbytes, slot, int(partial)
+        )
+        if taken != data.nbytes:
+            L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        return bool(taken == data.nbytes)
+
+    def _trims(self) -> bool:
+        """Whether the last tokens of a slot can be dropped: tried out, since no call tells.
+
+        Recurrent memory may be able to go back `n_rs_seq` tokens, but not one more.
+        """
+        count = L.llama_n_rs_seq(self.handle) + 2
+        self.batch.clear()
+        self.batch.add(np.zeros(count, np.int32), 0, 0, 1)
+        self.decode()
+        trims = bool(L.llama_memory_seq_rm(self.memory, 0, 1, -1))
+        L.llama_memory_seq_rm(self.memory, 0, -1, -1)
+        return trims
 
 
 def _bytes(data: NDArray[np.uint8]) -> Any:
@@ -236,6 +299,12 @@ def create(model: Model, params: Any) -> Any:
     return handle
 
 
+def _memory() -> int:
+    """Bytes of the largest memory there is, the host's or a device's."""
+    totals = (int(device.memory_total) for device in native.devices())
+    return max(int(psutil.virtual_memory().total), *totals)
+
+
 def _slots(model: Model, params: Any, wanted: int | None, length: int) -> int:
     """How many contexts of `length` tokens to make room for.
 
@@ -243,7 +312,7 @@ def _slots(model: Model, params: Any, wanted: int | None, length: int) -> int:
     llama.cpp would not fail for want of memory but be killed, so that the largest memory there is
     bounds what may be asked for.
     """
-    memory = max(psutil.virtual_memory().total, *(d.memory_total for d in native.devices()))
+    memory = _memory()
     needed = length * _cache_bytes_per_token(model, params)
     if wanted is None:
         parallel = int(min(DEFAULT_PARALLEL, max(1, memory / 4 // max(1, needed))))
@@ -272,6 +341,13 @@ def _is_faster_without_flash(model: Model, config: LoadConfig, length: int) -> b
         return False
     scores = 4 * L.llama_model_n_head(model.handle) * PLAIN_BATCH * length
     return bool(scores <= psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES)
+
+
+def _keeps_whole_context(model: Model, params: Any, config: LoadConfig, cells: int) -> bool:
+    """Whether sliding-window layers keep what is behind the window, too."""
+    if config.swa_full is not None:
+        return config.swa_full
+    return cells * _cache_bytes_per_token(model, params) <= _memory() / _WINDOW_SHARE
 
 
 def _cache_bytes_per_token(model: Model, params: Any) -> float:

@@ -114,6 +114,7 @@ class Pooler(abc.ABC):
         for lane in self._lanes:
             self.adapters.apply(lane.handle, self.adapters.choose(None))
         self.threads = self._lanes[0].threads
+        self.swa_full, self.cache_ram = False, 0  # There is no cache: a text is read at once.
         self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.parallel = PACK_TEXTS
         self._jobs: list[_Job] = []

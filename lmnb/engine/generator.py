@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
-from lmnb.engine.cache import Tokens
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context
 from lmnb.engine.draft import Assisted, Speculation
@@ -20,6 +19,7 @@ from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.logprobs import certain, logprob
 from lmnb.engine.model import Model
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import (
     Delta,
     Embed,
@@ -39,7 +39,7 @@ from lmnb.engine.watch import Watch
 from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NumericError
 
 _CACHE_SHARE = 16
-"""Prefixes saved to host memory take at most this fraction of it."""
+"""Prefixes saved to host memory take at most this fraction of it, if nothing else is asked for."""
 _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
 _MOST_FAILED_PASSES = 3
@@ -67,7 +67,9 @@ class Generator:
         self.batch_size = self.context.batch_size
         self.parallel = self.context.parallel
         self.threads = self.context.threads
-        self.scheduler = Scheduler(self.context, psutil.virtual_memory().total // _CACHE_SHARE)
+        self.swa_full = self.context.swa_full
+        self.cache_ram = _cache_bytes(config)
+        self.scheduler = Scheduler(self.context, self.cache_ram)
         self.speculation = Speculation(self.context, config.draft_tokens)
         self.draft_models = DraftModels(
             model, self.context, config, enabled=self.speculation.enabled
@@ -232,6 +234,8 @@ class Generator:
             self.context.synchronize()  # a GPU is still at it
             learner = self.scheduler if reading else self.speculation
             learner.observe(batch.size, monotonic() - began)
+            for sequence, _ in plan:
+                self.scheduler.keep(sequence)
             return True
         self._recover(plan, result)
         return False
@@ -243,11 +247,7 @@ class Generator:
             for sequence, _ in plan:
                 assert sequence.slot is not None
                 sequence.drafts = []
-                # Parts of the batch may be done, but the logits of a last token are lost.
-                # Recurrent memory is half changed by then, and has to start anew.
-                done = min(self.context.length(sequence.slot), sequence.length - 1)
-                done = done if self.context.can_trim else 0
-                sequence.computed = self.context.trim(sequence.slot, done)
+                self.scheduler.rewind(sequence)
             return
         self._failed_passes += 1
         error = stuck or native.decode_error(result)
@@ -362,3 +362,12 @@ class Generator:
     def _release(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
         sequence.sampler.close()
+
+
+def _cache_bytes(config: LoadConfig) -> int:
+    """Host memory for prefixes that have lost their slot, and for checkpoints."""
+    if config.cache_ram is None:
+        return int(psutil.virtual_memory().total) // _CACHE_SHARE
+    if config.cache_ram < 0:
+        raise InvalidRequest("cache_ram must not be negative.", param="cache_ram")
+    return config.cache_ram

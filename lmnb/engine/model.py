@@ -20,6 +20,8 @@ from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed
 Tokens = NDArray[np.int32]
 
 _ATTR_UNKNOWN, _ATTR_CONTROL = 1, 8
+_LONGEST_HEADER = 64
+"""Tokens between the beginning of an answer's header and the end of the prompt, at most."""
 _AUTHOR_SAMPLING = {
     "temp": "temperature",
     "top_k": "top_k",
@@ -56,6 +58,14 @@ class Model:
             token for token in range(self.n_vocab) if L.llama_vocab_is_eog(self.vocab, token)
         )
         self.suppressed = self._suppressed()
+        self._control = np.fromiter(
+            (
+                bool(L.llama_vocab_get_attr(self.vocab, token) & (_ATTR_CONTROL | _ATTR_UNKNOWN))
+                for token in range(self.n_vocab)
+            ),
+            np.bool_,
+            self.n_vocab,
+        )
         self._control_text = self._control_pattern()
         self.prepared_samplers: dict[object, Any] = {}
         """Native samplers that take long to make; to be cloned (`lmnb.engine.history`)."""
@@ -149,6 +159,15 @@ class Model:
             )
         return array.astype(np.int32)
 
+    def border(self, tokens: Tokens) -> int:
+        """Where the header of the answer begins: the last control token near a prompt's end, or 0.
+
+        A prompt's end is not how the same conversation goes on if thinking is left out of its next
+        prompt, or was prefilled; what stands before the header is.
+        """
+        found = np.flatnonzero(self._control[tokens[-_LONGEST_HEADER:]])
+        return max(0, len(tokens) - _LONGEST_HEADER) + int(found[-1]) if len(found) else 0
+
     def text(self, token: int) -> str:
         """A token's text, control tokens spelled out; for templates and logprobs."""
         return "" if token < 0 else self._piece(token, special=True).decode("utf-8", "replace")
@@ -188,11 +207,7 @@ class Model:
         return np.ctypeslib.as_array(pointer, (count.value,)).astype(np.int32).copy()
 
     def _control_pattern(self) -> re.Pattern[str]:
-        texts = [
-            self.text(token)
-            for token in range(self.n_vocab)
-            if L.llama_vocab_get_attr(self.vocab, token) & (_ATTR_CONTROL | _ATTR_UNKNOWN)
-        ]
+        texts = [self.text(token) for token in np.flatnonzero(self._control).tolist()]
         joined = "|".join(re.escape(text) for text in texts if text)
         return re.compile(joined or r"(?!)")
 

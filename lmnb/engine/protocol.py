@@ -56,6 +56,13 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_type_k, cache_type_v
         KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
         A quantised `cache_type_v` needs flash attention.
+    swa_full
+        Sliding-window models: keep the keys of the whole context in all layers, so that any prefix
+        can be reused, not only those with a checkpoint. Default: where the KV cache is then at most
+        1/32 of the memory.
+    cache_ram
+        Bytes of host memory for prefixes that have lost their slot, and for checkpoints; default
+        1/16 of the memory; 0 keeps none.
     threads
         CPU threads; default as many as there are physical cores that others leave free, watched
         all the time.
@@ -79,6 +86,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_experts: int | None = None
     cache_type_k: str | None = None
     cache_type_v: str | None = None
+    swa_full: bool | None = None
+    cache_ram: int | None = None
     threads: int | None = None
     adapters: tuple[LoadAdapter, ...] | None = None
     draft_model: str | None = None
@@ -204,6 +213,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     `draft_model`: path of the model that drafts, loaded if need be; "" is none, None that of the
     load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
     `adapters` None is what the model was loaded with.
+    `cache_key`: requests of one session have the same; its prefixes are kept a little longer.
     """
 
     id: int
@@ -216,6 +226,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     logprobs: int | None = None
     show_special: bool = False
     priority: int = 0
+    cache_key: str | None = None
     constraint: ConstraintSpec | None = None
     adapters: tuple[AdapterChoice, ...] | None = None
     draft_model: str | None = None

@@ -17,8 +17,9 @@ from __future__ import annotations
 from bisect import insort
 
 from lmnb.engine.adapters import PLAIN, AdapterSet
-from lmnb.engine.cache import Cache, common_prefix, pays
+from lmnb.engine.cache import Cache, Mark, pays
 from lmnb.engine.context import Context
+from lmnb.engine.prefixes import common_prefix
 from lmnb.engine.sequence import Sequence
 from lmnb.engine.turns import Turns
 
@@ -91,14 +92,16 @@ class Scheduler:
         return max(self.running, key=_queue_order)
 
     def _should_await_prefix(self, sequence: Sequence) -> bool:
-        if not self._context.can_trim:
-            return False
-        known = self.cache.known(sequence.keys)
-        return any(
-            self._common(leader, sequence) >= max(known, leader.computed) + _WORTH_AWAITING
-            for leader in self.running
-            if leader.reading
-        )
+        readers = [leader for leader in self.running if leader.reading]
+        known = self.cache.known(sequence.keys) if readers else 0
+        for leader in readers:
+            common = self._common(leader, sequence)
+            if common >= max(known, leader.computed) + _WORTH_AWAITING:
+                if not self._context.can_trim:
+                    # Others can start from there only if it is copied in passing.
+                    leader.mark(Mark(common, whole=True))
+                return True
+        return False
 
     @staticmethod
     def _common(leader: Sequence, sequence: Sequence) -> int:
@@ -106,7 +109,12 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         self._offer_running_prefix(sequence)
-        sequence.start(*self.cache.acquire(sequence.keys))
+        keys = sequence.keys
+        slot, reused = self.cache.acquire(keys, sequence.command.cache_key)
+        sequence.start(slot, reused)
+        shared = max((self._common(other, sequence) for other in self.running), default=0)
+        border = self._context.model.border(sequence.tokens)
+        sequence.marks = self.cache.marks(keys, reused, border=border, shared=shared)
         self.running.append(sequence)
 
     def _offer_running_prefix(self, sequence: Sequence) -> None:
@@ -153,13 +161,13 @@ class Scheduler:
         answers = sum(not sequence.reading for sequence in self.running)
         budget = self._budget(len(waiting), answers)
         oldest = min(waiting, key=_queue_order)
-        share = min(oldest.missing, budget, max(self._slice, budget // 4))
+        share = min(oldest.readable, budget, max(self._slice, budget // 4))
         budget -= share
         plan = []
         for sequence in sorted(waiting, key=lambda s: s.missing):
             taken = share if sequence is oldest else 0
-            extra = min(sequence.missing - taken, budget)
-            if extra < sequence.missing - taken:
+            extra = min(sequence.readable - taken, budget)
+            if extra < sequence.readable - taken:
                 extra -= extra % self._slice
             if taken + extra:
                 plan.append((sequence, taken + extra))
@@ -180,6 +188,26 @@ class Scheduler:
             measured = seconds / tokens
             last = self._seconds_per_token or measured
             self._seconds_per_token = 0.7 * last + 0.3 * measured
+
+    def keep(self, sequence: Sequence) -> None:
+        """Copy the memory of a sequence that has been read up to a mark."""
+        while sequence.marks and sequence.marks[0].length <= sequence.computed:
+            mark = sequence.marks.pop(0)
+            if mark.length == sequence.computed and sequence.slot is not None:
+                keys = sequence.keys[: mark.length]
+                self.cache.checkpoint(sequence.slot, keys, whole=mark.whole)
+
+    def rewind(self, sequence: Sequence) -> None:
+        """After a pass that was broken off: go back to where the sequence's memory is whole."""
+        assert sequence.slot is not None
+        context = self._context
+        # Parts of the batch may be done, but the logits of a last token are lost. Memory that
+        # cannot be trimmed is half changed by then.
+        done = sequence.computed
+        if context.can_trim or context.window:
+            done = min(context.length(sequence.slot), sequence.length - 1)
+        sequence.computed = self.cache.rewind(sequence.slot, sequence.keys[:done])
+        sequence.cached = min(sequence.cached, sequence.computed)
 
     # --- leaving -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
@@ -12,9 +13,10 @@ from lmnb.engine.protocol import Delta, End, Generate, Progress, TokenLogprob
 from lmnb.engine.stream import TextStream
 
 if TYPE_CHECKING:
-    from lmnb.engine.cache import Tokens
+    from lmnb.engine.cache import Mark
     from lmnb.engine.constraint import Constraint
     from lmnb.engine.draft import Assisted, Lookup
+    from lmnb.engine.prefixes import Tokens
     from lmnb.engine.sampling import Sampler
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
@@ -58,6 +60,8 @@ class Sequence:
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0
+        self.marks: list[Mark] = []
+        """Where its memory is to be copied while its prompt is read, in order."""
         self._settled = len(prompt) - 1
         self.cancelled = False
         self.reason: Reason | None = None
@@ -91,6 +95,17 @@ class Sequence:
     def reading(self) -> bool:
         """Whether it reads what is long known: its prompt, or after a fault its answer again."""
         return self.computed < self._settled
+
+    @property
+    def readable(self) -> int:
+        """Tokens that may be read in one pass: a mark is where the pass has to end."""
+        until = self.marks[0].length if self.marks else self.length
+        return max(1, until - self.computed)
+
+    def mark(self, mark: Mark) -> None:
+        """Have its memory copied at one more place."""
+        if mark not in self.marks:
+            insort(self.marks, mark)
 
     def start(self, slot: int, reused: int) -> None:
         """Give it a slot of the cache, in which its first `reused` tokens are already."""

@@ -79,6 +79,8 @@ class Engine(Protocol):
     parallel: int
     threads: int
     adapters: Adapters
+    swa_full: bool
+    cache_ram: int
 
     def prompt(self, command: Any) -> Any:
         """Tokenize; called by the reading thread."""
@@ -325,6 +327,8 @@ def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
         cache_type_k=config.cache_type_k or "f16",
         cache_type_v=config.cache_type_v or "f16",
         adapters=engine.adapters.loaded,
+        swa_full=engine.swa_full,
+        cache_ram=engine.cache_ram,
     )
     return ModelInfo(
         architecture=model.header.architecture,

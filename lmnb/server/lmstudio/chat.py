@@ -102,7 +102,6 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
         sampling=SamplingOptions(**{name: getattr(body, name) for name in _SAMPLING}),
         stop=tuple(text for text in stop if text),
         max_tokens=body.max_output_tokens,
-        cache_key=body.previous_response_id,
         ttl=body.ttl,
         load={} if body.context_length is None else {"context_length": body.context_length},
     )
