@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         Loading a model that way first unloads the one that was loaded that way before.
     default_context_length
         Context of models loaded without one, in tokens; None lets the engine choose.
+    prefix_disk
+        Bytes of disk for the state of prompts, under `home`/cache/prefixes: a conversation then
+        goes on where it was after its model was unloaded. 0, the default, is none.
     idle_exit
         The server ends after this time with nothing loaded, listening or running; 0 is never.
     """
@@ -68,6 +71,7 @@ class Settings(BaseSettings):
     jit_ttl: float = Field(3600.0, gt=0)
     auto_evict: bool = True
     default_context_length: int | None = Field(None, ge=1)
+    prefix_disk: int = Field(0, ge=0)
     idle_exit: float = Field(600.0, ge=0)
 
     @classmethod

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine.prefixes import Prefixes, Tokens, common_prefix
-from lmnb.engine.saved import Kept, Saved, Store
+from lmnb.engine.saved import Files, Kept, Saved, Store
 
 _EMPTY: Tokens = np.empty(0, np.int32)
 
@@ -97,6 +97,7 @@ class Slot(Kept):
         super().__init__(_EMPTY)
         self.number = number
         self.busy = False
+        self.on_disk = False
 
 
 class _Plan(NamedTuple):
@@ -110,11 +111,12 @@ class _Plan(NamedTuple):
 class Cache:
     """All slots of an instance, and what was saved of them, least recently used first out."""
 
-    def __init__(self, states: States, slots: int, budget: int) -> None:
+    def __init__(self, states: States, slots: int, budget: int, files: Files | None = None) -> None:
         self._states = states
         self._slots = [Slot(number) for number in range(slots)]
         self._prefixes: Prefixes[Kept] = Prefixes()
-        self._store = Store(budget, self._prefixes)
+        self._files = files
+        self._store = Store(budget, self._prefixes, files)
         self._clock = 0
 
     @property
@@ -156,7 +158,7 @@ class Cache:
         slot = self._slots[number]
         self._clock += 1
         slot.busy, slot.tokens, slot.last_used = False, tokens.copy(), self._clock
-        slot.start = self._states.start(number)
+        slot.start, slot.on_disk = self._states.start(number), False
         if len(tokens):
             self._prefixes.add(slot.tokens, slot)
 
@@ -216,9 +218,25 @@ class Cache:
         if self._states.can_trim or self._states.window:
             return self._states.trim(number, len(tokens))
         for saved in self._checkpoints(list(self._prefixes.matches(tokens))):
-            if self._states.rewind(number, saved.data, len(saved.tokens)):
+            if self._rewind(self._slots[number], saved):
                 return len(saved.tokens)
         return self._states.trim(number, 0)
+
+    def persist(self) -> bool:
+        """Put an idle slot on disk that is not there yet; False if there is none.
+
+        For times when nobody waits: the process may end without notice.
+        """
+        for slot in self._slots if self._files is not None else ():
+            if slot.busy or slot.on_disk or len(slot.tokens) < _WORTH_SAVING:
+                continue
+            slot.on_disk = True
+            if self._states.can_trim:
+                for saved in self._store.beginning(slot.tokens):
+                    self._store.drop(saved)
+            self._store.put_on_disk(self._copy(slot.number, slot.tokens, partial=False))
+            return True
+        return False
 
     def clear(self) -> None:
         """Forget everything that no running request uses."""
@@ -306,13 +324,19 @@ class Cache:
         for kept in (plan.body, plan.checkpoint):
             if kept is not None:
                 kept.last_used = self._clock
-        if isinstance(plan.body, Saved) and not self._states.restore(slot.number, plan.body.data):
-            return 0
+        if isinstance(plan.body, Saved):
+            data = self._store.data(plan.body)
+            if data is None or not self._states.restore(slot.number, data):
+                return self._states.trim(slot.number, 0)
         if plan.checkpoint is None:
             return self._states.trim(slot.number, plan.reach)
-        length = len(plan.checkpoint.tokens)
-        done = self._states.rewind(slot.number, plan.checkpoint.data, length)
-        return length if done else 0
+        if self._rewind(slot, plan.checkpoint):
+            return len(plan.checkpoint.tokens)
+        return self._states.trim(slot.number, 0)
+
+    def _rewind(self, slot: Slot, checkpoint: Saved) -> bool:
+        data = self._store.data(checkpoint)
+        return data is not None and self._states.rewind(slot.number, data, len(checkpoint.tokens))
 
     def _evict(self, plan: _Plan) -> Slot:
         """The idle slot that was used least recently, its tokens saved if that is worth it.
@@ -335,12 +359,16 @@ class Cache:
             self._store.drop(min(checkpoints, key=lambda saved: saved.last_used))
 
     def _keep(self, number: int, tokens: Tokens, *, partial: bool) -> Saved:
-        slot = self._slots[number]
-        start = max(0, len(tokens) - self._states.window) if self._states.window else 0
+        saved = self._copy(number, tokens, partial=partial)
+        self._store.add(saved)
+        return saved
+
+    def _copy(self, number: int, tokens: Tokens, *, partial: bool) -> Saved:
+        slot, window = self._slots[number], self._states.window
+        start = max(0, len(tokens) - window) if window else 0
         data = self._states.save(number, partial=partial)
         saved = Saved(tokens.copy(), data, partial=partial, start=start, session=slot.session)
         saved.last_used = self._clock
-        self._store.add(saved)
         return saved
 
 

@@ -33,6 +33,7 @@ from lmnb.engine.protocol import (
     ModelInfo,
     Ping,
     Pong,
+    PrefixFolder,
     Progress,
     Ranked,
     Ready,
@@ -86,10 +87,12 @@ class Worker:
         *,
         log: Path | None = None,
         on_progress: Callable[[float], None] | None = None,
+        prefixes: PrefixFolder | None = None,
     ) -> Worker:
         """Start a process and load the model at `path`. Cancelling this cancels the load.
 
-        Call it on the main thread: the worker dies with the thread that spawned it.
+        Call it on the main thread: the worker dies with the thread that spawned it. With a folder
+        for `prefixes` it finds those of an earlier process again.
 
         Raises
         ------
@@ -106,7 +109,7 @@ class Worker:
             _, worker._channel = await asyncio.get_running_loop().create_connection(
                 lambda: _Channel(worker._receive, worker._lost), sock=ours
             )
-            worker._send(Load(str(path), config))
+            worker._send(Load(str(path), config, prefixes))
             worker.info = await worker._ready
         except BaseException:
             worker._stopping = True

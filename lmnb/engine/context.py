@@ -138,10 +138,12 @@ class Context:
         self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.batch = Batch(self.batch_size)
         self.swa_full = bool(params.swa_full)
-        # With `swa_full`, too: a slot may have all keys then, but a copy has those in the window.
-        self.window: int = L.llama_model_n_swa(model.handle)
         self.partial = not L.llama_model_is_recurrent(model.handle)
-        self.can_trim = not self.window and self._trims()
+        self.can_retract = self._trims()
+        """The tokens of the last pass can be dropped again, but maybe not those before."""
+        # With `swa_full`, too: a slot may have all keys then, but a copy has those in the window.
+        self.window: int = L.llama_model_n_swa(model.handle) if self.can_retract else 0
+        self.can_trim = self.can_retract and not self.window
 
     def close(self) -> None:
         """Give the memory back."""
@@ -266,10 +268,10 @@ class Context:
 
         Recurrent memory may be able to go back `n_rs_seq` tokens, but not one more.
         """
-        count = L.llama_n_rs_seq(self.handle) + 2
-        self.batch.clear()
-        self.batch.add(np.zeros(count, np.int32), 0, 0, 1)
-        self.decode()
+        for position in range(L.llama_n_rs_seq(self.handle) + 2):
+            self.batch.clear()
+            self.batch.add(np.zeros(1, np.int32), position, 0, 1)
+            self.decode()
         trims = bool(L.llama_memory_seq_rm(self.memory, 0, 1, -1))
         L.llama_memory_seq_rm(self.memory, 0, -1, -1)
         return trims

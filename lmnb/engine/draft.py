@@ -195,7 +195,7 @@ class Speculation:
         self._count = count
         self._batch_size = context.batch_size
         # Memory that cannot go back could not forget a wrong draft.
-        self.enabled = context.can_trim and count != 0
+        self.enabled = context.can_retract and count != 0
         self.cost = Cost()
         self.odds = Odds()
         self._silent = 0

@@ -12,10 +12,10 @@ from time import monotonic
 import msgspec
 import numpy as np
 
-from lmnb.engine.cache import Tokens, common_prefix
 from lmnb.engine.context import Context
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
+from lmnb.engine.prefixes import Tokens, common_prefix
 from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import InvalidRequest

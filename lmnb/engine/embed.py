@@ -155,6 +155,10 @@ class Pooler(abc.ABC):
         """Whether `step` has something to do."""
         return bool(self._jobs or self._running)
 
+    def tidy(self) -> bool:
+        """There is nothing to keep."""
+        return False
+
     def counts(self) -> tuple[int, int, int]:
         """Running and waiting requests; nothing is kept in a cache."""
         running = {row.job.command.id for _, rows in self._running.values() for row in rows}

@@ -33,6 +33,7 @@ from lmnb.engine.protocol import (
     TokenLogprob,
 )
 from lmnb.engine.sampling import Candidates, Sampler
+from lmnb.engine.saved import Files
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
 from lmnb.engine.watch import Watch
@@ -58,7 +59,13 @@ class Generator:
 
     command: ClassVar[type[Generate | Embed | Rerank]] = Generate
 
-    def __init__(self, model: Model, config: LoadConfig, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: LoadConfig,
+        watch: Watch | None = None,
+        files: Files | None = None,
+    ) -> None:
         self.model = model
         self.watch = watch or Watch()
         self.adapters = Adapters(model, config.adapters or ())
@@ -69,7 +76,7 @@ class Generator:
         self.threads = self.context.threads
         self.swa_full = self.context.swa_full
         self.cache_ram = _cache_bytes(config)
-        self.scheduler = Scheduler(self.context, self.cache_ram)
+        self.scheduler = Scheduler(self.context, self.cache_ram, files)
         self.speculation = Speculation(self.context, config.draft_tokens)
         self.draft_models = DraftModels(
             model, self.context, config, enabled=self.speculation.enabled
@@ -165,6 +172,10 @@ class Generator:
     def busy(self) -> bool:
         """Whether `step` has something to do."""
         return bool(self.scheduler.running or self.scheduler.waiting or self._failures)
+
+    def tidy(self) -> bool:
+        """Do a piece of what can wait until nobody does; False if there is nothing left."""
+        return self.scheduler.cache.persist()
 
     def counts(self) -> tuple[int, int, int]:
         """Running and waiting sequences, and tokens in the KV cache."""

@@ -198,11 +198,19 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 # --- server → worker ----------------------------------------------------------
 
 
+class PrefixFolder(msgspec.Struct, frozen=True):
+    """Where prefixes are kept that host memory has no room for, and at most how many bytes."""
+
+    path: str
+    bytes: int
+
+
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Load the model file at `path` (part 1 of a split model)."""
 
     path: str
     config: LoadConfig
+    prefixes: PrefixFolder | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from lmnb.engine.adapters import PLAIN, AdapterSet
 from lmnb.engine.cache import Cache, Mark, pays
 from lmnb.engine.context import Context
 from lmnb.engine.prefixes import common_prefix
+from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
 from lmnb.engine.turns import Turns
 
@@ -36,9 +37,9 @@ _WORTH_AWAITING = 32
 class Scheduler:
     """The sequences of one instance, waiting and running."""
 
-    def __init__(self, context: Context, cache_bytes: int) -> None:
+    def __init__(self, context: Context, cache_bytes: int, files: Files | None = None) -> None:
         self._context = context
-        self.cache = Cache(context, context.parallel, cache_bytes)
+        self.cache = Cache(context, context.parallel, cache_bytes, files)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._turns = Turns(PLAIN)

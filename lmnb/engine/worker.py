@@ -54,6 +54,7 @@ from lmnb.engine.protocol import (
 )
 from lmnb.engine.recorder import Recorder
 from lmnb.engine.rerank import Reranker
+from lmnb.engine.spill import open_disk
 from lmnb.engine.watch import TICK, Watch
 from lmnb.errors import EngineCrashed, LmnbError, NotSupported
 
@@ -63,6 +64,8 @@ _KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
     Rerank: "reranker",
 }
 _PROGRESS_INTERVAL = 0.05
+_REST = 5.0
+"""Idle seconds after which what can wait is done."""
 _STEPS_BETWEEN_COLLECTIONS = 5000
 _OOM_SCORE = 300
 """Added to what the out-of-memory killer thinks of this process (0 to 1000), so that it takes a model
@@ -100,6 +103,9 @@ class Engine(Protocol):
     @property
     def busy(self) -> bool:
         """Whether there is something to do."""
+
+    def tidy(self) -> bool:
+        """What can wait until nothing else is to be done, piece by piece."""
 
     def counts(self) -> tuple[int, int, int]:
         """Running, waiting, cached tokens."""
@@ -229,8 +235,15 @@ class Worker:
                     gc.collect()
             else:
                 gc.collect()
-                with self._not_empty:
-                    self._not_empty.wait_for(lambda: self._inbox)
+                self._wait(_REST)
+                while not self._inbox and engine.tidy():
+                    pass
+                self._wait(None)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Until there is something to do, at most so long."""
+        with self._not_empty:
+            self._not_empty.wait_for(lambda: self._inbox, seconds)
 
     def _die(self, error: LmnbError) -> NoReturn:
         """Say why, and end the process without waiting for any other thread."""
@@ -307,7 +320,7 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
     elif header.kind == "embedding":
         engine = Embedder(model, command.config, watch)
     else:
-        engine = Generator(model, command.config, watch)
+        engine = Generator(model, command.config, watch, open_disk(command))
     return engine, _describe(engine, command.config, monotonic() - began)
 
 

@@ -12,15 +12,18 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from lmnb import runtime
 from lmnb.config import Settings, load_settings
+from lmnb.engine.client import Worker
+from lmnb.engine.protocol import PrefixFolder
 from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
-from lmnb.models.instances import Manager
+from lmnb.models.instances import Manager, StartWorker
 from lmnb.server.app import Dispatch, control_app, public_app
 from lmnb.server.auth import Tokens
 from lmnb.server.control import QUIET
@@ -98,6 +101,14 @@ async def _serve(settings: Settings, own: Own | None) -> None:
         await _shut_down(state, private)
 
 
+def _start(settings: Settings) -> StartWorker:
+    """How workers are started: with a place for prefixes on disk if there is one."""
+    if not settings.prefix_disk:
+        return Worker.start
+    folder = settings.home / "cache" / "prefixes"
+    return partial(Worker.start, prefixes=PrefixFolder(str(folder), settings.prefix_disk))
+
+
 def make_state(settings: Settings) -> State:
     """The state of a server with these settings. Blocks (disk); starts nothing."""
     database = Database(settings.home / "lmnb.db")
@@ -107,7 +118,7 @@ def make_state(settings: Settings) -> State:
     return State(
         settings=settings,
         catalog=catalog,
-        models=Manager(catalog, settings),
+        models=Manager(catalog, settings, start=_start(settings)),
         database=database,
         tokens=tokens,
         tcp=TCPControl(settings, tokens, activity),

@@ -342,6 +342,31 @@ def test_a_broken_off_prompt_is_not_read_from_the_start(
     assert abs(engine.rows[request][0] - engine.fresh(prompt)).max() < BOUND
 
 
+@pytest.mark.parametrize("name", ["window", "window, full"])
+def test_a_window_takes_back_the_last_pass(name: str, load: Callable[..., Engine]) -> None:
+    """So that wrong drafts can be dropped, whatever cells the pass has overwritten."""
+    engine = load(name)
+    context = engine.context
+    assert context.can_retract
+    engine.ask(words(700, 1))
+    length = context.length(0)
+    for start in range(length, 1000, 5):
+        context.batch.clear()
+        context.batch.add(np.array(words(17, start), np.int32), start, 0, 1)
+        assert context.decode() == 0
+        assert context.trim(0, start + 5) == start + 5
+    engine.generator.scheduler.cache.clear()
+
+
+def test_a_batch_of_one_is_enough(tmp_path: Path) -> None:
+    path = made_models.mamba(tmp_path / "made.gguf")
+    model = Model.load(str(path), read_header(path), LoadConfig(), on_progress=lambda _: None)
+    context = Context(model, LoadConfig(context_length=256, parallel=1, eval_batch_size=1))
+    assert not context.can_trim
+    context.close()
+    model.close()
+
+
 def test_a_window_is_cut_as_far_as_its_keys_reach(load: Callable[..., Engine]) -> None:
     """And not one token further: llama.cpp itself would go on, with keys missing."""
     context = load("window").context
