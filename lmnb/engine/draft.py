@@ -4,6 +4,10 @@ A guess that is right spares a forward pass, a wrong one costs a row in a pass. 
 depends on the machine: on a CPU a row costs about half as much as a pass of one, on a GPU next to
 nothing. So the costs are measured as the passes go by, the chances of the guesses are counted, and
 a draft is made as long as its next token promises more tokens a second than the pass has without.
+
+Drafts are verified by sampling what would have been sampled without them, so they change no answer
+beyond the rounding of the forward pass: its sums may come out a little differently for several rows
+than for one, as they do between a full and an empty batch.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ class DraftModel:
         `sequences` are in the order of their slots. If they are not `alone`, others wait meanwhile.
         """
         guesses: list[list[int]] = [[] for _ in sequences]
-        active = self._catch_up(sequences, self._context.batch_size if alone else _SLICE)
+        room = self._context.batch_size
+        active = self._catch_up(sequences, room if alone else min(_SLICE, room))
         while active:
             rows = self._context.logits(len(active))
             sure = []

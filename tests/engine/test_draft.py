@@ -172,31 +172,6 @@ def test_answers_with_a_draft_model_do_not_mix(assisted: Engine) -> None:
         assert assisted.text[request].startswith(f" {start + 6}, {start + 7},")
 
 
-@pytest.mark.parametrize("kind", ["lookups", "assisted"])
-@pytest.mark.parametrize("seed", range(2))
-def test_random_schedules(kind: str, seed: int, request: pytest.FixtureRequest) -> None:
-    """Arrivals, cancels and aborted passes in any order."""
-    engine: Engine = request.getfixturevalue(kind)
-    dice = random.Random(seed)
-    live: dict[int, int] = {}
-    for _ in range(40):
-        action = dice.random()
-        if action < 0.4:
-            n = dice.randint(1, 40)
-            text = f"{n + 1}, {n + 2}, {n + 3}, {n + 4}, {n + 5}, {n + 6},"
-            live[engine.submit(text, max_tokens=dice.choice([1, 4, 12]))] = n + 7
-        elif action < 0.5 and live:
-            engine.generator.abort(dice.choice(list(live)))
-        elif action < 0.55:
-            engine.generator.context.abort.set()
-        engine.step()
-        engine.check_books()
-    engine.run()
-    assert live.keys() <= engine.ends.keys()
-    for number, first in live.items():
-        assert f" {first}, {first + 1}, {first + 2},".startswith(engine.text[number][:10])
-
-
 def test_a_draft_model_of_another_vocabulary_is_refused(
     plain: Engine, lookups: Engine, embedding_model_path: Path
 ) -> None:
