@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +30,8 @@ from lmnb.chat.generate import _template_arguments, ensure_supported, generate, 
 from lmnb.chat.joining import join
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Renderer
-from lmnb.engine.client import Worker
-from lmnb.engine.protocol import LoadConfig, Sampling
+from lmnb.engine.client import Update, Worker
+from lmnb.engine.protocol import Generate, LoadConfig, Sampling
 from lmnb.errors import ContextOverflow, InvalidRequest, NotSupported
 from lmnb.server.generation import fold
 
@@ -170,6 +170,23 @@ def with_model(path: Path, work: Callable[[Worker, Renderer], Awaitable[T]]) -> 
             await worker.stop()
 
     return asyncio.run(main())
+
+
+def test_the_session_reaches_the_engine(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(worker: Worker, renderer: Renderer) -> list[str | None]:
+        commands: list[Generate] = []
+        original = worker.generate
+
+        def noting(command: Generate) -> AsyncGenerator[Update, None]:
+            commands.append(command)
+            return original(command)
+
+        monkeypatch.setattr(worker, "generate", noting)
+        for key in ("session", None):
+            await fold(generate(asking(cache_key=key), worker, renderer))
+        return [command.cache_key for command in commands]
+
+    assert with_model(model, work) == ["session", None]
 
 
 def test_a_conversation(model: Path) -> None:

@@ -257,13 +257,13 @@ class Cache:
         for common, kept in matches:
             if common < here.reach:
                 break
-            if isinstance(kept, Saved) and kept.partial:
+            if isinstance(kept, Saved) and (kept.partial or not _may_beat(kept, common, elsewhere)):
                 continue
             plan = self._reach(kept, common, checkpoints)
             if isinstance(kept, Slot):
-                here = _better(here, plan, session)
-            elif pays(plan.reach, len(kept.tokens)):
-                elsewhere = _better(elsewhere, plan, session)
+                here = max(here, plan, key=lambda plan: _merit(plan, session))
+            elif pays(plan.reach, len(kept.tokens)) and plan.reach >= elsewhere.reach:
+                elsewhere = plan
         return here, elsewhere
 
     def _plan(self, slot: Slot, prompt: Tokens) -> _Plan:
@@ -377,13 +377,16 @@ def pays(common: int, length: int) -> bool:
     return common >= _WORTH_RESTORING and common * _MOST_WASTE >= length
 
 
-def _better(old: _Plan, new: _Plan, session: str | None) -> _Plan:
-    """The plan that reaches further; of equals the session's own, then the one used last."""
+def _may_beat(saved: Saved, common: int, plan: _Plan) -> bool:
+    """Whether a copy may lead further than a plan, or as far with less to copy."""
+    if common != plan.reach or plan.body is None:
+        return common > plan.reach
+    return len(saved.tokens) < len(plan.body.tokens)
 
-    def merit(plan: _Plan) -> tuple[int, bool, int]:
-        body = plan.body
-        if body is None:
-            return plan.reach, False, -1
-        return plan.reach, session is not None and body.session == session, body.last_used
 
-    return max(old, new, key=merit)
+def _merit(plan: _Plan, session: str | None) -> tuple[int, bool, int]:
+    """By what slots are preferred: how far they lead; the session's own; the one used last."""
+    body = plan.body
+    if body is None:
+        return plan.reach, False, -1
+    return plan.reach, session is not None and body.session == session, body.last_used

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import made_models
 import numpy as np
 import pytest
 
+from lmnb.config import load_settings
 from lmnb.engine import cache as cache_module
 from lmnb.engine import native
+from lmnb.engine.client import Worker
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, Sampling, Step
+from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, PrefixFolder, Sampling, Step
 from lmnb.engine.saved import Saved
 from lmnb.engine.spill import Disk, fingerprint
+from lmnb.server.process import _start
 
 MAKERS = [made_models.llama, made_models.gemma3, made_models.mamba, made_models.jamba]
 PROMPT = np.random.default_rng(0).integers(32, 127, 300).tolist()
@@ -185,3 +191,44 @@ def test_what_was_not_a_number_is_not_kept(model: Path, folder: Path) -> None:
     process.generator.scheduler.cache.clear()
     assert not list(folder.iterdir())
     process.end()
+
+
+def test_a_worker_that_is_killed_leaves_what_it_had(model: Path, folder: Path) -> None:
+    """Through the real process: it puts its slots on disk when it has rested for a while."""
+
+    def kept(folder: Path) -> bool:
+        return any(path.suffix == ".prefix" for path in folder.iterdir())
+
+    async def ask(worker: Worker, prompt: list[int]) -> int:
+        command = Generate(id=0, tokens=tuple(prompt), max_tokens=1)
+        updates = [update async for update in worker.generate(command)]
+        assert isinstance(updates[-1], End)
+        return updates[-1].cached_tokens
+
+    async def live(*, kill: bool, prompt: list[int]) -> int:
+        prefixes = PrefixFolder(str(folder), 1 << 30)
+        config = LoadConfig(context_length=512, parallel=1)
+        worker = await Worker.start(model, config, prefixes=prefixes)
+        try:
+            cached = await ask(worker, prompt)
+            for _ in range(600):
+                if not kill or kept(folder):
+                    return cached
+                await asyncio.sleep(0.1)
+            raise AssertionError("nothing was kept")
+        finally:
+            if kill:
+                os.kill(worker.pid, signal.SIGKILL)
+            await worker.stop()
+
+    assert asyncio.run(live(kill=True, prompt=PROMPT)) == 0
+    assert asyncio.run(live(kill=False, prompt=[*PROMPT, 65])) == len(PROMPT)
+
+
+def test_the_setting_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _start(load_settings(tmp_path)) == Worker.start
+    monkeypatch.setenv("LMNB_PREFIX_DISK", "1000")
+    start = _start(load_settings(tmp_path))
+    assert isinstance(start, partial)
+    expected = PrefixFolder(str(tmp_path / "cache" / "prefixes"), 1000)
+    assert start.keywords == {"prefixes": expected}
