@@ -120,12 +120,15 @@ def test_the_prefix_cache_is_counted(sdk: anthropic.Anthropic) -> None:
 
 
 def test_stop_sequence(sdk: anthropic.Anthropic) -> None:
-    messages = [{"role": "user", "content": "Count from one to ten in digits."}]
-    wanted = ask(messages=messages, stop_sequences=["3", "XYZ"], max_tokens=60)
+    messages = [
+        {"role": "user", "content": "Count from 1 to 10."},
+        {"role": "assistant", "content": "1, 2, 3, 4,"},  # so that it counts on every machine
+    ]
+    wanted = ask(messages=messages, stop_sequences=["7", "XYZ"], max_tokens=60)
     message = sdk.messages.create(**wanted)
     assert message.stop_reason == "stop_sequence"
-    assert message.stop_sequence == "3"
-    assert "3" not in message.content[0].text
+    assert message.stop_sequence == "7"
+    assert message.content[0].text == " 5, 6, "
 
 
 def test_end_turn(sdk: anthropic.Anthropic) -> None:
