@@ -93,6 +93,19 @@ class Batch:
             self.output[end - outputs : end] = 1
         self.size = end
 
+    def of_embeddings(self, rows: NDArray[np.float32]) -> Any:
+        """The batch with the same positions and sequences, of embeddings instead of tokens."""
+        raw = self.raw
+        return L.llama_batch(
+            n_tokens=len(rows),
+            token=None,
+            embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=raw.pos,
+            n_seq_id=raw.n_seq_id,
+            seq_id=raw.seq_id,
+            logits=raw.logits,
+        )
+
 
 class Context:
     """A llama.cpp context for generating: `parallel` slots of `context_length` tokens each."""
@@ -168,6 +181,33 @@ class Context:
         set_threads(self.handle, self._threads)
         result: int = L.llama_decode(self.handle, batch.raw)
         return result
+
+    def decode_embeddings(
+        self, rows: NDArray[np.float32], start: int, slot: int, *, causal: bool
+    ) -> int:
+        """Run embeddings, (tokens, width), in the place of tokens of a slot. Results as `decode`'s.
+
+        What a batch has no room for is run in several; all of those that are not causal see each
+        other, and must fit one.
+        """
+        batch = self.batch
+        if len(rows) > self.batch_size and not causal:  # llama.cpp asserts it
+            raise AssertionError(f"{len(rows)} rows that see each other do not fit a batch")
+        set_threads(self.handle, self._threads)
+        L.llama_set_causal_attn(self.handle, causal)
+        try:
+            for first in range(0, len(rows), self.batch_size):
+                piece = np.ascontiguousarray(rows[first : first + self.batch_size])
+                count = len(piece)
+                batch.clear()
+                batch.pos[:count] = np.arange(start + first, start + first + count, dtype=np.int32)
+                batch.sequence[:count] = slot
+                batch.output[:count] = 0
+                if result := int(L.llama_decode(self.handle, batch.of_embeddings(piece))):
+                    return result
+        finally:
+            L.llama_set_causal_attn(self.handle, True)
+        return 0
 
     def synchronize(self) -> None:
         """Wait until the device has computed what `decode` has queued."""

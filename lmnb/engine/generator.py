@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
+from itertools import groupby
 from time import monotonic
 from typing import ClassVar, NamedTuple
 
+import msgspec
 import numpy as np
 import psutil
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.constraint import Row
-from lmnb.engine.context import Context
+from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammar, Grammars
@@ -29,6 +32,7 @@ from lmnb.engine.protocol import (
     LoadConfig,
     Reply,
     Rerank,
+    Segment,
     Step,
     TokenLogprob,
 )
@@ -36,11 +40,15 @@ from lmnb.engine.sampling import Candidates, Sampler
 from lmnb.engine.saved import Files
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
+from lmnb.engine.vision import Part, Span, Vision, open_vision
 from lmnb.engine.watch import Watch
-from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NumericError
+from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NotSupported, NumericError
 
 _CACHE_SHARE = 16
 """Prefixes saved to host memory take at most this fraction of it, if nothing else is asked for."""
+_BATCH_FOR_IMAGES = 1024
+_PATIENCE_SECONDS = 0.02
+"""Longest sleep while an image is encoded, until new requests and cancels are looked for."""
 _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
 _MOST_FAILED_PASSES = 3
@@ -52,6 +60,7 @@ class Prepared(NamedTuple):
 
     tokens: Tokens
     constraint: Grammar | None
+    media: tuple[Span, ...] = ()
 
 
 class Generator:
@@ -69,6 +78,12 @@ class Generator:
         self.model = model
         self.watch = watch or Watch()
         self.adapters = Adapters(model, config.adapters or ())
+        self.vision, self._blindness = open_vision(
+            model, config, threads=config.threads or default_threads()
+        )
+        if self.vision and not self.vision.causal and config.eval_batch_size is None:
+            # All tokens of an image have to fit a batch.
+            config = msgspec.structs.replace(config, eval_batch_size=_BATCH_FOR_IMAGES)
         self.context = Context(model, config)
         self.context_length = self.context.context_length
         self.batch_size = self.context.batch_size
@@ -107,8 +122,9 @@ class Generator:
             The prompt is too long, empty, or has ids outside the vocabulary; or the answer's
             grammar cannot be enforced.
         """
+        media: tuple[Span, ...] = ()
         if command.tokens is None:
-            tokens = self.model.tokenize(command.segments, add_bos=command.add_bos)
+            tokens, media = self.tokenize(command.segments, add_bos=command.add_bos)
         else:
             tokens = self.model.check_tokens(command.tokens, param="prompt")
         if not len(tokens):
@@ -116,11 +132,48 @@ class Generator:
         if len(tokens) >= self.context.context_length:
             raise ContextOverflow(len(tokens), self.context.context_length)
         constraint = self._grammars.start(command.constraint) if command.constraint else None
-        return Prepared(tokens, constraint)
+        self._check_media(tokens, media)
+        return Prepared(tokens, constraint, media)
+
+    def tokenize(
+        self, segments: Iterable[Segment], *, add_bos: bool
+    ) -> tuple[Tokens, tuple[Span, ...]]:
+        """The tokens of a prompt, and where there are images or sounds in it. Thread-safe."""
+        segments = tuple(segments)
+        if all(segment.media is None for segment in segments):
+            return self.model.tokenize(segments, add_bos=add_bos), ()
+        if self.vision is None:
+            raise NotSupported(
+                f"The model cannot read images or sounds: {self._blindness}.",
+                hint="Put its projector (mmproj-….gguf) beside its file and load it again.",
+                param="messages",
+            )
+        parts: list[Part] = []
+        for is_text, group in groupby(segments, key=lambda segment: segment.media is None):
+            if is_text:
+                parts.extend(Part(*text) for text in self.model.joined(tuple(group)))
+            else:
+                parts.extend(Part("", special=False, media=segment.media) for segment in group)
+        tokens, media = self.vision.tokenize(parts)
+        whole = self.model.with_bos(tokens, add_bos=add_bos)
+        shift = len(whole) - len(tokens)
+        return whole, tuple(Span(s.start + shift, s.end + shift, s.medium) for s in media)
+
+    def _check_media(self, tokens: Tokens, media: tuple[Span, ...]) -> None:
+        if media and media[-1].end == len(tokens):
+            raise InvalidRequest("A prompt must not end with an image.", param="messages")
+        for span in media:
+            if not span.medium.causal and span.medium.length > self.batch_size:
+                raise InvalidRequest(
+                    f"The image takes {span.medium.length} tokens, which have to fit a batch; "
+                    f"the model is loaded with eval_batch_size {self.batch_size}.",
+                    hint="Send a smaller image, or load the model with a larger eval_batch_size.",
+                    param="messages",
+                )
 
     def submit(self, command: Generate, prepared: Prepared) -> None:
         """Queue a generation; a wrong option is reported by the next step."""
-        prompt, constraint = prepared
+        prompt, constraint, media = prepared
         limit = self.context.context_length
         if command.max_tokens is not None and command.max_tokens >= 0:
             limit = min(limit, len(prompt) + command.max_tokens)
@@ -129,12 +182,12 @@ class Generator:
                 raise InvalidRequest("logprobs must not be negative.", param="logprobs")
             adapters = self.adapters.choose(command.adapters)
             drafter = self._drafter(command)
-            sampler = Sampler(command.sampling, self.model, prompt)
+            sampler = Sampler(command.sampling, self.model, prompt[prompt >= 0])
         except LmnbError as error:
             self._failures.append(Failed(command.id, error.to_dict()))
             return
-        sequence = Sequence(command, prompt, limit, sampler, constraint, adapters)
-        if drafter is not None:
+        sequence = Sequence(command, prompt, limit, sampler, constraint, adapters, media)
+        if drafter is not None and not media:  # images are no tokens that a drafter could read
             sequence.assisted = Assisted(sequence, drafter)
         try:
             self._take_forced(sequence)
@@ -201,7 +254,48 @@ class Generator:
         self.speculation.propose(answering)
         self._run(answering)
         self._run(self.scheduler.prefilling())
+        if self.vision:
+            self._look(self.vision)
         return self._report(ends)
+
+    def _look(self, vision: Vision) -> None:
+        """Have media encoded, and read one that is. With nothing else to do, wait for it."""
+        for sequence in self.scheduler.running:
+            vision.request(
+                span.medium
+                for span in sequence.media
+                if span.start >= sequence.computed and span.medium.encoding is None
+            )
+        if (seeing := self.scheduler.seeing()) is not None:
+            self._read_medium(seeing)
+        elif (running := self.scheduler.running) and all(s.awaits_encoding for s in running):
+            vision.wait(_PATIENCE_SECONDS)
+
+    def _read_medium(self, sequence: Sequence) -> None:
+        span = sequence.medium_here
+        assert span is not None
+        assert span.medium.encoding is not None
+        assert sequence.slot is not None
+        try:
+            rows = span.medium.encoding.result()
+        except LmnbError as error:
+            self._fail(sequence, error)
+            return
+        with self.watch.passing(len(rows), [sequence.id]):
+            self._reading = frozenset({sequence.id})
+            result = self.context.decode_embeddings(
+                rows, span.start, sequence.slot, causal=span.medium.causal
+            )
+            with self._interrupting:
+                self._reading = frozenset()
+                self.context.abort.clear()
+            if result == 0:
+                self.context.synchronize()
+                self._failed_passes = 0
+                sequence.computed = span.end
+                self.scheduler.keep(sequence)
+            else:
+                self._recover([(sequence, 0)], result)
 
     def _drop_cancelled(self) -> list[End]:
         scheduler = self.scheduler

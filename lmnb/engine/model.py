@@ -6,6 +6,7 @@ import ctypes
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lmnb.engine.protocol import LoadConfig, Segment
 from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed
 
 Tokens = NDArray[np.int32]
+_NOTHING: Tokens = np.empty(0, np.int32)
 
 _ATTR_UNKNOWN, _ATTR_CONTROL = 1, 8
 _LONGEST_HEADER = 64
@@ -40,8 +42,9 @@ _AUTHOR_SAMPLING = {
 class Model:
     """A loaded model. Tokenizing is thread-safe; everything else is for the engine's thread."""
 
-    def __init__(self, handle: Any, header: Header, gpu_layers: int) -> None:
+    def __init__(self, handle: Any, path: Path, header: Header, gpu_layers: int) -> None:
         self.handle = handle
+        self.path = path
         self.header = header
         self.vocab = L.llama_model_get_vocab(handle)
         self.n_vocab: int = L.llama_vocab_n_tokens(self.vocab)
@@ -104,7 +107,7 @@ class Model:
         handle = L.llama_model_load_from_file(path.encode(), params)
         if not handle:
             raise _load_error(native.log.errors())
-        return cls(handle, header, params.n_gpu_layers)
+        return cls(handle, Path(path), header, params.n_gpu_layers)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -135,14 +138,21 @@ class Model:
         contain nothing that looks like one are joined with their neighbours first: a tokenizer
         that sees a text in pieces may put spaces between them or miss merges.
         """
+        parts = [self._tokenize(text, special=special) for text, special in self.joined(segments)]
+        return self.with_bos(np.concatenate(parts) if parts else _NOTHING, add_bos=add_bos)
+
+    def joined(self, segments: Sequence[Segment]) -> list[tuple[str, bool]]:
+        """Texts as the tokenizer is to see them, and whether it may find control tokens in them."""
         may_join = [s.special or not self._control_text.search(s.text) for s in segments]
-        parts = [
-            self._tokenize("".join(segment.text for segment, _ in group), special=special)
-            for special, group in groupby(zip(segments, may_join, strict=True), key=lambda x: x[1])
+        groups = groupby(zip(segments, may_join, strict=True), key=lambda pair: pair[1])
+        return [
+            ("".join(segment.text for segment, _ in group), special) for special, group in groups
         ]
-        tokens = np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def with_bos(self, tokens: Tokens, *, add_bos: bool) -> Tokens:
+        """The tokens, after the BOS token if the model and the caller want one there."""
         if add_bos and self.adds_bos and (len(tokens) == 0 or tokens[0] != self.bos):
-            tokens = np.concatenate([np.array([self.bos], np.int32), tokens])
+            return np.concatenate([np.array([self.bos], np.int32), tokens])
         return tokens
 
     def tokenize_for_embedding(self, text: str) -> Tokens:

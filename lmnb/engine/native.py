@@ -7,6 +7,7 @@ Everything here runs in a worker process. llama.cpp answers wrong use with
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.metadata
 import re
 from collections import deque
@@ -19,7 +20,7 @@ from llama_cpp import llama_cpp as _bindings
 from numpy.typing import NDArray
 
 from lmnb.engine.protocol import Device
-from lmnb.errors import EngineCrashed, ModelLoadFailed
+from lmnb.errors import EngineCrashed, ModelLoadFailed, NotSupported
 
 L: Any = _bindings
 
@@ -68,6 +69,11 @@ class LogRing:
         found = self.errors()
         self.lines.clear()
         return found
+
+    def last_error(self) -> str:
+        """The last error line without the function it is from."""
+        lines = [line for line in self.errors() if not line.startswith("hint:")]
+        return lines[-1].split(": ", 1)[-1].strip().rstrip(".") if lines else "no reason was given"
 
 
 log = LogRing()
@@ -197,6 +203,27 @@ def floats(pointer: Any, count: int) -> NDArray[np.float32]:
 def address_of_tokenize() -> int:
     """Where `llama_tokenize` lies in memory, for libraries that call it themselves."""
     return ctypes.cast(_lib.llama_tokenize, ctypes.c_void_p).value or 0
+
+
+def mtmd() -> Any:
+    """llama.cpp's library for images and sounds, with its log in ours.
+
+    Raises
+    ------
+    NotSupported
+        This build of llama-cpp-python comes without it.
+    """
+    try:
+        library: Any = importlib.import_module("llama_cpp.mtmd_cpp")
+    except (ImportError, OSError, FileNotFoundError, AttributeError) as error:
+        raise NotSupported(
+            f"This llama-cpp-python has no working libmtmd, so images cannot be read ({error}).",
+            hint="Reinstall it: pip install --force-reinstall --no-cache-dir 'llama-cpp-python==0.3.36'",
+        ) from error
+    callback = L.llama_log_callback(log.write)
+    _keep_alive.append(callback)
+    library.mtmd_helper_log_set(callback, ctypes.c_void_p(None))
+    return library
 
 
 def gguf_type(path: Path, key: str) -> int | None:

@@ -15,10 +15,14 @@ import msgspec
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """Prompt text. With `special`, control tokens written in it are read as control tokens."""
+    """Prompt text. With `special`, control tokens written in it are read as control tokens.
+
+    `media`: an image or a sound that stands here instead, the bytes of its file.
+    """
 
     text: str
     special: bool = False
+    media: bytes | None = None
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +79,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draft_tokens
         Length of the drafts that are verified in one forward pass; 0 turns speculation off, default
         as long as measured to pay.
+    projector
+        File with the encoder for images and sounds (mmproj); default the one that lies beside the
+        model. "none" is without, which saves its memory.
     """
 
     context_length: int | None = None
@@ -92,6 +99,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     adapters: tuple[LoadAdapter, ...] | None = None
     draft_model: str | None = None
     draft_tokens: int | None = None
+    projector: str | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -171,7 +179,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `config` is the final configuration, every field set. `memory` is the resident set of the
     worker in bytes. `chat_templates` maps `default` and names such as `tool_use` to Jinja text.
     `bos_text`, `eos_text` are the texts of those tokens, for the template; `sampling` holds the
-    defaults the author wrote into the file (general.sampling.*), in `Sampling`'s names.
+    defaults the author wrote into the file (general.sampling.*), in `Sampling`'s names. `sees`,
+    `hears`: prompts may have images, sounds.
     """
 
     architecture: str
@@ -193,6 +202,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     load_seconds: float
     system_info: str
+    sees: bool = False
+    hears: bool = False
 
 
 # --- server → worker ----------------------------------------------------------

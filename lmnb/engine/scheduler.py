@@ -112,6 +112,8 @@ class Scheduler:
         self._offer_running_prefix(sequence)
         keys = sequence.keys
         slot, reused = self.cache.acquire(keys, sequence.command.cache_key)
+        if (whole := sequence.whole(reused)) < reused:
+            reused = self._context.trim(slot, whole)
         sequence.start(slot, reused)
         shared = max((self._common(other, sequence) for other in self.running), default=0)
         border = self._context.model.border(sequence.tokens)
@@ -134,7 +136,7 @@ class Scheduler:
 
     def take_turn(self) -> AdapterSet:
         """The adapters of this step: only sequences that use just these are computed in it."""
-        return self._turns.take(sequence.adapters for sequence in self.running)
+        return self._turns.take(s.adapters for s in self.running if not s.awaits_encoding)
 
     def _active(self) -> list[Sequence]:
         turn = self._turns.current
@@ -156,7 +158,7 @@ class Scheduler:
 
     def prefilling(self) -> list[tuple[Sequence, int]]:
         """Sequences whose prompts are read in this step, and how many tokens of each."""
-        waiting = [sequence for sequence in self._active() if sequence.reading]
+        waiting = [s for s in self._active() if s.reading and s.readable]
         if not waiting:
             return []
         answers = sum(not sequence.reading for sequence in self.running)
@@ -174,6 +176,11 @@ class Scheduler:
                 plan.append((sequence, taken + extra))
                 budget -= extra
         return plan
+
+    def seeing(self) -> Sequence | None:
+        """The first sequence whose next medium is encoded: one is computed in a step."""
+        ready = [s for s in self._active() if s.medium_here and not s.awaits_encoding]
+        return min(ready, key=_queue_order, default=None)
 
     def _budget(self, readers: int, answers: int) -> int:
         """Prompt tokens of the next pass."""
@@ -206,7 +213,7 @@ class Scheduler:
         # cannot be trimmed is half changed by then.
         done = sequence.computed
         if context.can_trim or context.window:
-            done = min(context.length(sequence.slot), sequence.length - 1)
+            done = sequence.whole(min(context.length(sequence.slot), sequence.length - 1))
         sequence.computed = self.cache.rewind(sequence.slot, sequence.keys[:done])
         sequence.cached = min(sequence.cached, sequence.computed)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmnb.engine.draft import Assisted, Lookup
     from lmnb.engine.prefixes import Tokens
     from lmnb.engine.sampling import Sampler
+    from lmnb.engine.vision import Span
 
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
 
@@ -40,12 +41,14 @@ class Sequence:
         sampler: Sampler,
         constraint: Constraint | None = None,
         adapters: AdapterSet = PLAIN,
+        media: tuple[Span, ...] = (),
     ) -> None:
         self.id = command.id
         self.command = command
         self.sampler = sampler
         self.constraint = constraint
         self.adapters = adapters
+        self.media = media
         self.prompt_length = len(prompt)
         self.limit = limit
         """Most tokens that prompt and answer may have together."""
@@ -98,14 +101,36 @@ class Sequence:
 
     @property
     def readable(self) -> int:
-        """Tokens that may be read in one pass: a mark is where the pass has to end."""
+        """Tokens that may be read in one pass: a mark is where the pass has to end, and a medium
+        takes one of its own.
+        """
+        if self.medium_here is not None:
+            return 0
         until = self.marks[0].length if self.marks else self.length
-        return max(1, until - self.computed)
+        media = (span.start for span in self.media if span.start > self.computed)
+        return max(1, min(until, next(media, until)) - self.computed)
 
     def mark(self, mark: Mark) -> None:
         """Have its memory copied at one more place."""
         if mark not in self.marks:
             insort(self.marks, mark)
+
+    @property
+    def medium_here(self) -> Span | None:
+        """The medium that is to be computed next, if it is not text."""
+        return next((span for span in self.media if span.start == self.computed), None)
+
+    @property
+    def awaits_encoding(self) -> bool:
+        """Whether nothing can be computed until a medium is encoded."""
+        here = self.medium_here
+        encoding = here.medium.encoding if here is not None else None
+        return here is not None and (encoding is None or not encoding.done.is_set())
+
+    def whole(self, length: int) -> int:
+        """`length`, or where the medium begins that it would cut."""
+        cut = (span.start for span in self.media if span.start < length < span.end)
+        return next(cut, length)
 
     def start(self, slot: int, reused: int) -> None:
         """Give it a slot of the cache, in which its first `reused` tokens are already."""

@@ -191,7 +191,10 @@ class Worker:
             memory = psutil.Process().memory_info().rss
             self.channel.send(Pong(command.id, memory, running, waiting, cells))
         elif isinstance(command, Tokenize):
-            tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
+            if isinstance(engine, Generator):
+                tokens, _ = engine.tokenize(command.segments, add_bos=command.add_bos)
+            else:
+                tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
             self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
         elif isinstance(command, engine.command):
             self._put(command, engine.prompt(command))
@@ -343,6 +346,7 @@ def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
         swa_full=engine.swa_full,
         cache_ram=engine.cache_ram,
     )
+    vision = engine.vision if isinstance(engine, Generator) else None
     return ModelInfo(
         architecture=model.header.architecture,
         kind=_KINDS[engine.command],
@@ -363,6 +367,8 @@ def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
         memory=psutil.Process().memory_info().rss,
         load_seconds=seconds,
         system_info=native.system_info(),
+        sees=vision is not None and vision.sees,
+        hears=vision is not None and vision.hears,
     )
 
 
