@@ -151,6 +151,8 @@ class Client:
         """
         body: Json = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
         body |= options
+        if (projector := options.get("projector")) not in {None, "none"}:
+            body["projector"] = str(Path(projector).expanduser().absolute())
         if (adapters := options.get("adapters")) is not None:
             body["adapters"] = [
                 {**adapter, "path": str(Path(adapter["path"]).expanduser().absolute())}

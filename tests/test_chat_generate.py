@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from lmnb.chat.conversation import (
-    Image,
+    Document,
     Message,
     OutputFormat,
     Reasoning,
@@ -57,7 +57,7 @@ def asking(*messages: Message, **more: Any) -> Request:
     [
         (asking(tools=(Tool("look"),)), "tools"),
         (asking(tools=(Tool("look"),), tool_choice=ToolChoice("required")), "tools"),
-        (asking(said("user", "Hi", Image(b"", "image/png"))), "messages"),
+        (asking(said("user", "Hi", Document(b"", "application/pdf"))), "messages"),
         (asking(said("assistant", ToolCall("1", "look", "{}")), said("user", "x")), "messages"),
     ],
 )

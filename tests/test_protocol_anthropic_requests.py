@@ -266,7 +266,7 @@ def test_what_claude_code_sends() -> None:
         ({"messages": [user({"type": "image"})]}, "messages.0.content.0.source"),
         (
             {"messages": [user({"type": "image", "source": {"type": "url", "url": "http://x"}})]},
-            "messages.0.content.0.source",
+            "messages.0.content.0.source.url",
         ),
         ({"max_tokens": 0}, "max_tokens"),
         ({"tool_choice": "maybe"}, "tool_choice"),

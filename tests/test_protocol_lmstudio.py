@@ -166,7 +166,16 @@ def test_leaving_a_stream_ends_the_generation(http: httpx2.Client, client: Clien
     [
         ({"input": []}, "input", "invalid_request"),
         ({"input": 5}, "input", "invalid_request"),
-        ({"input": [{"type": "image", "data_url": "data:,"}]}, "input[0]", "not_implemented"),
+        (
+            {"input": [{"type": "image", "data_url": "http://x"}]},
+            "input[0].data_url",
+            "not_implemented",
+        ),
+        (
+            {"input": [{"type": "image", "data_url": "data:,"}]},
+            "input[0].data_url",
+            "invalid_request",
+        ),
         ({"input": [{"type": "sound"}]}, "input[0].type", "invalid_request"),
         ({"integrations": ["mcp/x"]}, "integrations", "not_implemented"),
         ({"reasoning": "high"}, "reasoning", "invalid_request"),

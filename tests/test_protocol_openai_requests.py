@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import (
+    Audio,
+    Image,
     Message,
     OutputFormat,
     Request,
@@ -20,7 +22,7 @@ from lmnb.chat.conversation import (
     ToolCall,
     ToolResult,
 )
-from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound
+from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound, NotSupported
 from lmnb.server.openai import chat_request, completions_request, responses_request
 from lmnb.server.openai.body import check, decode
 from lmnb.server.openai.chat_request import ChatBody
@@ -161,6 +163,9 @@ def test_wrong_fields_are_named(fields: dict[str, Any], error: type[Exception], 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+REMOTE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/picture.png"}}
+FILE = {"type": "file", "file": {"file_id": "1"}}
+PART = "messages[0].content[0]"
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
@@ -169,8 +174,8 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
     [
         ({"tools": [FUNCTION]}, UnsupportedParameter, "tools"),
         ({"functions": [{"name": "f"}]}, UnsupportedParameter, "functions"),
-        ({"messages": [HELLO | {"content": [IMAGE]}]}, UnsupportedValue, "messages[0].content[0]"),
-        ({"messages": [HELLO | {"content": [SOUND]}]}, UnsupportedValue, "messages[0].content[0]"),
+        ({"messages": [HELLO | {"content": [REMOTE]}]}, NotSupported, f"{PART}.image_url.url"),
+        ({"messages": [HELLO | {"content": [FILE]}]}, UnsupportedValue, PART),
         ({"modalities": ["text", "audio"]}, UnsupportedValue, "modalities"),
         ({"grammar": "root ::= [a-z]+"}, UnsupportedParameter, "grammar"),
         ({"guided_json": {"type": "object"}}, UnsupportedParameter, "guided_json"),
@@ -184,6 +189,15 @@ def test_what_is_not_offered_is_refused(
         chat(**fields)
     assert isinstance(raised.value, LmnbError)
     assert raised.value.param == param
+
+
+def test_images_and_sounds_are_read() -> None:
+    request = chat(messages=[HELLO | {"content": [IMAGE, "what?", SOUND]}])
+    wanted = (Image(b"\0\0\0", "image/png"), Text("what?"), Audio(b"\0\0\0", "audio"))
+    assert request.messages[0].parts == wanted
+    part = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    request = response(input=[{"role": "user", "content": [part]}])
+    assert request.messages[0].parts == wanted[:1]
 
 
 def test_null_is_not_given_and_unknown_fields_are_ignored() -> None:
@@ -477,8 +491,8 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, UnsupportedValue, "input[0]"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-            UnsupportedValue,
-            "input[0].content[0]",
+            MissingParameter,
+            "input[0].content[0].image_url",
         ),
         ({"input": [{"type": "function_call", "name": "f"}]}, MissingParameter, "input[0].call_id"),
         ({"max_output_tokens": "x"}, InvalidType, "max_output_tokens"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmnb.chat import thinking
-from lmnb.chat.conversation import Request, Text, Thinking
+from lmnb.chat.conversation import Audio, Image, Request, Text, Thinking
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, Timings, Usage
 from lmnb.chat.output_format import constraint
 from lmnb.chat.sampling import fill_in
@@ -35,7 +35,7 @@ def ensure_supported(request: Request) -> None:
     Raises
     ------
     NotSupported
-        Tools, images, sound, documents.
+        Tools, documents.
     InvalidRequest
         No message at all, a `max_tokens` below 1, or a format for a message that has begun.
     """
@@ -62,7 +62,7 @@ def _check_messages(request: Request) -> None:
         raise InvalidRequest("There is no message to answer.", param="messages")
     for message in request.messages:
         for part in message.parts:
-            if not isinstance(part, Text | Thinking):
+            if not isinstance(part, Text | Thinking | Image | Audio):
                 kind = type(part).__name__
                 what = "tool calls" if kind.startswith("Tool") else f"{kind.lower()}s"
                 raise NotSupported(

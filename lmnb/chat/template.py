@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from lmnb.chat.conversation import Message, Thinking
+from lmnb.chat.media import Media
 from lmnb.chat.render_job import Job, Outcome, Refused, Turn
 from lmnb.engine.protocol import Segment
 from lmnb.errors import InvalidRequest, LmnbError
@@ -73,7 +74,7 @@ class Renderer:
         template
             Jinja text; None is `CHATML`.
         messages
-            Their text and thinking; other parts are not looked at.
+            Their text, thinking, images and sounds; other parts are not looked at.
         continue_final
             The last message is the assistant's, and to be continued.
         arguments
@@ -92,9 +93,10 @@ class Renderer:
                 "Only an assistant message can be continued, so it must be the last.",
                 param="messages",
             )
+        media = Media()
         job = Job(
             template=CHATML if template is None else template,
-            turns=tuple(_turn(message) for message in messages),
+            turns=tuple(_turn(message, media) for message in messages),
             bos_text=bos_text,
             eos_text=eos_text,
             continue_final=continue_final,
@@ -105,7 +107,8 @@ class Renderer:
         outcome = await asyncio.shield(asyncio.ensure_future(self._run(job)))
         if isinstance(outcome, Refused):
             raise _error(outcome)
-        return Prompted(outcome.segments, () if template is not None else _CHATML_STOP)
+        segments = media.put_back(outcome.segments)
+        return Prompted(segments, () if template is not None else _CHATML_STOP)
 
     async def warm_up(self) -> None:
         """Start the child process, so that a later `render` need not wait for it."""
@@ -211,9 +214,9 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-def _turn(message: Message) -> Turn:
+def _turn(message: Message, media: Media) -> Turn:
     thinking = "".join(part.text for part in message.parts if isinstance(part, Thinking))
-    return Turn(message.role, message.text, thinking)
+    return Turn(message.role, media.take_out(message), thinking)
 
 
 def _cause(status: int | None) -> str | None:

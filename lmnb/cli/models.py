@@ -28,6 +28,7 @@ _LOAD_OPTIONS = (
     "adapters",
     "draft_model",
     "draft_tokens",
+    "projector",
 )
 """The fields of `lmnb.engine.protocol.LoadConfig`; a test compares them."""
 
@@ -83,6 +84,12 @@ def _add_load(load: ArgumentParser) -> None:
         metavar="FILE[=SCALE]",
         help="a LoRA adapter, applied to requests that choose none unless its scale is 0 "
         "(default: 1); may be given several times",
+    )
+    load.add_argument(
+        "--projector",
+        metavar="FILE",
+        help="the model's encoder for images (default: the mmproj file beside it); "
+        '"none" is without',
     )
     load.add_argument("--draft-model", metavar="NAME", help="a small model that guesses tokens")
     load.add_argument(

@@ -13,6 +13,7 @@ than for one, as they do between a full and an empty batch.
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 from typing import Protocol
 
 from lmnb.engine.context import MAX_DRAFTS, Context
@@ -118,10 +119,11 @@ class Lookup:
         return self._follow > 0
 
     def guess(self, count: int) -> list[int]:
-        """The next tokens. What follows the end of the text is its repetition."""
+        """The next tokens. What follows the end of the text is its repetition; an image ends it."""
         tokens = self._sequence.tokens[self._follow :].tolist()
         period = len(tokens)
-        return [tokens[n % period] for n in range(count)]
+        guess = (tokens[n % period] for n in range(count))
+        return list(takewhile(lambda token: token >= 0, guess))
 
 
 class Drafter(Protocol):

@@ -30,6 +30,7 @@ from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.pictures import check_picture, check_sound, is_sound
+from lmnb.engine.projector import find_projector
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import EngineCrashed, InvalidModel, InvalidRequest, LmnbError, NotSupported
 
@@ -39,7 +40,6 @@ Embeddings = NDArray[np.float32]
 _CACHE_BYTES = 256 << 20
 """Encoded media kept in memory; a large image takes 1 to 10 MB."""
 _TEXT, _IMAGE, _AUDIO = 0, 1, 2  # mtmd.h, enum mtmd_input_chunk_type
-_PREFERENCE = ("f16", "bf16", "q8_0", "f32")
 
 
 class Part(NamedTuple):
@@ -316,25 +316,6 @@ def open_vision(model: Model, config: LoadConfig, *, threads: int) -> tuple[Visi
         return Vision(model, found, threads=threads), ""
     except LmnbError as error:
         return None, error.message.rstrip(".")
-
-
-def find_projector(model: Path) -> Path | None:
-    """The projector file beside a model: `mmproj*.gguf` in its folder."""
-    try:
-        found = [
-            path
-            for path in model.parent.iterdir()
-            if path.suffix.lower() == ".gguf" and "mmproj" in path.name.lower()
-        ]
-    except OSError:
-        return None
-
-    def rank(path: Path) -> tuple[int, str]:
-        name = path.stem.lower()
-        order = (n for n, kind in enumerate(_PREFERENCE) if name.endswith(kind))
-        return next(order, len(_PREFERENCE)), name
-
-    return min(found, key=rank, default=None)
 
 
 def _open(mtmd: Any, model: Model, path: Path, threads: int) -> Any:

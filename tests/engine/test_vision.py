@@ -14,6 +14,7 @@ import pytest
 from engine_driver import GREEDY, Engine
 from made_models.projector import PATCHES, projector
 from numpy.typing import NDArray
+from pictures import picture, raw_png
 
 from lmnb.engine import native, pictures
 from lmnb.engine.protocol import Generate, LoadConfig, Segment
@@ -38,28 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def engine(folder: Path) -> Engine:
     return Engine(folder / "base.gguf", LoadConfig(context_length=1024, parallel=4))
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    return _png(width, height, zlib.compress(rows))
-
-
-def _png(width: int, height: int, data: bytes, colour: int = 2) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", data), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def picture(seed: int, width: int = 48, height: int = 40) -> bytes:
-    random = np.random.default_rng(seed)
-    return png(random.integers(0, 256, (height, width, 3)).astype(np.uint8))
 
 
 def submit(
@@ -302,12 +281,12 @@ BAD = {
     "text": b"no image at all",
     "cut": picture(0)[:20],
     "cut pixels": picture(0)[:300],
-    "broken pixels": _png(4, 4, b"nothing that zlib knows"),
-    "0 x 0": _png(0, 0, zlib.compress(b"")),
-    "0 wide": _png(0, 7, zlib.compress(b"")),
-    "too wide": _png(1 << 30, 1, zlib.compress(b"")),
-    "too many pixels": _png(30_000, 30_000, zlib.compress(b"")),
-    "bomb": _png(8, 8, zlib.compress(bytes(50_000_000))),
+    "broken pixels": raw_png(4, 4, b"nothing that zlib knows"),
+    "0 x 0": raw_png(0, 0, zlib.compress(b"")),
+    "0 wide": raw_png(0, 7, zlib.compress(b"")),
+    "too wide": raw_png(1 << 30, 1, zlib.compress(b"")),
+    "too many pixels": raw_png(30_000, 30_000, zlib.compress(b"")),
+    "bomb": raw_png(8, 8, zlib.compress(bytes(50_000_000))),
     "large JPEG": jpeg(60_000, 60_000),
     "JPEG of many scans": jpeg(10, 10, scans=1000),
     "JPEG without pixels": jpeg(10, 10),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import logging
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from lmnb.chat.joining import join
 from lmnb.errors import NotSupported
 from lmnb.server.anthropic.schema import Block
 from lmnb.server.errors import InvalidType, MissingParameter
+from lmnb.server.media import from_base64, from_data_url
 
 _log = logging.getLogger(__name__)
 
@@ -123,16 +122,15 @@ _READERS: dict[str, Callable[[Block, str], Part]] = {
 def _source(block: Block, where: str, what: str) -> tuple[bytes, str]:
     source = _get(block, "source", dict, where)
     where = f"{where}.source"
+    if source.get("type") == "url":
+        return from_data_url(_get(source, "url", str, where), f"{where}.url")
     if source.get("type") != "base64":
         raise NotSupported(
             f"Only {what}s sent as base64 can be read, not those of type {source.get('type')!r}.",
             hint=f"Send the {what}'s data.",
             param=where,
         )
-    try:
-        data = base64.b64decode(_get(source, "data", str, where), validate=True)
-    except binascii.Error:
-        raise InvalidType(f"'{where}.data' must be base64.", param=f"{where}.data") from None
+    data = from_base64(_get(source, "data", str, where), f"{where}.data")
     return data, _get(source, "media_type", str, where)
 
 

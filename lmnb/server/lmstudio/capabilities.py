@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lmnb.engine.gguf import read_header
+from lmnb.engine.projector import find_projector
 from lmnb.errors import InvalidModel, InvalidRequest
 from lmnb.models.entry import ModelEntry
 from lmnb.server.lmstudio.schema import ReasoningOption
@@ -37,9 +38,22 @@ def capabilities(entry: ModelEntry) -> Capabilities:
     """What the model of `entry` can do. Blocks (disk)."""
     try:
         status = entry.path.stat()
-        return _of_file(entry.path, status.st_mtime_ns, status.st_size)
+        found = _of_file(entry.path, status.st_mtime_ns, status.st_size)
+        return msgspec.structs.replace(found, vision=sees(entry))
     except (OSError, InvalidModel):  # gone or damaged since it was listed
         return Capabilities(vision=False, trained_for_tool_use=False)
+
+
+def sees(entry: ModelEntry) -> bool:
+    """Whether an encoder for images lies beside the model. Blocks (disk)."""
+    projector = find_projector(entry.path)
+    if projector is None:
+        return False
+    try:
+        header = read_header(projector, complete=False)
+    except InvalidModel:
+        return False
+    return header.metadata.get("clip.has_vision_encoder") is True
 
 
 @lru_cache(maxsize=256)

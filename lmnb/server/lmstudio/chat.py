@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.chat import conversation
-from lmnb.chat.conversation import Message, SamplingOptions, Text
+from lmnb.chat.conversation import Image, Message, SamplingOptions, Text
 from lmnb.chat.joining import join
 from lmnb.engine.sampling_options import RANGES
 from lmnb.errors import InvalidRequest, NotFound, NotSupported
@@ -23,6 +23,7 @@ from lmnb.server.lmstudio.reading import read
 from lmnb.server.lmstudio.result import chat_result
 from lmnb.server.lmstudio.schema import ChatBody, ImageInput
 from lmnb.server.lmstudio.stream import ChatStream
+from lmnb.server.media import from_data_url
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
@@ -74,7 +75,7 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
     Raises
     ------
     NotSupported
-        Images, integrations.
+        Integrations; images that are no data URLs.
     InvalidRequest
         The model does not offer the `reasoning` setting, or a value makes no sense.
     NotFound
@@ -90,7 +91,7 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
         value = getattr(body, name)
         if value is not None and value < 1:
             raise InvalidRequest(f"'{name}' must be at least 1.", param=name)
-    said = Message("user", (Text(words(body)),))
+    said = Message("user", said_parts(body))
     arguments: dict[str, Any] = {}
     if body.reasoning is not None:
         arguments = await asyncio.to_thread(check_reasoning, body.reasoning, entry)
@@ -107,18 +108,21 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
     )
 
 
-def words(body: ChatBody) -> str:
-    """The user's words."""
+def said_parts(body: ChatBody) -> tuple[Text | Image, ...]:
+    """The user's words and images. Neighbouring texts are one."""
     if isinstance(body.input, str):
-        return body.input
-    texts: list[str] = []
+        return (Text(body.input),)
+    parts: list[Text | Image] = []
     for i, item in enumerate(body.input):
         if isinstance(item, ImageInput):
-            raise NotSupported("Images are not supported.", hint="Send text.", param=f"input[{i}]")
-        texts.append(item.content)
-    if not texts:
+            parts.append(Image(*from_data_url(item.data_url, f"input[{i}].data_url")))
+        elif parts and isinstance(last := parts[-1], Text):
+            parts[-1] = Text(join((last.text, item.content)))
+        else:
+            parts.append(Text(item.content))
+    if not parts:
         raise InvalidRequest("'input' is empty.", param="input")
-    return join(texts)
+    return tuple(parts)
 
 
 async def earlier(state: State, body: ChatBody) -> tuple[Message, ...]:

@@ -60,12 +60,13 @@ async def load(request: Request) -> Response:
 
 def _refuse_files(body: LoadBody) -> None:
     """Who speaks over the network must not have files of this machine opened."""
-    if body.adapters is not None:
-        raise NotSupported(
-            "'adapters' cannot be given here.",
-            hint="Load the model on this machine: lmnb load MODEL --adapter FILE.",
-            param="adapters",
-        )
+    for name, option in (("adapters", "--adapter"), ("projector", "--projector")):
+        if getattr(body, name) is not None:
+            raise NotSupported(
+                f"'{name}' cannot be given here.",
+                hint=f"Load the model on this machine: lmnb load MODEL {option} FILE.",
+                param=name,
+            )
 
 
 async def unload(request: Request) -> Response:
