@@ -175,7 +175,8 @@ class Model:
         A prompt's end is not how the same conversation goes on if thinking is left out of its next
         prompt, or was prefilled; what stands before the header is.
         """
-        found = np.flatnonzero(self._control[tokens[-_LONGEST_HEADER:]])
+        near = tokens[-_LONGEST_HEADER:]
+        found = np.flatnonzero(self._control[np.maximum(near, 0)] & (near >= 0))
         return max(0, len(tokens) - _LONGEST_HEADER) + int(found[-1]) if len(found) else 0
 
     def text(self, token: int) -> str:
