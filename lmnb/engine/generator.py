@@ -394,7 +394,7 @@ class Generator:
                 return
         if sequence.computed < start + len(rows) - 1:
             assert sequence.slot is not None
-            self.context.trim(sequence.slot, sequence.computed)
+            sequence.computed = self.context.trim(sequence.slot, sequence.computed)
         sequence.drafts = []
 
     def _take_sampled(self, sequence: Sequence, row: Row) -> None:

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import made_models
 import pytest
@@ -33,7 +34,8 @@ def rash(monkeypatch: pytest.MonkeyPatch) -> None:
 def answer(path: Path, config: LoadConfig, **options: object) -> tuple[str, End]:
     engine = Engine(path, config)
     try:
-        request = engine.submit(tokens=PROMPT, max_tokens=40, sampling=GREEDY, **options)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {"max_tokens": 40, "sampling": GREEDY} | options
+        request = engine.submit(tokens=PROMPT, **chosen)
         while engine.generator.busy:
             engine.step()
             engine.check_books()
@@ -66,6 +68,17 @@ def test_a_model_drafts_for_itself(tmp_path: Path) -> None:
     assert found == plain
     assert end.accepted_tokens > 20
     assert end.drafted_tokens - end.accepted_tokens <= 3  # at the end of the answer
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_sliding_window_goes_back_behind_wrong_drafts(tmp_path: Path, *, full: bool) -> None:
+    path = made_models.gemma3(tmp_path / "target.gguf", seed=1)
+    other = made_models.llama(tmp_path / "draft.gguf", seed=2)
+    plain, _ = answer(path, drafting(draft_tokens=0, swa_full=full), max_tokens=200)
+    config = drafting(draft_tokens=5, draft_model=str(other), swa_full=full)
+    found, end = answer(path, config, max_tokens=200)
+    assert found == plain
+    assert end.drafted_tokens > 200
 
 
 @pytest.mark.parametrize("make", [made_models.mamba, made_models.jamba])
