@@ -119,10 +119,9 @@ class Lookup:
         return self._follow > 0
 
     def guess(self, count: int) -> list[int]:
-        """The next tokens. What follows the end of the text is its repetition; an image ends it."""
-        tokens = self._sequence.tokens[self._follow :].tolist()
-        period = len(tokens)
-        guess = (tokens[n % period] for n in range(count))
+        """The next tokens, up to an image. What follows the end of the text is its repetition."""
+        tokens = self._sequence.tokens[self._follow : self._follow + count].tolist()
+        guess = (tokens[n % len(tokens)] for n in range(count))
         return list(takewhile(lambda token: token >= 0, guess))
 
 

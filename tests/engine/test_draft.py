@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.context import MAX_DRAFTS
-from lmnb.engine.draft import Cost, Odds, Worth
+from lmnb.engine.draft import Cost, Lookup, Odds, Worth
 from lmnb.engine.draft_model import check_vocabulary
 from lmnb.engine.protocol import End, LoadConfig, Sampling
 from lmnb.engine.sequence import Sequence
@@ -258,6 +258,20 @@ def test_odds_follow_what_happens() -> None:
         odds.note(0, right=False)
     assert odds.chance(2) > 0.95
     assert odds.chance(0) < 0.05
+
+
+def test_lookups_repeat_and_stop_at_images(plain: Engine) -> None:
+    plain.submit(tokens=(9, 1, 2, 3, 4, 5, 1, 2), max_tokens=9)
+    (sequence,) = plain.generator.scheduler.waiting
+    lookup = Lookup(sequence, Odds())
+    sequence.append(3)
+    assert lookup.update()
+    assert lookup.guess(7) == [4, 5, 1, 2, 3, 4, 5]
+    assert lookup.guess(1) == [4]
+    sequence.tokens[5] = -7  # a piece of an image
+    assert lookup.guess(7) == [4]
+    plain.generator.abort(sequence.id)
+    plain.run()
 
 
 def test_an_unhelpful_draft_model_falls_silent(chat_model_path: Path) -> None:
