@@ -190,6 +190,26 @@ def test_a_reused_prefix_never_ends_in_an_image(engine: Engine) -> None:
     assert engine.text[request] == ask(fresh, picture(0), picture(1))
 
 
+@pytest.mark.parametrize("make", [made_models.gemma3, made_models.jamba, made_models.mamba])
+def test_memory_that_cannot_be_cut_at_any_place(make: Callable[..., Path], tmp_path: Path) -> None:
+    """Sliding windows and states: answers from reused prefixes are those of fresh ones."""
+    model = make(tmp_path / "model.gguf")
+    path = str(projector(tmp_path / "mmproj.gguf"))
+    config = LoadConfig(context_length=1024, parallel=2, projector=path)
+    asked = [
+        ((picture(0),), PROMPT, " Now?"),
+        ((picture(0),), PROMPT, " Now? And then?"),
+        ((picture(0), picture(1)), PROMPT, " Now?"),
+        ((picture(1),), PROMPT, " Now?"),
+        ((picture(0),), PROMPT * 3, " Now?"),
+    ]
+    engine = Engine(model, config)
+    for images, prompt, after in asked * 2:
+        fresh = ask(Engine(model, config), *images, prompt=prompt, after=after)
+        assert ask(engine, *images, prompt=prompt, after=after) == fresh
+    engine.check_idle()
+
+
 def test_the_same_image_twice_in_a_prompt(engine: Engine) -> None:
     twice = ask(engine, picture(0), picture(0))
     assert encoded(engine) == 1
@@ -370,3 +390,29 @@ def test_a_projector_of_another_model(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="mismatch"):
         submit(engine, picture(0))
     assert ask(engine)
+
+
+def test_an_interrupt_in_the_middle_of_an_image(folder: Path) -> None:
+    """What was read of the image is read again; the answer is the same."""
+    config = LoadConfig(context_length=512, parallel=1, eval_batch_size=4)
+    wanted = ask(Engine(folder / "base.gguf", config), picture(0))
+    engine = Engine(folder / "base.gguf", config)
+    context, request = engine.generator.context, submit(engine, picture(0))
+    decode, calls = context.batch.of_embeddings, 0
+
+    def interrupted(rows: NDArray[np.float32]) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # of four batches
+            engine.generator.interrupt(request)
+        return decode(rows)
+
+    context.batch.of_embeddings = interrupted  # type: ignore[method-assign]
+    while calls < 3:
+        engine.step()
+    engine.check_books()
+    assert context.length(0) == len(PROMPT)
+    engine.run()
+    assert calls == 3 + PATCHES // 4
+    assert engine.text[request] == wanted
+    engine.check_idle()
