@@ -150,15 +150,19 @@ class Client:
         fields of `LoadAdapter`. `ttl` in seconds.
         """
         body: Json = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
-        body |= options
-        if (projector := options.get("projector")) not in {None, "none"}:
-            body["projector"] = str(Path(projector).expanduser().absolute())
-        if (adapters := options.get("adapters")) is not None:
-            body["adapters"] = [
-                {**adapter, "path": str(Path(adapter["path"]).expanduser().absolute())}
-                for adapter in adapters
-            ]
-        return self._stream("/lmnb/load", body)
+        return self._stream("/lmnb/load", body | _options(options))
+
+    def estimate(self, model: str, **options: Any) -> Json:
+        """What loading a model with these `options` of `load` would take, in bytes.
+
+        The fields of `lmnb.engine.protocol.Estimate`, and `total`.
+
+        Raises
+        ------
+        ModelLoadFailed
+            It would not fit; the message has the figures.
+        """
+        return self._call("POST", "/lmnb/estimate", {"model": _absolute(model)} | _options(options))
 
     def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002
         """Unload one instance, or `all`; the ids of what was unloaded."""
@@ -412,6 +416,19 @@ def _checked(response: httpx2.Response) -> Json:
     if response.is_error:
         raise LmnbError.from_dict(data["error"])
     return dict(data)
+
+
+def _options(given: Json) -> Json:
+    """The options of a load, with paths that mean the same to the server."""
+    paths: Json = {}
+    if (projector := given.get("projector")) not in {None, "none"}:
+        paths["projector"] = str(Path(projector).expanduser().absolute())
+    if (adapters := given.get("adapters")) is not None:
+        paths["adapters"] = [
+            {**adapter, "path": str(Path(adapter["path"]).expanduser().absolute())}
+            for adapter in adapters
+        ]
+    return given | paths
 
 
 def _absolute(model: str | None) -> str | None:

@@ -80,6 +80,25 @@ def test_load_ps_unload(server: ServerHome, unloaded: Client) -> None:
     assert "No model is loaded" in server.lmnb("ps").stderr
 
 
+def test_an_estimate_loads_nothing(server: ServerHome, unloaded: Client) -> None:
+    small = ["--context-length", "1024", "--parallel", "1"]
+    text = server.lmnb("load", CHAT, *small, "--estimate-only").stdout
+    assert text.startswith(f"{CHAT} would take ")
+    assert "cache 24 MB for 1 x 1024 tokens" in text
+    found = json.loads(server.lmnb("load", CHAT, *small, "--estimate-only", "--json").stdout)
+    parts = ("weights", "cache", "compute", "other")
+    assert found["total"] == sum(found[part] for part in parts)
+    assert unloaded.ps() == []
+
+
+def test_an_estimate_refuses_what_cannot_fit(server: ServerHome, unloaded: Client) -> None:
+    huge = ["--context-length", "100000000", "--parallel", "1"]
+    result = server.lmnb("load", CHAT, *huge, "--estimate-only", check=False)
+    assert result.returncode == 1
+    assert "The model would need" in result.stderr
+    assert unloaded.ps() == []
+
+
 def test_unload_asks_which_if_there_are_several(server: ServerHome, unloaded: Client) -> None:
     list(unloaded.load(CHAT))
     list(unloaded.load(EMBEDDING))

@@ -14,7 +14,7 @@ import pytest
 from gguf_bytes import make_gguf, small_model
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import LoadConfig, ModelInfo
+from lmnb.engine.protocol import Estimate, LoadConfig, ModelInfo
 from lmnb.errors import (
     EngineCrashed,
     InvalidModel,
@@ -66,6 +66,19 @@ class StandIn:
             adds_bos=False,
             sampling={},
             config=filled,
+            estimate=Estimate(
+                weights=0,
+                cache=0,
+                compute=0,
+                other=0,
+                gpu=0,
+                free=0,
+                gpu_free=0,
+                context_length=4096,
+                parallel=4,
+                gpu_layers=0,
+                experts_on_cpu=0,
+            ),
             memory=0,
             load_seconds=0.0,
             system_info="",

@@ -17,6 +17,10 @@ _LOAD_OPTIONS = (
     "parallel",
     "eval_batch_size",
     "gpu_layers",
+    "experts_on_cpu",
+    "devices",
+    "split_mode",
+    "tensor_split",
     "flash_attention",
     "offload_kv_cache_to_gpu",
     "num_experts",
@@ -74,6 +78,24 @@ def _add_load(load: ArgumentParser) -> None:
     load.add_argument("--identifier", metavar="NAME", help="name to address it by")
     load.add_argument("--parallel", type=int, metavar="N", help="requests decoded together")
     load.add_argument("--gpu-layers", type=int, metavar="N", help="layers on the GPU; -1 is all")
+    load.add_argument(
+        "--experts-on-cpu",
+        type=int,
+        metavar="N",
+        help="layers of a mixture of experts whose experts stay off the GPU; -1 is all",
+    )
+    load.add_argument("--devices", type=_names, metavar="NAME,…", help="GPUs to use (default: all)")
+    load.add_argument(
+        "--split-mode",
+        choices=("none", "layer", "row", "tensor"),
+        help="how several GPUs share a model (default: layer)",
+    )
+    load.add_argument(
+        "--tensor-split",
+        type=_numbers,
+        metavar="X,…",
+        help="share of each GPU (default: by memory)",
+    )
     load.add_argument("--eval-batch-size", type=int, metavar="N", help="tokens of a forward pass")
     load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     load.add_argument(
@@ -114,8 +136,21 @@ def _add_load(load: ArgumentParser) -> None:
     )
     load.add_argument("--flash-attention", action=BooleanOptionalAction, help=f"({_AUTO})")
     load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
+    load.add_argument(
+        "--estimate-only",
+        action="store_true",
+        help="say how much memory it would take; load nothing",
+    )
     _json(load)
     load.set_defaults(run=_load)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def _adapter(text: str) -> dict[str, Any]:
@@ -209,6 +244,14 @@ def _countdown(row: dict[str, Any]) -> str:
 def _load(options: Namespace) -> None:
     client = output.connect()
     load_options = {name: getattr(options, name) for name in _LOAD_OPTIONS}
+    expected = client.estimate(options.model, **load_options)
+    if options.estimate_only:
+        if options.json:
+            output.print_json(expected)
+        else:
+            print(f"{options.model} would take {_describe(expected)}.")
+        return
+    output.note(f"{options.model} is going to take {_describe(expected)}.")
     done = output.follow_load(
         options.model,
         client.load(options.model, identifier=options.identifier, ttl=options.ttl, **load_options),
@@ -222,6 +265,19 @@ def _load(options: Namespace) -> None:
         f"{done['id']} is loaded ({done['load_seconds']:.1f} s): context of "
         f"{done['context_length']} tokens, {output.size(done['memory'])} of memory, "
         f"{done['device']}, {done['gpu_layers']} of {done['layers']} layers on a GPU."
+    )
+
+
+def _describe(estimate: dict[str, Any]) -> str:
+    """Such as `1.0 GB of memory (weights 97 MB, …), of 8.2 GB that are free`."""
+    size = output.size
+    on_gpu = f", {size(estimate['gpu'])} of it on a GPU" if estimate["gpu"] else ""
+    slots = f"{estimate['parallel']} x {estimate['context_length']} tokens"
+    return (
+        f"{size(estimate['total'])} of memory{on_gpu} (weights {size(estimate['weights'])}, "
+        f"cache {size(estimate['cache'])} for {slots}, "
+        f"forward passes {size(estimate['compute'])}, the rest {size(estimate['other'])}); "
+        f"{size(estimate['free'])} are free"
     )
 
 

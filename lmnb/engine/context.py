@@ -11,7 +11,7 @@ import psutil
 from numpy.typing import NDArray
 
 from lmnb.engine import native
-from lmnb.engine.model import Model
+from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.threads import Threads
@@ -21,10 +21,6 @@ CACHE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
 }  # fmt: skip
 """ggml's numbers of the KV cache element types (ggml.h, enum ggml_type)."""
-
-_ELEMENT_BYTES = {
-    0: 4, 1: 2, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32, 20: 18 / 32, 30: 2,
-}  # fmt: skip
 
 _PLAIN_TYPES = {0, 1, 30}
 """Those that attention can do without flash attention's conversions: f32, f16, bf16."""
@@ -38,11 +34,10 @@ DEFAULT_BATCH = 512
 PLAIN_BATCH = 256
 """Without flash attention the scores of a whole batch are kept, and more at once gains nothing."""
 _MEMORY_SHARE_OF_SCORES = 1 / 32
+_MOST_CELLS = (1 << 31) - 1
+"""llama.cpp counts the cells of a cache in 32 bits."""
 MAX_DRAFTS = 16
 """Drafted tokens of all sequences together that one forward pass verifies at most."""
-
-_WINDOW_SHARE = 32
-"""Sliding-window models keep all keys if their cache is at most this fraction of the memory."""
 
 
 class Batch:
@@ -112,29 +107,9 @@ class Context:
 
     def __init__(self, model: Model, config: LoadConfig) -> None:
         self.model = model
-        trained = model.trained_context_length
-        wanted = min(trained, DEFAULT_CONTEXT_LENGTH)
-        length = _positive("context_length", config.context_length, wanted, 1 << 30)
-        params = L.llama_context_default_params()
-        set_common(params, config)
-        if config.flash_attention is None and _is_faster_without_flash(model, config, length):
-            params.flash_attn_type = 0
+        params = parameters(model, config)
         self.flash_attention = params.flash_attn_type != 0
-        usual = DEFAULT_BATCH if self.flash_attention else PLAIN_BATCH
-        batch = _positive("eval_batch_size", config.eval_batch_size, usual, 1 << 16)
-        parallel = _slots(model, params, config.parallel, length)
-        if length * parallel >= 1 << 31:  # llama.cpp counts cells in 32 bits
-            raise InvalidRequest("context_length is too large.", param="context_length")
-        # One stream of the cache a slot, each with room for a whole context (see `cache`).
-        params.n_ctx = length * parallel
-        params.kv_unified = False
-        params.n_batch = params.n_ubatch = max(batch, parallel)
-        params.n_seq_max = parallel
-        # Logits of the last token of each answer, and of drafts.
-        params.n_outputs_max = self.max_outputs = min(params.n_batch, parallel + MAX_DRAFTS)
-        params.swa_full = _keeps_whole_context(model, params, config, length * parallel)
-        params.offload_kqv = config.offload_kv_cache_to_gpu is not False
-        params.no_perf = True
+        self.max_outputs: int = params.n_outputs_max
         self.abort = native.AbortFlag()
         params.abort_callback = self.abort.callback
         params.abort_callback_data = self.abort.data
@@ -144,7 +119,7 @@ class Context:
             # Diffusion and encoder-decoder models: decoding them token by token would abort.
             raise NotSupported("This kind of model cannot be generated with here.", param="model")
         # llama.cpp rounds up to a multiple of 256; what was asked for is the promise.
-        self.context_length = length
+        self.context_length: int = params.n_ctx // params.n_seq_max
         self.batch_size: int = L.llama_n_batch(self.handle)
         self.parallel: int = L.llama_n_seq_max(self.handle)
         self.threads: int = params.n_threads
@@ -321,7 +296,7 @@ def _bytes(data: NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def create(model: Model, params: Any) -> Any:
+def create(model: Loaded, params: Any) -> Any:
     """A context handle, or the error that tells why not."""
     if params.type_v not in _PLAIN_TYPES and params.flash_attn_type == 0:
         raise InvalidRequest(
@@ -341,36 +316,40 @@ def create(model: Model, params: Any) -> Any:
     return handle
 
 
-def _memory() -> int:
-    """Bytes of the largest memory there is, the host's or a device's."""
-    totals = (int(device.memory_total) for device in native.devices())
-    return max(int(psutil.virtual_memory().total), *totals)
+def parameters(model: Loaded, config: LoadConfig) -> Any:
+    """The parameters of a context for generating.
 
-
-def _slots(model: Model, params: Any, wanted: int | None, length: int) -> int:
-    """How many contexts of `length` tokens to make room for.
-
-    Not given: `DEFAULT_PARALLEL`, or as many as take a quarter of the memory, but at least one.
-    llama.cpp would not fail for want of memory but be killed, so that the largest memory there is
-    bounds what may be asked for.
+    Raises
+    ------
+    InvalidRequest
+        An option is out of range.
     """
-    memory = _memory()
-    needed = length * _cache_bytes_per_token(model, params)
-    if wanted is None:
-        parallel = int(min(DEFAULT_PARALLEL, max(1, memory / 4 // max(1, needed))))
-    else:
-        parallel = _positive("parallel", wanted, 1, MAX_PARALLEL)
-    if needed * parallel > memory:
-        raise ModelLoadFailed(
-            f"{parallel} x {length} tokens of context need {needed * parallel / 1e9:.1f} GB of memory; "
-            f"this machine has {memory / 1e9:.1f} GB.",
-            hint="Load the model with a smaller context_length, or a smaller parallel.",
-            param="context_length",
-        )
-    return parallel
+    wanted = min(L.llama_model_n_ctx_train(model.handle), DEFAULT_CONTEXT_LENGTH)
+    length = _positive("context_length", config.context_length, wanted, 1 << 30)
+    usual = max(1, min(DEFAULT_PARALLEL, _MOST_CELLS // length))
+    parallel = _positive("parallel", config.parallel, usual, MAX_PARALLEL)
+    if length * parallel > _MOST_CELLS:
+        raise InvalidRequest("context_length is too large.", param="context_length")
+    params = L.llama_context_default_params()
+    set_common(params, config)
+    if config.flash_attention is None and _is_faster_without_flash(model, config, length):
+        params.flash_attn_type = 0
+    usual = PLAIN_BATCH if params.flash_attn_type == 0 else DEFAULT_BATCH
+    batch = _positive("eval_batch_size", config.eval_batch_size, usual, 1 << 16)
+    # One stream of the cache a slot, each with room for a whole context (see `cache`).
+    params.n_ctx = length * parallel
+    params.kv_unified = False
+    params.n_batch = params.n_ubatch = max(batch, parallel)
+    params.n_seq_max = parallel
+    # Logits of the last token of each answer, and of drafts.
+    params.n_outputs_max = min(params.n_batch, parallel + MAX_DRAFTS)
+    params.swa_full = config.swa_full is not False
+    params.offload_kqv = config.offload_kv_cache_to_gpu is not False
+    params.no_perf = True
+    return params
 
 
-def _is_faster_without_flash(model: Model, config: LoadConfig, length: int) -> bool:
+def _is_faster_without_flash(model: Loaded, config: LoadConfig, length: int) -> bool:
     """Whether to switch flash attention off where nobody asked.
 
     Measured with SmolLM2 on a CPU: its flash attention answers 1.1 times slower than plain
@@ -383,31 +362,6 @@ def _is_faster_without_flash(model: Model, config: LoadConfig, length: int) -> b
         return False
     scores = 4 * L.llama_model_n_head(model.handle) * PLAIN_BATCH * length
     return bool(scores <= psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES)
-
-
-def _keeps_whole_context(model: Model, params: Any, config: LoadConfig, cells: int) -> bool:
-    """Whether sliding-window layers keep what is behind the window, too."""
-    if config.swa_full is not None:
-        return config.swa_full
-    return cells * _cache_bytes_per_token(model, params) <= _memory() / _WINDOW_SHARE
-
-
-def _cache_bytes_per_token(model: Model, params: Any) -> float:
-    """KV cache of one token: keys and values of all layers.
-
-    The formula is that of plain attention. Compressed (MLA) and recurrent memory is smaller and
-    counts as nothing here.
-    """
-    header, handle = model.header, model.handle
-    if f"{header.architecture}.attention.kv_lora_rank" in header.metadata:
-        return 0
-    if L.llama_model_is_recurrent(handle) or L.llama_model_is_hybrid(handle):
-        return 0
-    usual = model.embedding_length // max(1, L.llama_model_n_head(handle))
-    key = header.integer(f"{header.architecture}.attention.key_length") or usual
-    value = header.integer(f"{header.architecture}.attention.value_length") or usual
-    row = key * _ELEMENT_BYTES[params.type_k] + value * _ELEMENT_BYTES[params.type_v]
-    return float(model.layers * L.llama_model_n_head_kv(handle) * row)
 
 
 def set_common(params: Any, config: LoadConfig) -> None:

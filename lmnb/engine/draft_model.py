@@ -59,6 +59,7 @@ class DraftModel:
             context_length=context.context_length,
             parallel=context.parallel,
             num_experts=None,
+            experts_on_cpu=None,
             draft_model=None,
         )
         header = read_header(Path(path))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.lanes import PACK_TEXTS, Lane, make_lanes
-from lmnb.engine.model import Model, Tokens
+from lmnb.engine.model import Loaded, Model, Tokens
 from lmnb.engine.native import L
 from lmnb.engine.protocol import (
     Embed,
@@ -102,14 +102,10 @@ class Pooler(abc.ABC):
         self.model = model
         self.watch = watch or Watch()
         self.width = width
-        self.context_length = min(
-            config.context_length or _default_length(model), model.trained_context_length
-        )
-        if self.context_length < 1:
-            raise InvalidRequest("context_length must be at least 1.", param="context_length")
+        self.context_length = longest_text(model, config)
         self.adapters = Adapters(model, config.adapters or ())
-        self._pack_tokens = _GPU_PACK_TOKENS if model.gpu_layers else _PACK_TOKENS
-        self.batch_size = max(self.context_length, self._pack_tokens)
+        self._pack_tokens = _pack_tokens(model)
+        self.batch_size = batch_tokens(model, config)
         self._lanes = make_lanes(model, config, self.batch_size)
         for lane in self._lanes:
             self.adapters.apply(lane.handle, self.adapters.choose(None))
@@ -347,10 +343,24 @@ def _progress(job: _Job) -> Progress:
     return Progress(job.command.id, len(job.lengths) - job.missing, len(job.lengths), 0)
 
 
-def _default_length(model: Model) -> int:
-    """Tokens of the longest text, unless told otherwise: what the model was trained for, within limits.
+def longest_text(model: Loaded, config: LoadConfig) -> int:
+    """Tokens of the longest text; if not told otherwise what the model was trained for, within limits.
 
     llama.cpp makes room for the logits of every token even where nobody wants them.
     """
-    affordable = max(512, _LOGITS_BYTES // (4 * model.n_vocab))
-    return min(model.trained_context_length, 2048, affordable)
+    trained: int = L.llama_model_n_ctx_train(model.handle)
+    vocabulary = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model.handle))
+    affordable = max(512, _LOGITS_BYTES // (4 * vocabulary))
+    wanted = min(2048, affordable) if config.context_length is None else config.context_length
+    if wanted < 1:
+        raise InvalidRequest("context_length must be at least 1.", param="context_length")
+    return min(wanted, trained)
+
+
+def batch_tokens(model: Loaded, config: LoadConfig) -> int:
+    """Room of the first lane."""
+    return max(longest_text(model, config), _pack_tokens(model))
+
+
+def _pack_tokens(model: Loaded) -> int:
+    return _GPU_PACK_TOKENS if model.gpu_layers else _PACK_TOKENS

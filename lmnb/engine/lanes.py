@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.context import Batch, create, set_common
-from lmnb.engine.model import Model, Tokens
+from lmnb.engine.model import Loaded, Model, Tokens
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig
 
@@ -27,26 +29,15 @@ class Lane:
     """One context, for packs of up to `capacity` tokens."""
 
     def __init__(self, model: Model, config: LoadConfig, capacity: int) -> None:
-        # llama.cpp tries its graphs with as many tokens for each sequence as for any other. Mean
-        # pooling of a number that has to be rounded up for that is a failed assertion.
-        self.capacity = capacity = -(-capacity // PACK_TEXTS) * PACK_TEXTS
-        params = L.llama_context_default_params()
-        # Attention without a cache sees one batch only, so a text must fit a batch whole.
-        params.n_ctx = params.n_batch = params.n_ubatch = capacity
-        params.n_seq_max = PACK_TEXTS
-        params.embeddings = True
-        if not model.header.pooling_type:
-            params.pooling_type = MEAN
-        params.kv_unified = True
-        params.no_perf = True
-        set_common(params, config)
+        params = parameters(model, config, capacity)
+        self.capacity: int = params.n_ctx
         self.threads: int = params.n_threads
         self.abort_flag = native.AbortFlag()
         params.abort_callback = self.abort_flag.callback
         params.abort_callback_data = self.abort_flag.data
         self.handle = create(model, params)
         self.memory = L.llama_get_memory(self.handle)
-        self._batch = Batch(capacity)
+        self._batch = Batch(self.capacity)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -84,8 +75,32 @@ def make_lanes(model: Model, config: LoadConfig, capacity: int) -> list[Lane]:
     not come twice.
     """
     first = Lane(model, config, capacity)
-    if first.memory or model.gpu_layers or model.header.tensor_bytes > _LANE_WEIGHTS:
-        return [first]
-    count = min(first.threads, _MOST_LANES)
     room = min(capacity, LANE_TOKENS)
+    count = lane_count(model, config, first.threads, has_memory=bool(first.memory))
     return [first, *(Lane(model, config, room) for _ in range(count - 1))]
+
+
+def lane_count(model: Loaded, config: LoadConfig, threads: int, *, has_memory: bool) -> int:
+    """How many lanes a model gets. A LoRA adapter belongs to one context."""
+    large = model.header.tensor_bytes > _LANE_WEIGHTS
+    if has_memory or model.gpu_layers or large or config.adapters:
+        return 1
+    return min(threads, _MOST_LANES)
+
+
+def parameters(model: Loaded, config: LoadConfig, capacity: int) -> Any:
+    """The parameters of a context for packs of up to `capacity` tokens."""
+    params = L.llama_context_default_params()
+    set_common(params, config)
+    # llama.cpp tries its graphs with as many tokens for each sequence as for any other. Mean
+    # pooling of a number that has to be rounded up for that is a failed assertion.
+    capacity = -(-capacity // PACK_TEXTS) * PACK_TEXTS
+    # Attention without a cache sees one batch only, so a text must fit a batch whole.
+    params.n_ctx = params.n_batch = params.n_ubatch = capacity
+    params.n_seq_max = PACK_TEXTS
+    params.embeddings = True
+    if not model.header.pooling_type:
+        params.pooling_type = MEAN
+    params.kv_unified = True
+    params.no_perf = True
+    return params

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmnb.engine import native
+from lmnb.engine import native, placement
 from lmnb.engine.gguf import Header
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig, Segment
@@ -37,6 +37,14 @@ _AUTHOR_SAMPLING = {
     "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta",
 }
+
+
+class Loaded(Protocol):
+    """What contexts need to know of a model; see `Model` and `estimate.Probe`."""
+
+    handle: Any
+    header: Header
+    gpu_layers: int
 
 
 class Model:
@@ -91,9 +99,7 @@ class Model:
         ModelLoadFailed
             There is not enough memory.
         """
-        params = L.llama_model_default_params()
-        params.n_gpu_layers = _wanted_gpu_layers(config)
-        params.use_extra_bufts = native.extra_buffers_work()
+        params = placement.parameters(header, config)
 
         def progress(fraction: float, _data: object) -> bool:
             on_progress(fraction)
@@ -101,12 +107,7 @@ class Model:
 
         callback = L.llama_progress_callback(progress)
         params.progress_callback = callback
-        overrides = _overrides(header, config)
-        if overrides is not None:
-            params.kv_overrides = overrides
-        handle = L.llama_model_load_from_file(path.encode(), params)
-        if not handle:
-            raise _load_error(native.log.errors())
+        handle = open_file(path, params)
         return cls(handle, Path(path), header, params.n_gpu_layers)
 
     def close(self) -> None:
@@ -223,32 +224,12 @@ class Model:
         return re.compile(joined or r"(?!)")
 
 
-def _wanted_gpu_layers(config: LoadConfig) -> int:
-    if config.gpu_layers is not None and config.gpu_layers < -1:
-        raise InvalidRequest("gpu_layers must be -1 (all) or more.", param="gpu_layers")
-    if not native.supports_gpu_offload():
-        return 0
-    return -1 if config.gpu_layers is None else config.gpu_layers
-
-
-def _overrides(header: Header, config: LoadConfig) -> Any:
-    """The metadata overrides llama.cpp takes, ended by an empty one."""
-    if config.num_experts is None:
-        return None
-    available = header.metadata.get(f"{header.architecture}.expert_count", 0)
-    assert isinstance(available, int)
-    if not 1 <= config.num_experts <= available:  # llama.cpp asserts this while loading
-        raise InvalidRequest(
-            f"num_experts must lie between 1 and {available} for this model."
-            if available
-            else "num_experts: this model has no experts.",
-            param="num_experts",
-        )
-    array = (L.llama_model_kv_override * 2)()
-    array[0].tag = 0  # integer
-    array[0].key = f"{header.architecture}.expert_used_count".encode()
-    array[0].value.val_i64 = config.num_experts
-    return array
+def open_file(path: str, params: Any) -> Any:
+    """A handle to the model, or the error that tells why not: `InvalidModel`, `ModelLoadFailed`."""
+    handle = L.llama_model_load_from_file(path.encode(), params)
+    if not handle:
+        raise _load_error(native.log.errors())
+    return handle
 
 
 def _load_error(lines: list[str]) -> InvalidModel | ModelLoadFailed:

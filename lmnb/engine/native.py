@@ -95,6 +95,19 @@ def init(on_abort: Callable[[str], None]) -> None:
     _lib.ggml_set_abort_callback.restype = ctypes.c_void_p
     _lib.ggml_set_abort_callback(abort_callback)
     L.llama_backend_init()
+    _return_large_blocks()
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give large blocks back to the system when they are freed.
+
+    By itself it stops doing so after the first, and a buffer that grows leaves holes of its former
+    sizes: a third of an embedding model's memory.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_mmap_threshold = -3  # malloc.h
+        libc.mallopt(m_mmap_threshold, 4 << 20)
 
 
 def _check_bindings() -> None:
@@ -184,6 +197,18 @@ def devices() -> tuple[Device, ...]:
             )
         )
     return tuple(found)
+
+
+def device_handles() -> dict[str, int]:
+    """Ggml's handles of the devices by name."""
+    names = [device.name for device in devices()]
+    return {name: _lib.ggml_backend_dev_get(index) for index, name in enumerate(names)}
+
+
+def host_buffers() -> Any:
+    """The buffer type of plain host memory, for tensors that must not go to a GPU."""
+    _lib.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    return _lib.ggml_backend_cpu_buffer_type()
 
 
 def floats(pointer: Any, count: int) -> NDArray[np.float32]:

@@ -55,8 +55,17 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Most tokens of one forward pass (llama.cpp's n_ubatch); default 512.
     gpu_layers
         Layers on the GPU; -1 is all; default all if the build can offload, else 0.
+    experts_on_cpu
+        Of a mixture of experts: keep the experts of this many layers, from the first, in host memory,
+        the rest of them on the GPU; -1 is all layers; default 0, more where they do not fit.
+    devices
+        Names of the GPUs to use, in this order; default all.
+    split_mode
+        How several GPUs share a model: none (the first takes all), layer (default), row, tensor.
+    tensor_split
+        Shares of the model for each of the devices, in any unit; default by their free memory.
     flash_attention
-        None lets llama.cpp decide by device.
+        None lets the engine decide by device.
     cache_type_k, cache_type_v
         KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
         A quantised `cache_type_v` needs flash attention.
@@ -88,6 +97,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parallel: int | None = None
     eval_batch_size: int | None = None
     gpu_layers: int | None = None
+    experts_on_cpu: int | None = None
+    devices: tuple[str, ...] | None = None
+    split_mode: Literal["none", "layer", "row", "tensor"] | None = None
+    tensor_split: tuple[float, ...] | None = None
     flash_attention: bool | None = None
     offload_kv_cache_to_gpu: bool | None = None
     num_experts: int | None = None
@@ -173,9 +186,45 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     memory_free: int
 
 
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is going to take, in bytes, and the options it was reckoned with.
+
+    weights
+        All tensors of all files.
+    cache
+        KV cache and recurrent state of all slots.
+    compute
+        What a forward pass of the largest size needs, results included.
+    other
+        The vocabulary and the process itself.
+    gpu
+        The part of all this that lies on GPUs.
+    free, gpu_free
+        What there was, on the host and on the GPUs that are to be used.
+    """
+
+    weights: int
+    cache: int
+    compute: int
+    other: int
+    gpu: int
+    free: int
+    gpu_free: int
+    context_length: int
+    parallel: int
+    gpu_layers: int
+    experts_on_cpu: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.compute + self.other
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of the model it has loaded.
 
+    `estimate` is what it was expected to take before it was loaded.
     `config` is the final configuration, every field set. `memory` is the resident set of the
     worker in bytes. `chat_templates` maps `default` and names such as `tool_use` to Jinja text.
     `bos_text`, `eos_text` are the texts of those tokens, for the template; `sampling` holds the
@@ -199,6 +248,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     adds_bos: bool
     sampling: dict[str, float]
     config: LoadConfig
+    estimate: Estimate
     memory: int
     load_seconds: float
     system_info: str

@@ -31,6 +31,7 @@ import psutil
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.embed import Embedder, Pooler
+from lmnb.engine.estimate import fit
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import RANK, read_header
 from lmnb.engine.model import Model
@@ -38,6 +39,7 @@ from lmnb.engine.protocol import (
     Abort,
     Command,
     Embed,
+    Estimate,
     Failed,
     Generate,
     Load,
@@ -316,18 +318,19 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
             channel.send(LoadProgress(fraction))
 
     header = read_header(Path(command.path))
-    model = Model.load(command.path, header, command.config, on_progress=progress)
+    config, estimate = fit(Path(command.path), header, command.config)
+    model = Model.load(command.path, header, config, on_progress=progress)
     engine: Engine
     if header.pooling_type == RANK:
-        engine = Reranker(model, command.config, watch)
+        engine = Reranker(model, config, watch)
     elif header.kind == "embedding":
-        engine = Embedder(model, command.config, watch)
+        engine = Embedder(model, config, watch)
     else:
-        engine = Generator(model, command.config, watch, open_disk(command))
-    return engine, _describe(engine, command.config, monotonic() - began)
+        engine = Generator(model, config, watch, open_disk(command))
+    return engine, _describe(engine, config, estimate, monotonic() - began)
 
 
-def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
+def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: float) -> ModelInfo:
     model = engine.model
     found = native.devices()
     gpus = [device for device in found if device.type in {"gpu", "igpu"}]
@@ -338,6 +341,7 @@ def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
         parallel=engine.parallel,
         eval_batch_size=engine.batch_size,
         gpu_layers=model.gpu_layers,
+        experts_on_cpu=estimate.experts_on_cpu,
         threads=engine.threads,
         offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
         cache_type_k=config.cache_type_k or "f16",
@@ -364,6 +368,7 @@ def _describe(engine: Engine, config: LoadConfig, seconds: float) -> ModelInfo:
         adds_bos=model.adds_bos,
         sampling=model.author_sampling,
         config=final,
+        estimate=estimate,
         memory=psutil.Process().memory_info().rss,
         load_seconds=seconds,
         system_info=native.system_info(),

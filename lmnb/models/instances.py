@@ -195,6 +195,13 @@ class Manager:
         """
         return await self._planner.draft(name)
 
+    async def plan(self, name: str, config: LoadConfig) -> Plan:
+        """What `load` would do with these; nothing is loaded."""
+        if config.draft_model:
+            path = await self.draft(config.draft_model)
+            config = msgspec.structs.replace(config, draft_model=str(path))
+        return self._planner.explicit(await self._catalog.resolve(name), config, None, None)
+
     async def unload(self, instance_id: str) -> None:
         """Unload an instance, or cancel its load. Requests that use it get `ModelUnloaded`.
 

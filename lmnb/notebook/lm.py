@@ -90,6 +90,7 @@ def _load(commands: Any) -> None:
     add("--context-length", type=integer(1), metavar="N", help="in tokens")
     add("--ttl", type=number(0), metavar="S", help="unload when idle for S seconds (never)")
     add("--identifier", metavar="NAME", help="a name of your own for the loaded model")
+    add("--estimate-only", action="store_true", help="say how much memory it takes; load nothing")
 
 
 def _unload(commands: Any) -> None:
@@ -175,6 +176,15 @@ def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
 def _run_load(client: Client, args: Namespace) -> None:
     name = args.model or DEFAULT_CHAT_MODEL
     options = {key: getattr(args, key) for key in ("identifier", "context_length", "ttl")}
+    if args.estimate_only:
+        found = client.estimate(name, context_length=args.context_length)
+        show(
+            paragraph(
+                f"{name} would take {size(found['total'])} of memory with a context of "
+                f"{found['context_length']} tokens; {size(found['free'])} are free."
+            )
+        )
+        return
     progress = Progress(f"Loading {name}")
     row = find_loaded(client.ps(), name, **options)
     how = "already"

@@ -20,16 +20,20 @@ from starlette.responses import Response
 
 from lmnb import logs
 from lmnb.engine.protocol import LoadConfig
-from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
 from lmnb.models import download
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
 from lmnb.runtime import log_path
 from lmnb.server import sse
+from lmnb.server.asking import ask
 from lmnb.server.state import state_of
 
 QUIET = frozenset({"/lmnb/handshake", "/lmnb/shutdown"})
 """Paths that ask about the server itself; see `lmnb.server.tracking`."""
+
+_PATIENCE = 120.0
+"""Seconds an estimate may take: it reads the vocabulary, perhaps off a slow disk."""
 
 router = APIRouter(prefix="/lmnb")
 
@@ -217,11 +221,30 @@ async def load(request: Request) -> Response:
     return sse.stream(frames(), on_error=_error_frame)
 
 
+@router.post("/estimate")
+async def estimate(request: Request) -> Response:
+    """What a model would take, with the options of `load`: `lmnb.engine.protocol.Estimate`, `total`."""
+    body = await _body(request, _Load)
+    plan = await state_of(request).models.plan(body.model, _config(body))
+    options = msgspec.json.encode(plan.config).decode()
+    answer = await ask("lmnb.engine.estimate", str(plan.entry.path), options, timeout=_PATIENCE)
+    error = answer.get("error")
+    if isinstance(error, dict):
+        raise LmnbError.from_dict(error)
+    if error is not None:
+        raise ModelLoadFailed(f"What {plan.entry.key} would take could not be found out: {error}")
+    return _json(answer)
+
+
+def _config(body: _Load) -> LoadConfig:
+    return LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
+
+
 async def _load_one(
     manager: Manager, body: _Load, on_progress: Callable[[float], None]
 ) -> tuple[Instance, float | None]:
     """The loaded instance, and the seconds that took if it took any."""
-    config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
+    config = _config(body)
     if body.jit:
         async with manager.lease(
             body.model, ttl=body.ttl, options=config, on_progress=on_progress

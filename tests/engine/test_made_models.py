@@ -19,6 +19,7 @@ from lmnb.engine.protocol import Embed, Embedded, LoadConfig, Segment
 
 GENERATORS = [
     made_models.llama,
+    made_models.experts,
     made_models.gemma3,
     made_models.mla,
     made_models.mamba,

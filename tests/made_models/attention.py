@@ -30,6 +30,28 @@ def llama(
     return path
 
 
+def experts(path: Path, *, layers: int = 2, count: int = 4, seed: int = 0) -> Path:
+    """A mixture of `count` experts, of which two compute each token (mixtral)."""
+    with Writer(path, "llama", layers=layers, seed=seed) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(vocab_size=VOCABULARY, rope__dimension_count=HEAD)
+        writer.integers(expert_count=count, expert_used_count=2)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            projections(writer, layer)
+            writer.norm(f"{block}.ffn_norm")
+            writer.matrix(f"{block}.ffn_gate_inp", count, EMBEDDING)
+            writer.matrix(f"{block}.ffn_gate_exps", count, FEED_FORWARD, EMBEDDING)
+            writer.matrix(f"{block}.ffn_up_exps", count, FEED_FORWARD, EMBEDDING)
+            writer.matrix(f"{block}.ffn_down_exps", count, EMBEDDING, FEED_FORWARD)
+    return path
+
+
 def gemma3(
     path: Path,
     *,
