@@ -27,6 +27,7 @@ from lmnb.engine.lanes import LANE_TOKENS, lane_count
 from lmnb.engine.lanes import parameters as lane_parameters
 from lmnb.engine.model import open_file
 from lmnb.engine.native import L
+from lmnb.engine.projector import find_projector
 from lmnb.engine.protocol import Estimate, LoadConfig
 from lmnb.errors import LmnbError, ModelLoadFailed
 
@@ -37,6 +38,10 @@ _WINDOW_SHARE = 32
 """Sliding-window models keep all keys if their cache is at most this fraction of the memory."""
 _PIECE_BYTES = 150
 """Of host memory per token of a vocabulary: the bytes objects and the set of `Model`."""
+
+_LARGEST_PROBE = 1 << 16
+"""Tokens of a slot up to which it is tried; beyond that sizes grow in proportion. llama.cpp's books of
+the cells are no part of `no_alloc`, and those of a senseless length would not fit into memory."""
 
 _CACHE = re.compile(r"(?:llama_kv_cache|llama_memory_recurrent)\w*: size =\s*([\d.]+) MiB")
 _COMPUTE = re.compile(r"(\S+) compute buffer size =\s*([\d.]+) MiB")
@@ -84,9 +89,21 @@ class Probe:
         if self.header.kind == "embedding":
             return self._lanes(config)
         params = parameters(self, config)
-        sizes, _ = self._context(params)
+        length = params.n_ctx // params.n_seq_max
+        sizes = self._sizes(params, min(length, _LARGEST_PROBE))
+        if length > _LARGEST_PROBE:
+            half = self._sizes(params, _LARGEST_PROBE // 2)
+            steps = 2 * (length - _LARGEST_PROBE) / _LARGEST_PROBE
+            pairs = zip(sizes, half, strict=True)
+            sizes = Sizes(*(whole + int(steps * (whole - part)) for whole, part in pairs))
         outputs = 4 * self.n_vocab * max(params.n_outputs_max, params.n_seq_max)
         return sizes._replace(compute=sizes.compute + outputs)
+
+    def _sizes(self, params: Any, length: int) -> Sizes:
+        """Of a context whose slots have this length."""
+        params.n_ctx = length * params.n_seq_max
+        sizes, _ = self._context(params)
+        return sizes
 
     def _lanes(self, config: LoadConfig) -> Sizes:
         capacity = batch_tokens(self, config)
@@ -133,6 +150,7 @@ def fit(path: Path, header: Header, config: LoadConfig) -> tuple[LoadConfig, Est
     """
     base = _resident()
     tensors = [tensor for part in split_paths(path) for tensor in _tensors(part, path, header)]
+    projector = _projector(path, config) if header.kind == "llm" else 0
     chosen = config
     probe = Probe(path, header, chosen)
     try:
@@ -141,7 +159,7 @@ def fit(path: Path, header: Header, config: LoadConfig) -> tuple[LoadConfig, Est
             keeps = probe.sizes(config).cache <= most
             chosen = msgspec.structs.replace(config, swa_full=keeps)
         while True:
-            estimate = _estimate(probe, chosen, tensors, base)
+            estimate = _estimate(probe, chosen, tensors, base, projector)
             short = _shortage(estimate)
             if short is None:
                 return chosen, estimate
@@ -157,11 +175,22 @@ def fit(path: Path, header: Header, config: LoadConfig) -> tuple[LoadConfig, Est
         probe.close()
 
 
+def _projector(path: Path, config: LoadConfig) -> int:
+    """Bytes of the encoder for images, with its buffers. The fifth is a guess from experience."""
+    wanted = config.projector
+    found = Path(wanted) if wanted not in {None, "none"} else None
+    if wanted is None:
+        found = find_projector(path)
+    return int(1.2 * found.stat().st_size) if found and found.is_file() else 0
+
+
 def _tensors(part: Path, first: Path, header: Header) -> tuple[TensorInfo, ...]:
     return header.tensors if part == first else read_header(part).tensors
 
 
-def _estimate(probe: Probe, config: LoadConfig, tensors: list[TensorInfo], base: int) -> Estimate:
+def _estimate(
+    probe: Probe, config: LoadConfig, tensors: list[TensorInfo], base: int, projector: int
+) -> Estimate:
     sizes = probe.sizes(config)
     experts = placement.expert_layers(probe.header, config)
     offloaded = min(probe.gpu_layers, probe.layers) / max(1, probe.layers)
@@ -174,7 +203,7 @@ def _estimate(probe: Probe, config: LoadConfig, tensors: list[TensorInfo], base:
         params = parameters(probe, config)
         length, parallel = params.n_ctx // params.n_seq_max, params.n_seq_max
     return Estimate(
-        weights=sum(tensor.size or 0 for tensor in tensors) + draft.weights,
+        weights=sum(tensor.size or 0 for tensor in tensors) + draft.weights + projector,
         cache=sizes.cache + draft.sizes.cache,
         compute=sizes.compute + draft.sizes.compute,
         other=base + probe.vocabulary + draft.vocabulary,

@@ -190,7 +190,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a model is going to take, in bytes, and the options it was reckoned with.
 
     weights
-        All tensors of all files.
+        All tensors of all files, those of a draft model and a projector among them.
     cache
         KV cache and recurrent state of all slots.
     compute

@@ -230,3 +230,16 @@ def test_wrong_shares_are_refused(tmp_path: Path, options: dict[str, Any], named
     header = read_header(made_models.llama(tmp_path / "llama.gguf"))
     with pytest.raises(InvalidRequest, match=named):
         placement.parameters(header, LoadConfig(**options))
+
+
+def test_sizes_beyond_what_is_tried_grow_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_models.llama(tmp_path / "llama.gguf", context=32768)
+    header = read_header(path)
+    config = LoadConfig(context_length=32768, parallel=2, flash_attention=True)
+    _, tried = fit(path, header, config)
+    monkeypatch.setattr(estimate, "_LARGEST_PROBE", 4096)
+    _, extrapolated = fit(path, header, config)
+    assert extrapolated.cache == pytest.approx(tried.cache, rel=0.01)
+    assert extrapolated.compute == pytest.approx(tried.compute, rel=0.05)
