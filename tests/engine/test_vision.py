@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -416,3 +417,43 @@ def test_an_interrupt_in_the_middle_of_an_image(folder: Path) -> None:
     assert calls == 3 + PATCHES // 4
     assert engine.text[request] == wanted
     engine.check_idle()
+
+
+def wave(rate: int = 16_000, seconds: float = 1.0, claimed: int | None = None) -> bytes:
+    samples = bytes(2 * int(rate * seconds))
+    length = len(samples) if claimed is None else claimed
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
+    return b"RIFF\0\0\0\0WAVE" + form + struct.pack("<4sI", b"data", length) + samples
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        wave(rate=1, seconds=10),  # brought to 16,000 a second it would be 16,000 times as large
+        wave(claimed=1 << 31),
+        wave(seconds=0),
+        wave()[:20],
+        wave(rate=4000, seconds=4000),
+        b"fLaC" + bytes(100),
+        b"ID3" + bytes(17 << 20),
+    ],
+)
+def test_bad_sounds_are_refused(sound: bytes) -> None:
+    assert pictures.is_sound(sound)
+    with pytest.raises(InvalidRequest):
+        pictures.check_sound(sound)
+
+
+def test_good_sounds_pass(engine: Engine) -> None:
+    pictures.check_sound(wave())
+    assert not pictures.is_sound(jpeg(1, 1))
+    with pytest.raises(NotSupported, match="hear"):
+        submit(engine, wave())
+
+
+def test_a_build_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp.mtmd_cpp", None)
+    engine = Engine(folder / "base.gguf", LoadConfig(context_length=256))
+    with pytest.raises(NotSupported, match="libmtmd"):
+        submit(engine, picture(0))
+    assert ask(engine)
