@@ -36,6 +36,9 @@ _WORTH_SAVING = 128
 """Tokens that would be lost from which on a slot is saved before it is reused."""
 _WORTH_RESTORING = 32
 """Tokens of a common prefix from which on it is copied instead of computed."""
+_BESIDE = 64
+"""A slot beside a busy one is taken as if it had been used so much earlier: neighbours are computed
+together."""
 _MOST_WASTE = 16
 """A copy holds the whole saved sequence; it pays while that is at most so many times the prefix."""
 _MOST_CHECKPOINTS = 8
@@ -161,6 +164,21 @@ class Cache:
         slot.start, slot.on_disk = self._states.start(number), False
         if len(tokens):
             self._prefixes.add(slot.tokens, slot)
+
+    def move(self, number: int, to: int) -> bool:
+        """Carry a busy slot's cells over to an idle slot, which is busy then instead; False if not."""
+        slot, target = self._slots[number], self._slots[to]
+        if len(target.tokens) >= _WORTH_SAVING:
+            self.save(to, target.tokens)
+        self._prefixes.discard(target)
+        target.tokens = _EMPTY
+        if not self._states.restore(to, self._states.save(number)):
+            self._states.trim(to, 0)
+            return False
+        self._states.trim(number, 0)
+        target.busy, target.session, target.last_used = True, slot.session, self._clock
+        slot.busy, slot.tokens, slot.session = False, _EMPTY, None
+        return True
 
     def save(self, number: int, tokens: Tokens) -> Saved | None:
         """Copy a slot to host memory; `tokens` are those in its cells. None if there is no room."""
@@ -347,10 +365,16 @@ class Cache:
             if isinstance(kept, Saved):
                 kept.last_used = self._clock
         idle = (slot for slot in self._slots if not slot.busy)
-        slot = min(idle, key=lambda slot: (slot.rank, slot.number))
+        slot = min(
+            idle, key=lambda slot: (slot.rank - _BESIDE * self._is_beside(slot), slot.number)
+        )
         if len(slot.tokens) >= _WORTH_SAVING:
             self.save(slot.number, slot.tokens)
         return slot
+
+    def _is_beside(self, slot: Slot) -> bool:
+        around = (slot.number - 1, slot.number + 1)
+        return any(self._slots[n].busy for n in around if 0 <= n < len(self._slots))
 
     def _thin(self, tokens: Tokens) -> None:
         """Make room for one more checkpoint on the way to `tokens`."""

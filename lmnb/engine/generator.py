@@ -248,6 +248,7 @@ class Generator:
         if not self._wipe_first:
             self.scheduler.admit()
         self.adapters.apply(self.context.handle, self.scheduler.take_turn())
+        self.scheduler.close_gap()
         # Two passes, since llama.cpp would split a mixed batch anyway; only the second is long,
         # and only it can be interrupted.
         answering = self.scheduler.decoding()

@@ -30,6 +30,9 @@ _SLICE, _PLAIN_SLICE = 64, 16
 flash attention on a CPU takes a path several times faster from 64 tokens on."""
 _WORTH_TIMING = 32
 """Tokens of a slice from which on it says something about the speed of reading."""
+_WORTH_MOVING, _MOST_MOVED = 16, 1 << 25
+"""An answer changes its slot only if it may have so many more tokens, and its cells so few bytes,
+that the copy costs less than the passes it spares."""
 _WORTH_AWAITING = 32
 """Tokens of a common prefix that another request is computing from which on waiting for it pays."""
 
@@ -131,6 +134,22 @@ class Scheduler:
                 best, leader = common, running
         if leader is not None and leader.slot is not None and pays(best, leader.computed):
             self.cache.save(leader.slot, leader.keys[: leader.computed])
+
+    def close_gap(self) -> None:
+        """Move one answer into an idle slot between others.
+
+        llama.cpp computes a run of neighbouring slots together; every gap costs a pass of its own.
+        """
+        answers = {s.slot: s for s in self._active() if s.slot is not None and not s.reading}
+        if len(answers) < 2 or max(answers) - min(answers) < len(answers):
+            return
+        busy = {sequence.slot for sequence in self.running}
+        gaps = [n for n in range(min(answers), max(answers)) if n not in busy]
+        last = answers[max(answers)]
+        if not gaps or last.slot is None or last.limit - last.length < _WORTH_MOVING:
+            return
+        if self._context.size(last.slot) <= _MOST_MOVED and self.cache.move(last.slot, gaps[0]):
+            last.slot = gaps[0]
 
     # --- the plan of a step --------------------------------------------------------
 

@@ -231,6 +231,22 @@ def test_an_urgent_request_takes_the_slot_of_a_batch_and_gives_it_back(engine: E
     assert [engine.ends[request].output_tokens for request in batch] == [30] * 4
 
 
+def test_an_answer_moves_into_the_gap_another_has_left(engine: Engine) -> None:
+    prompts = [f"{n + 1}, {n + 2}, {n + 3}, {n + 4}, {n + 5}," for n in (10, 30, 50)]
+    alone = [engine.ask(prompt, max_tokens=40) for prompt in prompts]
+    first, short, last = (
+        engine.submit(prompt, max_tokens=tokens)
+        for prompt, tokens in zip(prompts, (40, 4, 40), strict=True)
+    )
+    while short not in engine.ends:
+        engine.step()
+    engine.step()
+    left = [s.slot for s in engine.generator.scheduler.running if s.slot is not None]
+    assert max(left) - min(left) == 1
+    engine.run()
+    assert [engine.text[first], engine.text[last]] == [alone[0], alone[2]]
+
+
 def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engine) -> None:
     scheduler = engine.generator.scheduler
     for _ in range(50):
