@@ -28,7 +28,7 @@ def parameters(header: Header, config: LoadConfig) -> Any:
     """
     params = L.llama_model_default_params()
     params.n_gpu_layers = _gpu_layers(config)
-    params.use_extra_bufts = native.extra_buffers_work()
+    params.use_extra_bufts = native.extra_buffers_work(header)
     keep: list[Any] = []
     if (overrides := _overrides(header, config)) is not None:
         params.kv_overrides = overrides

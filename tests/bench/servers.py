@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lmnb.engine import native
 from lmnb.engine.context import default_threads
+from lmnb.engine.gguf import read_header
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def llama_server(machine: Machine, deployment: Deployment, *extra: str) -> Itera
     if deployment.slots:
         total = deployment.slots * deployment.context
         command += ["-c", str(total), "-np", str(deployment.slots)]
-    if not native.extra_buffers_work():  # it would crash, and lmnb does without them too
+    header = read_header(machine.file(deployment))
+    if not native.extra_buffers_work(header):  # it would crash, and lmnb does without them too
         command.append("--no-repack")
     with running(command, machine.logs / "llama-server.log", environment(), port):
         yield port
