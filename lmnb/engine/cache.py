@@ -168,8 +168,8 @@ class Cache:
     def move(self, number: int, to: int) -> bool:
         """Carry a busy slot's cells over to an idle slot, which is busy then instead; False if not."""
         slot, target = self._slots[number], self._slots[to]
-        if len(target.tokens) >= _WORTH_SAVING:
-            self.save(to, target.tokens)
+        if len(target.tokens) >= _WORTH_SAVING and self.save(to, target.tokens) is None:
+            return False
         self._prefixes.discard(target)
         target.tokens = _EMPTY
         if not self._states.restore(to, self._states.save(number)):

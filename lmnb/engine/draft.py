@@ -261,13 +261,17 @@ class Speculation:
     ) -> None:
         assisted.sort(key=lambda row: row[0].slot or 0)
         most = min(room // len(assisted), self._count or MAX_DRAFTS)
+        # Nobody's draft may reach beyond the end of its context.
+        most = min(most, *(sequence.limit - sequence.length - 1 for sequence, _ in assisted))
+        if most <= 0:
+            return
         depth = most if self._count else self._depth([a for _, a in assisted], worth, most)
         if not depth:
             return
         sequences = [sequence for sequence, _ in assisted]
         guesses = assisted[0][1].drafter.draft(sequences, depth, alone=alone)
         for sequence, guess in zip(sequences, guesses, strict=True):
-            _propose(sequence, guess[: max(0, sequence.limit - sequence.length - 1)])
+            _propose(sequence, guess)
 
     def _depth(self, assisted: list[Assisted], worth: Worth, most: int) -> int:
         """How many tokens of the model's drafts pay. While none does, it gets a try now and then."""

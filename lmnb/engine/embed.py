@@ -157,7 +157,7 @@ class Pooler(abc.ABC):
 
     def counts(self) -> tuple[int, int, int]:
         """Running and waiting requests; nothing is kept in a cache."""
-        running = {row.job.command.id for _, rows in self._running.values() for row in rows}
+        running = {row.job.command.id for _, rows in tuple(self._running.values()) for row in rows}
         return len(running), max(0, len(self._jobs) - len(running)), 0
 
     # --- the loop's body -------------------------------------------------------------

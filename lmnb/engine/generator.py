@@ -19,6 +19,7 @@ from lmnb.engine.constraint import Row
 from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModel, DraftModels
+from lmnb.engine.estimate import free_memory
 from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.logprobs import certain, logprob
 from lmnb.engine.model import Model
@@ -473,7 +474,7 @@ class Generator:
 def _cache_bytes(config: LoadConfig) -> int:
     """Host memory for prefixes that have lost their slot, and for checkpoints."""
     if config.cache_ram is None:
-        return int(psutil.virtual_memory().total) // _CACHE_SHARE
+        return min(int(psutil.virtual_memory().total) // _CACHE_SHARE, free_memory() // 4)
     if config.cache_ram < 0:
         raise InvalidRequest("cache_ram must not be negative.", param="cache_ram")
     return config.cache_ram

@@ -50,9 +50,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Tokens a prompt and its answer may have together; default min(trained context, 8192).
     parallel
         Sequences decoded together, each with room for a whole context; the rest waits. Default 4,
-        fewer where their KV caches would take more than a quarter of the memory.
+        fewer where so many do not fit the free memory.
     eval_batch_size
-        Most tokens of one forward pass (llama.cpp's n_ubatch); default 512.
+        Most tokens of one forward pass (llama.cpp's n_ubatch); default 512, 256 without flash attention.
     gpu_layers
         Layers on the GPU; -1 is all; default all if the build can offload, else 0.
     experts_on_cpu

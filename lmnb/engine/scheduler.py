@@ -146,10 +146,14 @@ class Scheduler:
         busy = {sequence.slot for sequence in self.running}
         gaps = [n for n in range(min(answers), max(answers)) if n not in busy]
         last = answers[max(answers)]
-        if not gaps or last.slot is None or last.limit - last.length < _WORTH_MOVING:
+        # What a draft model has read belongs to a slot, and would be read again.
+        if not gaps or last.assisted is not None or last.limit - last.length < _WORTH_MOVING:
             return
-        if self._context.size(last.slot) <= _MOST_MOVED and self.cache.move(last.slot, gaps[0]):
-            last.slot = gaps[0]
+        gap, slot = gaps[0], max(answers)
+        if self._context.size(slot) + self._context.size(gap) > _MOST_MOVED:
+            return
+        if self.cache.move(slot, gap):
+            last.slot = gap
 
     # --- the plan of a step --------------------------------------------------------
 
@@ -159,7 +163,7 @@ class Scheduler:
 
     def _active(self) -> list[Sequence]:
         turn = self._turns.current
-        return [sequence for sequence in self.running if sequence.adapters == turn]
+        return [s for s in self.running if s.adapters == turn and s.reason is None]
 
     def decoding(self) -> list[tuple[Sequence, int]]:
         """Sequences that wait for their next token, and how many tokens are computed of each.

@@ -39,6 +39,8 @@ Embeddings = NDArray[np.float32]
 
 _CACHE_BYTES = 256 << 20
 """Encoded media kept in memory; a large image takes 1 to 10 MB."""
+_MOST_UNPACKED = 256 << 20
+"""Bytes of unpacked media after which a request may hold no more; 90 million pixels."""
 _TEXT, _IMAGE, _AUDIO = 0, 1, 2  # mtmd.h, enum mtmd_input_chunk_type
 
 
@@ -145,9 +147,18 @@ class Vision:
         bitmaps: list[Any] = []
         chunks = mtmd.mtmd_input_chunks_init()
         try:
+            unpacked = 0
             for number, part in enumerate(parts):
-                if part.media is not None:
-                    bitmaps.append(self._bitmap(part.media, number))
+                if part.media is None:
+                    continue
+                if unpacked > _MOST_UNPACKED:
+                    raise InvalidRequest(
+                        "The images of this request are too many for their size.",
+                        hint="Send fewer of them, or smaller ones.",
+                        param="messages",
+                    )
+                bitmaps.append(self._bitmap(part.media, number))
+                unpacked += mtmd.mtmd_bitmap_get_n_bytes(bitmaps[-1])
             keep, pointers = self._native_parts(parts, bitmaps)
             arguments = (self._handle, chunks, pointers, len(keep), False)
             if mtmd.mtmd_tokenize_from_parts(*arguments):
@@ -271,6 +282,8 @@ class Vision:
                 encoding.value = self._encode(medium)
             except LmnbError as error:
                 encoding.error = error
+            except Exception as error:  # noqa: BLE001  (or all images after it would wait for ever)
+                encoding.error = EngineCrashed(f"The image could not be encoded: {error!r}.")
             del medium
             encoding.sources.clear()
             encoding.done.set()

@@ -377,3 +377,30 @@ def count_comparisons(cache: Cache, prompt: Tokens) -> int:
         patch.setattr(prefixes, "common_prefix", counting)
         assert cache.known(prompt) == 50_000
     return compared
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_busy_slot_moves_and_what_was_there_is_kept(kind: Kind) -> None:
+    memory = Memory(kind)
+    cache = Cache(memory, SLOTS, 10_000)
+    request(cache, memory, [1, 2, 3, 4, 5])
+    target = memory.cells.index([1, 2, 3, 4, 5])
+    busy, _ = cache.acquire(tokens([7, 8, 9]))
+    memory.compute(busy, [7, 8])
+    assert busy != target
+    assert cache.move(busy, target)
+    memory.check(target, [7, 8])
+    assert not memory.cells[busy]
+    cache.release(target, tokens([7, 8]))
+    assert request(cache, memory, [1, 2, 3, 4, 5, 6]) == 5
+
+
+def test_a_slot_does_not_move_where_something_would_be_lost() -> None:
+    memory = Memory("attention")
+    cache = Cache(memory, SLOTS, budget=0)
+    request(cache, memory, [1, 2, 3, 4, 5])
+    busy, _ = cache.acquire(tokens([7, 8, 9]))
+    memory.compute(busy, [7, 8])
+    assert not cache.move(busy, memory.cells.index([1, 2, 3, 4, 5]))
+    memory.check(busy, [7, 8])
+    assert request(cache, memory, [1, 2, 3, 4, 5, 6]) == 5

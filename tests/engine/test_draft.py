@@ -297,3 +297,20 @@ def test_where_text_stood_before(plain: Engine) -> None:
     (_, _, short) = plain.generator.scheduler.waiting
     assert short.find_earlier(3, 100) == 0
     plain.run()
+
+
+def test_drafts_end_with_the_context(chat_model_path: Path) -> None:
+    """The draft model's cells are as many as the model's: a guess beyond them would have no room."""
+    config = LoadConfig(
+        context_length=256, parallel=1, draft_model=str(chat_model_path), draft_tokens=8
+    )
+    engine = Engine(chat_model_path, config)
+    try:
+        never_end = Sampling(temperature=0, logit_bias={0: -100.0, 2: -100.0})
+        request = engine.submit("one two three " * 20, max_tokens=None, sampling=never_end)
+        engine.run()
+        end = engine.ends[request]
+        assert (end.reason, end.prompt_tokens + end.output_tokens) == ("context", 256)
+        assert end.drafted_tokens > 50
+    finally:
+        engine.generator.close()

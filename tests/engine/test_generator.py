@@ -231,20 +231,28 @@ def test_an_urgent_request_takes_the_slot_of_a_batch_and_gives_it_back(engine: E
     assert [engine.ends[request].output_tokens for request in batch] == [30] * 4
 
 
-def test_an_answer_moves_into_the_gap_another_has_left(engine: Engine) -> None:
-    prompts = [f"{n + 1}, {n + 2}, {n + 3}, {n + 4}, {n + 5}," for n in (10, 30, 50)]
-    alone = [engine.ask(prompt, max_tokens=40) for prompt in prompts]
-    first, short, last = (
-        engine.submit(prompt, max_tokens=tokens)
-        for prompt, tokens in zip(prompts, (40, 4, 40), strict=True)
-    )
-    while short not in engine.ends:
+def test_an_answer_moves_into_the_gap_another_has_left(chat_model_path: Path) -> None:
+    engine = Engine(chat_model_path, LoadConfig(context_length=512, parallel=3))
+    running = engine.generator.scheduler.running
+    try:
+        first, short, last = (
+            engine.submit(f"{n + 1}, {n + 2}, {n + 3}, {n + 4}, {n + 5},", max_tokens=tokens)
+            for n, tokens in ((10, 30), (30, 4), (50, 30))
+        )
         engine.step()
-    engine.step()
-    left = [s.slot for s in engine.generator.scheduler.running if s.slot is not None]
-    assert max(left) - min(left) == 1
-    engine.run()
-    assert [engine.text[first], engine.text[last]] == [alone[0], alone[2]]
+        assert {s.id: s.slot for s in running} == {first: 0, short: 1, last: 2}
+        while short not in engine.ends:
+            engine.step()
+        before = len(engine.text[last])
+        engine.step()
+        assert {s.id: s.slot for s in running} == {first: 0, last: 1}
+        engine.run()
+        assert len(engine.text[last]) > before
+        assert engine.text[first].startswith(" 16, 17, 18, ")
+        assert engine.text[last].startswith(" 56, 57, 58, ")
+        engine.check_idle()
+    finally:
+        engine.generator.close()
 
 
 def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engine) -> None:

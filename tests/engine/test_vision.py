@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pictures import picture, raw_png
 
 from lmnb.engine import native, pictures
+from lmnb.engine import vision as vision_module
 from lmnb.engine.protocol import Generate, LoadConfig, Segment
 from lmnb.errors import ContextOverflow, InvalidModel, InvalidRequest, LmnbError, NotSupported
 
@@ -325,6 +326,31 @@ def test_bad_images_are_refused(engine: Engine, case: str) -> None:
         submit(engine, BAD[case])
     assert caught.value.status == 400
     assert caught.value.param == "messages"
+
+
+def test_many_images_together_are_too_large(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may be small as a file and large unpacked; all are in memory at once."""
+    ask(engine, picture(1), picture(2), picture(3))
+    monkeypatch.setattr(vision_module, "_MOST_UNPACKED", 1)
+    with pytest.raises(InvalidRequest, match="too many for their size"):
+        submit(engine, picture(1), picture(2), picture(3))
+
+
+def test_an_encoder_that_stumbles_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = engine.generator.vision
+    assert vision is not None
+
+    def stumble(_medium: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(vision, "_encode", stumble)
+    request = submit(engine, picture(91))
+    engine.run()
+    assert engine.errors[request].code == "engine_crashed"
+    monkeypatch.undo()
+    assert ask(engine, picture(92))
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
