@@ -244,6 +244,8 @@ def _countdown(row: dict[str, Any]) -> str:
 def _load(options: Namespace) -> None:
     client = output.connect()
     load_options = {name: getattr(options, name) for name in _LOAD_OPTIONS}
+    if options.ttl is not None and options.ttl <= 0:  # before the estimate, which takes a moment
+        raise InvalidRequest("ttl must be a positive number of seconds.", param="ttl")
     expected = client.estimate(options.model, **load_options)
     if options.estimate_only:
         if options.json:

@@ -108,6 +108,8 @@ class Generator:
 
     def close(self) -> None:
         """Give the memory back."""
+        if self.vision:
+            self.vision.close()
         self.draft_models.close()
         self.context.close()
         self.model.close()

@@ -30,7 +30,7 @@ _MAGIC = b"lmnb-prefix-1\n"
 _SUFFIX = ".prefix"
 _DIGEST = 32
 _MOST_PENDING = 1 << 29
-"""Bytes that may wait to be written; what comes on top is not kept."""
+"""Bytes that may wait to be written; what comes on top is not kept. A single copy may be larger."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -101,7 +101,8 @@ class Disk:
     def write(self, saved: Saved) -> bool:
         """Have a copy written, after which its data is given up; False if too much waits already."""
         with self._lock:
-            if saved.size > self._budget or self._pending + saved.size > _MOST_PENDING:
+            is_late = self._pending and self._pending + saved.size > _MOST_PENDING
+            if saved.size > self._budget or is_late:
                 return False
             self._pending += saved.size
         name = hashlib.blake2b(saved.tokens.tobytes(), digest_size=16).hexdigest()

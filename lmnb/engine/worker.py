@@ -58,8 +58,10 @@ from lmnb.engine.recorder import Recorder
 from lmnb.engine.rerank import Reranker
 from lmnb.engine.spill import open_disk
 from lmnb.engine.watch import TICK, Watch
-from lmnb.errors import EngineCrashed, LmnbError, NotSupported
+from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, NotSupported
 
+_NO_MEMORY = "mem_buffer != NULL"
+"""ggml's assertion after an allocation that failed (ggml.c, ggml_init)."""
 _KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
     Generate: "llm",
     Embed: "embedding",
@@ -294,7 +296,16 @@ class Worker:
 
     def _last_words(self, text: str) -> None:
         cause = text.strip().splitlines()[0] if text.strip() else "an unknown assertion"
-        error = EngineCrashed(f"llama.cpp stopped the model's process: {cause}")
+        kind: type[LmnbError]
+        error: LmnbError = EngineCrashed(f"llama.cpp stopped the model's process: {cause}")
+        if _NO_MEMORY in text:
+            kind, what = EngineCrashed, "go on"
+            if self.engine is None:
+                kind, what = ModelLoadFailed, "load the model"
+            error = kind(
+                f"There is not enough memory to {what} ({cause}).",
+                hint="Load it with a smaller context_length, or unload another model.",
+            )
         self.channel.send(Failed(0, error.to_dict()))
 
 
