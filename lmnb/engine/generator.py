@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from itertools import groupby
 from time import monotonic
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
-from lmnb.engine.constraint import Row
+from lmnb.engine.answers import Answers
 from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.estimate import free_memory
-from lmnb.engine.grammar import Grammar, Grammars
-from lmnb.engine.logprobs import certain, logprob
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
+from lmnb.engine.prompts import Prepared, Prompts
 from lmnb.engine.protocol import (
     Delta,
     Embed,
@@ -35,15 +33,13 @@ from lmnb.engine.protocol import (
     Rerank,
     Segment,
     Step,
-    TokenLogprob,
 )
-from lmnb.engine.sampling import Candidates, Sampler
 from lmnb.engine.saved import Files
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence
-from lmnb.engine.vision import Part, Span, Vision, open_vision
+from lmnb.engine.vision import Span, Vision, open_vision
 from lmnb.engine.watch import Watch
-from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NotSupported, NumericError
+from lmnb.errors import InvalidRequest, LmnbError, NumericError
 
 _CACHE_SHARE = 16
 """Prefixes saved to host memory take at most this fraction of it, if nothing else is asked for."""
@@ -54,14 +50,6 @@ _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
 _MOST_FAILED_PASSES = 3
 """Forward passes in a row that may fail until the process is given up."""
-
-
-class Prepared(NamedTuple):
-    """What the reading thread makes of a request: the prompt, and the grammar of its answer."""
-
-    tokens: Tokens
-    constraint: Grammar | None
-    media: tuple[Span, ...] = ()
 
 
 class Generator:
@@ -79,13 +67,14 @@ class Generator:
         self.model = model
         self.watch = watch or Watch()
         self.adapters = Adapters(model, config.adapters or ())
-        self.vision, self._blindness = open_vision(
+        self.vision, blindness = open_vision(
             model, config, threads=config.threads or default_threads()
         )
         if self.vision and not self.vision.causal and config.eval_batch_size is None:
             # All tokens of an image have to fit a batch.
             config = msgspec.structs.replace(config, eval_batch_size=_BATCH_FOR_IMAGES)
         self.context = Context(model, config)
+        self._prompts = Prompts(model, self.context, self.vision, blindness)
         self.context_length = self.context.context_length
         self.batch_size = self.context.batch_size
         self.parallel = self.context.parallel
@@ -97,9 +86,7 @@ class Generator:
         self.draft_models = DraftModels(
             model, self.context, config, enabled=self.speculation.enabled
         )
-        self._candidates = Candidates(model.n_vocab)
-        self._grammars = Grammars(model)
-        self._special_pieces: list[bytes] | None = None
+        self.answers = Answers(model)
         self._failures: list[Failed] = []
         self._failed_passes = 0
         self._wipe_first = False
@@ -117,83 +104,28 @@ class Generator:
     # --- in ------------------------------------------------------------------------
 
     def prompt(self, command: Generate) -> Prepared:
-        """The prompt's tokens and the grammar. For the reading thread, so that the loop goes on.
-
-        Raises
-        ------
-        ContextOverflow, InvalidRequest
-            The prompt is too long, empty, or has ids outside the vocabulary; or the answer's
-            grammar cannot be enforced.
-        """
-        media: tuple[Span, ...] = ()
-        if command.tokens is None:
-            tokens, media = self.tokenize(command.segments, add_bos=command.add_bos)
-        else:
-            tokens = self.model.check_tokens(command.tokens, param="prompt")
-        if not len(tokens):
-            raise InvalidRequest("The prompt is empty.", param="prompt")
-        if len(tokens) >= self.context.context_length:
-            raise ContextOverflow(len(tokens), self.context.context_length)
-        constraint = self._grammars.start(command.constraint) if command.constraint else None
-        self._check_media(tokens, media)
-        return Prepared(tokens, constraint, media)
+        """What a request needs before it is queued; see `Prompts.prepare`. For any one thread."""
+        return self._prompts.prepare(command)
 
     def tokenize(
         self, segments: Iterable[Segment], *, add_bos: bool
     ) -> tuple[Tokens, tuple[Span, ...]]:
-        """The tokens of a prompt, and where there are images or sounds in it. Thread-safe."""
-        segments = tuple(segments)
-        if all(segment.media is None for segment in segments):
-            return self.model.tokenize(segments, add_bos=add_bos), ()
-        if self.vision is None:
-            raise NotSupported(
-                f"The model cannot read images or sounds: {self._blindness}.",
-                hint="Put its projector (mmproj-….gguf) beside its file and load it again.",
-                param="messages",
-            )
-        parts: list[Part] = []
-        for is_text, group in groupby(segments, key=lambda segment: segment.media is None):
-            if is_text:
-                parts.extend(Part(*text) for text in self.model.joined(tuple(group)))
-            else:
-                parts.extend(Part("", special=False, media=segment.media) for segment in group)
-        tokens, media = self.vision.tokenize(parts)
-        whole = self.model.with_bos(tokens, add_bos=add_bos)
-        shift = len(whole) - len(tokens)
-        return whole, tuple(Span(s.start + shift, s.end + shift, s.medium) for s in media)
-
-    def _check_media(self, tokens: Tokens, media: tuple[Span, ...]) -> None:
-        if media and media[-1].end == len(tokens):
-            raise InvalidRequest("A prompt must not end with an image.", param="messages")
-        for span in media:
-            if not span.medium.causal and span.medium.length > self.batch_size:
-                raise InvalidRequest(
-                    f"The image takes {span.medium.length} tokens, which have to fit a batch; "
-                    f"the model is loaded with eval_batch_size {self.batch_size}.",
-                    hint="Send a smaller image, or load the model with a larger eval_batch_size.",
-                    param="messages",
-                )
+        """The tokens of a prompt; see `Prompts.tokenize`. Thread-safe."""
+        return self._prompts.tokenize(segments, add_bos=add_bos)
 
     def submit(self, command: Generate, prepared: Prepared) -> None:
         """Queue a generation; a wrong option is reported by the next step."""
-        prompt, constraint, media = prepared
+        prompt, sampler, constraint, media = prepared
         limit = self.context.context_length
         if command.max_tokens is not None and command.max_tokens >= 0:
             limit = min(limit, len(prompt) + command.max_tokens)
         try:
-            if not 0 <= (command.logprobs or 0) <= self.model.n_vocab:
-                raise InvalidRequest("logprobs must not be negative.", param="logprobs")
             adapters = self.adapters.choose(command.adapters)
             drafter = self._drafter(command)
-            sampler = Sampler(command.sampling, self.model, prompt[prompt >= 0])
-        except LmnbError as error:
-            self._failures.append(Failed(command.id, error.to_dict()))
-            return
-        sequence = Sequence(command, prompt, limit, sampler, constraint, adapters, media)
-        if drafter is not None and not media:  # images are no tokens that a drafter could read
-            sequence.assisted = Assisted(sequence, drafter)
-        try:
-            self._take_forced(sequence)
+            sequence = Sequence(command, prompt, limit, sampler, constraint, adapters, media)
+            if drafter is not None and not media:  # images are no tokens that a drafter could read
+                sequence.assisted = Assisted(sequence, drafter)
+            self.answers.take_forced(sequence)
         except LmnbError as error:
             sampler.close()
             self._failures.append(Failed(command.id, error.to_dict()))
@@ -383,54 +315,17 @@ class Generator:
             first = after
 
     def _answer(self, sequence: Sequence, rows: NDArray[np.float32]) -> None:
-        """Go on with an answer. `rows` are the logits after its last token and after each draft.
-
-        A token is always sampled from the model's logits, and a draft that is the very same token
-        spares the forward pass before the next. So drafts never change an answer.
-        """
+        """Go on with an answer. `rows` are the logits after its last token and after each draft."""
         start = sequence.computed
-        while sequence.missing == 0 and sequence.reason is None:
-            try:
-                self._take_sampled(sequence, rows[sequence.computed - start])
-                self._take_forced(sequence)
-            except LmnbError as error:
-                self._spoil(sequence, error)
-                return
+        try:
+            self.answers.extend(sequence, rows)
+        except LmnbError as error:
+            self._spoil(sequence, error)
+            return
         if sequence.computed < start + len(rows) - 1:
             assert sequence.slot is not None
             sequence.computed = self.context.trim(sequence.slot, sequence.computed)
         sequence.drafts = []
-
-    def _take_sampled(self, sequence: Sequence, row: Row) -> None:
-        sequence.begin_token()
-        wanted = sequence.command.logprobs
-        before = row
-        if wanted is not None and (sequence.sampler.rewrites or sequence.constraint is not None):
-            before = row.copy()
-        token = sequence.sampler.sample(row, self._candidates, sequence.constraint)
-        report = None if wanted is None else logprob(before, token, wanted, self.model)
-        self._take(sequence, token, report)
-
-    def _take_forced(self, sequence: Sequence) -> None:
-        """Take the tokens about which the grammar leaves no choice: the model need not be asked."""
-        constraint = sequence.constraint
-        if constraint is None or sequence.reason is not None or sequence.length >= sequence.limit:
-            return
-        for token in constraint.forced():
-            wanted = sequence.command.logprobs
-            report = None if wanted is None else certain(token, wanted, self.model)
-            if not self._take(sequence, token, report):
-                return
-        if constraint.finished:
-            sequence.finish("stop")
-
-    def _take(self, sequence: Sequence, token: int, report: TokenLogprob | None) -> bool:
-        """Add a token to the answer; False if it ends with it."""
-        sequence.sampler.accept(token)
-        if sequence.constraint is not None:
-            sequence.constraint.accept(token)
-        piece = self._pieces(sequence)[token]
-        return sequence.take(token, piece, ends=token in self.model.end_tokens, logprob=report)
 
     def _spoil(self, sequence: Sequence, error: LmnbError) -> None:
         """Fail a sequence whose cells nobody may find again: the values may not be numbers."""
@@ -440,13 +335,6 @@ class Generator:
             # Attention multiplies cells that it is not to see by zero, and zero times NaN is NaN: the
             # next request in this slot would fail, too. So nobody starts until all can be wiped.
             self._wipe_first = True
-
-    def _pieces(self, sequence: Sequence) -> list[bytes]:
-        if not sequence.command.show_special:
-            return self.model.pieces
-        if self._special_pieces is None:
-            self._special_pieces = self.model.special_pieces()
-        return self._special_pieces
 
     # --- out ---------------------------------------------------------------------------
 

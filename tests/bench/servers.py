@@ -42,6 +42,8 @@ class Deployment:
 class Machine:
     """Where everything is, and the number of threads, which is the same for both.
 
+    `peer_options` go to llama-server in every row, to see what they change.
+
     For lmnb it is the most it may use. It is not told where it is lmnb's default anyway, since a
     number that is told is fixed, and without one lmnb leaves cores to others that are busy.
     """
@@ -51,6 +53,7 @@ class Machine:
     embedding_model: Path
     threads: int
     logs: Path
+    peer_options: tuple[str, ...] = ()
 
     def file(self, deployment: Deployment) -> Path:
         """The model file of a deployment."""
@@ -109,7 +112,7 @@ def llama_server(machine: Machine, deployment: Deployment, *extra: str) -> Itera
     port, threads = free_port(), str(machine.threads)
     command = [
         str(machine.peer), "-m", str(machine.file(deployment)), "--host", "127.0.0.1",
-        "--port", str(port), "-t", threads, "-tb", threads, "--no-webui", *extra,
+        "--port", str(port), "-t", threads, "-tb", threads, "--no-webui", *machine.peer_options, *extra,
     ]  # fmt: skip
     if deployment.slots:
         total = deployment.slots * deployment.context

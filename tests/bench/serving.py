@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,7 +74,12 @@ def main() -> None:
     logs = arguments.logs or Path(tempfile.mkdtemp(prefix="lmnb-bench-"))
     logs.mkdir(parents=True, exist_ok=True)
     machine = servers.Machine(
-        arguments.llama_server, arguments.model, arguments.embedding_model, arguments.threads, logs
+        arguments.llama_server,
+        arguments.model,
+        arguments.embedding_model,
+        arguments.threads,
+        logs,
+        tuple(arguments.peer_options),
     )
     minutes = estimate(chosen, overhead=overhead) * arguments.rounds / 60
     print(f"{arguments.rounds} rounds, about {minutes:.0f} minutes; logs in {logs}")
@@ -121,6 +127,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all values there, too")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="of the servers' logs")
+    parser.add_argument(
+        "--peer-options", type=shlex.split, default=[], metavar="'-fa off'", help="of llama-server"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.rows or ()) - set(names):
         parser.error(f"no such rows: {', '.join(sorted(unknown))}")

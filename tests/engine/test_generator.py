@@ -98,9 +98,8 @@ def test_prompts_that_cannot_be(engine: Engine) -> None:
     ],
 )
 def test_sampling_out_of_range_is_refused(engine: Engine, sampling: Sampling) -> None:
-    request = engine.submit(COUNT, sampling=sampling)
-    engine.run()
-    assert isinstance(engine.errors[request], InvalidRequest)
+    with pytest.raises(InvalidRequest):
+        engine.submit(COUNT, sampling=sampling)
 
 
 def test_same_seed_same_answer(engine: Engine) -> None:

@@ -172,7 +172,7 @@ def constrained(
     request = engine.submit(COUNT, **options)  # type: ignore[arg-type]
     (sequence,) = engine.generator.scheduler.waiting
     sequence.constraint = script
-    engine.generator._take_forced(sequence)
+    engine.generator.answers.take_forced(sequence)
     steps = 0
     while engine.generator.busy:
         if drafts and not sequence.reading and sequence.output_length:
