@@ -24,8 +24,8 @@ from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
 from lmnb.engine.turns import Turns
 
-TARGET_SLICE_SECONDS = 0.2
-_SLICE, _PLAIN_SLICE = 64, 16
+TARGET_SLICE_SECONDS = 0.25
+_SLICE, _PLAIN_SLICE = 64, 32
 """Slices of a prompt are multiples of this: llama.cpp reuses its graph for equal shapes, and its
 flash attention on a CPU takes a path several times faster from 64 tokens on."""
 _WORTH_TIMING = 32
