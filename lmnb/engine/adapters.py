@@ -17,17 +17,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.ggml import TENSOR_TYPES
 from lmnb.engine.gguf import Header, TensorInfo, read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import AdapterChoice, LoadAdapter
 from lmnb.errors import InvalidModel, InvalidRequest, LmnbError, NotSupported
-
-Tokens = NDArray[np.int32]
 
 MAX_SCALE = 1000.0
 """Beyond this, up or down, nothing but values that are not numbers would come out."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.lanes import PACK_TEXTS, Lane, make_lanes
-from lmnb.engine.model import Loaded, Model, Tokens
+from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import (
     Embed,
     Embedded,

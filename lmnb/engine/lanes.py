@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.context import Batch, create, set_common
-from lmnb.engine.model import Loaded, Model, Tokens
+from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import LoadConfig
 
 PACK_TEXTS = 64

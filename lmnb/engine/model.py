@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmnb.engine import native, placement
 from lmnb.engine.gguf import Header
 from lmnb.engine.native import L
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import LoadConfig, Segment
 from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed
 
-Tokens = NDArray[np.int32]
 _NOTHING: Tokens = np.empty(0, np.int32)
 
 _ATTR_UNKNOWN, _ATTR_CONTROL = 1, 8

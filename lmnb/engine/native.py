@@ -32,7 +32,8 @@ _lib: Any = L._lib  # noqa: SLF001
 
 OUT_OF_MEMORY = re.compile(
     r"failed to (?:re)?allocate|cannot allocate memory|out of (?:device )?memory|cudaMalloc|unable to allocate|bad_alloc"
-    r"|ErrorOutOfDeviceMemory|insufficient memory",
+    r"|ErrorOutOfDeviceMemory|insufficient memory"
+    r"|mem_buffer != NULL",  # ggml's assertion after an allocation that failed (ggml_init)
     re.IGNORECASE,
 )
 """What the backends of ggml and the C++ library say when memory runs out."""

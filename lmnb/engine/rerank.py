@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine.embed import Pooler
-from lmnb.engine.model import Model, Tokens
+from lmnb.engine.model import Model
 from lmnb.engine.native import L
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import Embed, Generate, LoadConfig, Ranked, Rerank, Segment
 from lmnb.engine.watch import Watch
 from lmnb.errors import InvalidModel, NotSupported

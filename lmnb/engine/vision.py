@@ -30,11 +30,11 @@ from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.pictures import check_picture, check_sound, is_sound
+from lmnb.engine.prefixes import Tokens
 from lmnb.engine.projector import find_projector
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import EngineCrashed, InvalidModel, InvalidRequest, LmnbError, NotSupported
 
-Tokens = NDArray[np.int32]
 Embeddings = NDArray[np.float32]
 
 _CACHE_BYTES = 256 << 20

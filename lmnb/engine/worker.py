@@ -60,8 +60,6 @@ from lmnb.engine.spill import open_disk
 from lmnb.engine.watch import TICK, Watch
 from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, NotSupported
 
-_NO_MEMORY = "mem_buffer != NULL"
-"""ggml's assertion after an allocation that failed (ggml.c, ggml_init)."""
 _KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
     Generate: "llm",
     Embed: "embedding",
@@ -298,7 +296,7 @@ class Worker:
         cause = text.strip().splitlines()[0] if text.strip() else "an unknown assertion"
         kind: type[LmnbError]
         error: LmnbError = EngineCrashed(f"llama.cpp stopped the model's process: {cause}")
-        if _NO_MEMORY in text:
+        if native.OUT_OF_MEMORY.search(text):
             kind, what = EngineCrashed, "go on"
             if self.engine is None:
                 kind, what = ModelLoadFailed, "load the model"
