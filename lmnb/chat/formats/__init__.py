@@ -1,0 +1,1 @@
+"""What models write: derived from their templates, read from their streams, forced by grammars."""
