@@ -6,16 +6,26 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from lmnb.chat.conversation import Role
+from lmnb.chat.conversation import Role, Tool, ToolCall
 from lmnb.engine.protocol import Segment
 
 
 class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message as templates see it."""
+    """A message as templates see it.
+
+    calls
+        The assistant's tool calls, said after its words.
+    call_id, name
+        Of a `tool` turn: the call that it is the result of, and the tool that was called. There is
+        a turn for every result.
+    """
 
     role: Role
     content: str
     thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    name: str = ""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     template: str
     turns: tuple[Turn, ...]
+    tools: tuple[Tool, ...] = ()
     bos_text: str
     eos_text: str
     continue_final: bool
