@@ -6,6 +6,7 @@ guess: the prompt in slices, later the one or two tokens that came since its las
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from time import monotonic
 
@@ -164,7 +165,11 @@ class DraftModel:
 
 
 class DraftModels:
-    """The draft model of an engine: one at a time, loaded when it is first asked for."""
+    """The draft model of an engine: one at a time, loaded when it is first asked for.
+
+    The preparing thread takes leases, the engine's thread gives them back. A model is replaced by
+    another only when there are none, so that nothing that is at work is closed.
+    """
 
     def __init__(
         self, target: Model, context: Context, config: LoadConfig, *, enabled: bool
@@ -172,13 +177,15 @@ class DraftModels:
         self._enabled = enabled
         self._target, self._context, self._config = target, context, config
         self._loaded: DraftModel | None = None
+        self._leases = 0
+        self._lock = threading.Lock()
         self.default = config.draft_model
         """Path of the one for requests that name none."""
         if self.default:
-            self.get(self.default, in_use=False)
+            self._load(self.default)
 
-    def get(self, path: str, *, in_use: bool) -> DraftModel:
-        """The draft model in that file; `in_use`: the one that is loaded has to stay.
+    def lease(self, path: str | None) -> DraftModel | None:
+        """The draft model in that file (None: the default), until it is given back.
 
         Raises
         ------
@@ -187,6 +194,36 @@ class DraftModels:
         InvalidModel, ModelLoadFailed
             It cannot be loaded.
         """
+        path = self.default if path is None else path
+        if not path:
+            return None
+        with self._lock:
+            is_other = self._loaded is not None and self._loaded.path != path
+            if is_other and self._leases:
+                raise InvalidRequest(
+                    "Another draft model is at work for this model right now.",
+                    hint="Try again when those requests have ended, or name the same draft model.",
+                    param="draft_model",
+                )
+            self._leases += 1
+        try:
+            return self._load(path)
+        except BaseException:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """End a lease."""
+        with self._lock:
+            self._leases -= 1
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+
+    def _load(self, path: str) -> DraftModel:
         if not self._enabled:
             raise InvalidRequest(
                 "This model cannot verify drafts: its memory cannot go back, or draft_tokens is 0.",
@@ -194,22 +231,10 @@ class DraftModels:
                 param="draft_model",
             )
         if self._loaded is not None and self._loaded.path != path:
-            if in_use:
-                raise InvalidRequest(
-                    "Another draft model is at work for this model right now.",
-                    hint="Try again when those requests have ended, or name the same draft model.",
-                    param="draft_model",
-                )
             self.close()
         if self._loaded is None:
             self._loaded = DraftModel(path, self._target, self._context, self._config)
         return self._loaded
-
-    def close(self) -> None:
-        """Give the memory back."""
-        if self._loaded is not None:
-            self._loaded.close()
-            self._loaded = None
 
 
 def _context(model: Model, config: LoadConfig) -> Context:

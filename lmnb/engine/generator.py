@@ -17,7 +17,7 @@ from lmnb.engine.adapters import Adapters
 from lmnb.engine.answers import Answers
 from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
-from lmnb.engine.draft_model import DraftModel, DraftModels
+from lmnb.engine.draft_model import DraftModels
 from lmnb.engine.estimate import free_memory
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
@@ -74,7 +74,6 @@ class Generator:
             # All tokens of an image have to fit a batch.
             config = msgspec.structs.replace(config, eval_batch_size=_BATCH_FOR_IMAGES)
         self.context = Context(model, config)
-        self._prompts = Prompts(model, self.context, self.vision, blindness)
         self.context_length = self.context.context_length
         self.batch_size = self.context.batch_size
         self.parallel = self.context.parallel
@@ -86,7 +85,10 @@ class Generator:
         self.draft_models = DraftModels(
             model, self.context, config, enabled=self.speculation.enabled
         )
+        self._prompts = Prompts(model, self.context, self.draft_models, self.vision, blindness)
         self.answers = Answers(model)
+        self._sequences: dict[int, Sequence] = {}
+        self._cancelled: set[int] = set()
         self._failures: list[Failed] = []
         self._failed_passes = 0
         self._wipe_first = False
@@ -115,36 +117,28 @@ class Generator:
 
     def submit(self, command: Generate, prepared: Prepared) -> None:
         """Queue a generation; a wrong option is reported by the next step."""
-        prompt, sampler, constraint, media = prepared
+        prompt, sampler, constraint, media, drafter = prepared
         limit = self.context.context_length
         if command.max_tokens is not None and command.max_tokens >= 0:
             limit = min(limit, len(prompt) + command.max_tokens)
         try:
             adapters = self.adapters.choose(command.adapters)
-            drafter = self._drafter(command)
             sequence = Sequence(command, prompt, limit, sampler, constraint, adapters, media)
-            if drafter is not None and not media:  # images are no tokens that a drafter could read
+            if drafter is not None:
                 sequence.assisted = Assisted(sequence, drafter)
             self.answers.take_forced(sequence)
         except LmnbError as error:
             sampler.close()
+            if drafter is not None:
+                self.draft_models.give_back()
             self._failures.append(Failed(command.id, error.to_dict()))
             return
+        self._sequences[sequence.id] = sequence
         self.scheduler.add(sequence)
-
-    def _drafter(self, command: Generate) -> DraftModel | None:
-        path = command.draft_model
-        path = self.draft_models.default if path is None else path
-        if not path:
-            return None
-        others = (*self.scheduler.running, *self.scheduler.waiting)
-        return self.draft_models.get(path, in_use=any(one.assisted for one in others))
 
     def abort(self, request: int) -> None:
         """Stop a generation, if it is still there."""
-        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
-            if sequence.id == request:
-                sequence.cancelled = True
+        self._cancelled.add(request)
 
     def interrupt(self, request: int) -> None:
         """Break off the running forward pass if it reads this request's prompt. Any thread."""
@@ -159,7 +153,7 @@ class Generator:
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self.scheduler.running or self.scheduler.waiting or self._failures)
+        return bool(self._sequences or self._failures)
 
     def tidy(self) -> bool:
         """Do a piece of what can wait until nobody does; False if there is nothing left."""
@@ -234,8 +228,8 @@ class Generator:
                 self._recover([(sequence, 0)], result)
 
     def _drop_cancelled(self) -> list[End]:
-        scheduler = self.scheduler
-        cancelled = [s for s in (*scheduler.running, *scheduler.waiting) if s.cancelled]
+        cancelled = [self._sequences[i] for i in self._cancelled if i in self._sequences]
+        self._cancelled.clear()
         for sequence in cancelled:
             self._release(sequence)
         return [sequence.end() for sequence in cancelled]
@@ -357,8 +351,11 @@ class Generator:
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.id]
         self.scheduler.remove(sequence)
         sequence.sampler.close()
+        if sequence.assisted is not None:
+            self.draft_models.give_back()
 
 
 def _cache_bytes(config: LoadConfig) -> int:

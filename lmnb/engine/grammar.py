@@ -52,7 +52,7 @@ class Vocabulary:
 
 
 class Grammars:
-    """The grammars of one model, compiled once each. For the reading thread."""
+    """The grammars of one model, compiled once each. For one thread."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -1,6 +1,6 @@
 """What becomes of a request before it is queued: tokens, images, the grammar and the sampler.
 
-All of it may take a while, so that the reading thread does it and the loop goes on.
+All of it may take a while, so that the preparing thread does it and the loop goes on.
 """
 
 from __future__ import annotations
@@ -10,33 +10,44 @@ from itertools import groupby
 from typing import NamedTuple
 
 from lmnb.engine.context import Context
+from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import Generate, Segment
 from lmnb.engine.sampling import Sampler
 from lmnb.engine.vision import Part, Span, Vision
-from lmnb.errors import ContextOverflow, InvalidRequest, NotSupported
+from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NotSupported
 
 
 class Prepared(NamedTuple):
-    """A request that is ready to be queued. The sampler is to be closed in the end."""
+    """A request that is ready to be queued.
+
+    In the end the sampler is to be closed, and the lease of the drafter to be given back.
+    """
 
     tokens: Tokens
     sampler: Sampler
     constraint: Grammar | None
     media: tuple[Span, ...]
+    drafter: DraftModel | None
 
 
 class Prompts:
     """Prepares requests for one model. `blindness` says why there is no `vision`, if so."""
 
     def __init__(
-        self, model: Model, context: Context, vision: Vision | None, blindness: str
+        self,
+        model: Model,
+        context: Context,
+        draft_models: DraftModels,
+        vision: Vision | None,
+        blindness: str,
     ) -> None:
         self._model = model
         self._context_length = context.context_length
         self._batch_size = context.batch_size
+        self._draft_models = draft_models
         self._vision = vision
         self._blindness = blindness
         self._grammars = Grammars(model)
@@ -48,7 +59,10 @@ class Prompts:
         ------
         ContextOverflow, InvalidRequest, NotSupported
             The prompt is too long, empty, or has ids outside the vocabulary; a sampling option is
-            out of its range; or the answer's grammar cannot be enforced.
+            out of its range; the answer's grammar cannot be enforced; or the draft model cannot
+            draft for this one.
+        InvalidModel, ModelLoadFailed
+            The draft model cannot be loaded.
         """
         media: tuple[Span, ...] = ()
         if command.tokens is None:
@@ -63,8 +77,15 @@ class Prompts:
         if not 0 <= (command.logprobs or 0) <= self._model.n_vocab:
             raise InvalidRequest("logprobs must not be negative.", param="logprobs")
         constraint = self._grammars.start(command.constraint) if command.constraint else None
-        sampler = Sampler(command.sampling, self._model, tokens[tokens >= 0])
-        return Prepared(tokens, sampler, constraint, media)
+        # Images are no tokens that a draft model could read.
+        drafter = None if media else self._draft_models.lease(command.draft_model)
+        try:
+            sampler = Sampler(command.sampling, self._model, tokens[tokens >= 0])
+        except LmnbError:
+            if drafter is not None:
+                self._draft_models.give_back()
+            raise
+        return Prepared(tokens, sampler, constraint, media, drafter)
 
     def tokenize(
         self, segments: Iterable[Segment], *, add_bos: bool

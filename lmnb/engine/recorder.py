@@ -31,7 +31,7 @@ class Recorder:
         struct.pack_into("<I", self._page, 0, len(noted))
 
     def tokenizing(self, request: int) -> None:
-        """The reading thread takes this request apart; 0: it is done."""
+        """The preparing thread takes this request apart; 0: it is done."""
         struct.pack_into("<I", self._page, 4, request)
 
     def read(self) -> frozenset[int]:

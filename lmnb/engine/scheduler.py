@@ -14,7 +14,7 @@ soon as there is a slot again.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 
 from lmnb.engine.adapters import PLAIN, AdapterSet
 from lmnb.engine.cache import Cache, Mark, pays
@@ -67,8 +67,13 @@ class Scheduler:
                 position += 1
             else:
                 self._make_room()
-                self.waiting.remove(sequence)
+                self._take_from_queue(sequence)
                 self._start(sequence)
+
+    def _take_from_queue(self, sequence: Sequence) -> None:
+        position = bisect_left(self.waiting, _queue_order(sequence), key=_queue_order)
+        assert self.waiting[position] is sequence
+        del self.waiting[position]
 
     def _has_slot_for(self, sequence: Sequence) -> bool:
         """Whether there is a free slot, or one whose sequence has to give way."""
@@ -245,7 +250,7 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is. What was computed of it stays in the cache."""
         if sequence.slot is None:
-            self.waiting.remove(sequence)
+            self._take_from_queue(sequence)
             return
         self.running.remove(sequence)
         self.cache.release(sequence.slot, sequence.keys[: sequence.computed])

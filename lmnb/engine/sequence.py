@@ -66,7 +66,6 @@ class Sequence:
         self.marks: list[Mark] = []
         """Where its memory is to be copied while its prompt is read, in order."""
         self._settled = len(prompt) - 1
-        self.cancelled = False
         self.reason: Reason | None = None
         self.arrived = monotonic()
         self.admitted = 0.0

@@ -1,9 +1,10 @@
 """The worker process: `python -m lmnb.engine.worker SOCKET PAGE`, two descriptors.
 
 Threads: the main thread owns llama.cpp and runs the engine's steps. The reading thread takes
-messages off the socket, tokenizes, answers pings, and otherwise only appends to the inbox or sets
-a flag. A third sleeps, and looks once a second whether a step has become too long (`watch`). End of
-file on the socket, or the parent's death, ends the process: no orphan keeps memory.
+messages off the socket, answers pings, and otherwise only appends to a queue or sets a flag. The
+preparing thread (`preparing`) tokenizes and does whatever else a request needs before it is queued.
+A fourth sleeps, and looks once a second whether a step has become too long (`watch`). End of file
+on the socket, or the parent's death, ends the process: no orphan keeps memory.
 """
 
 from __future__ import annotations
@@ -15,57 +16,37 @@ import gc
 import itertools
 import os
 import signal
-import socket
-import struct
 import sys
 import threading
 import traceback
 from collections import deque
 from pathlib import Path
-from time import monotonic, sleep
-from typing import Any, ClassVar, Literal, NoReturn, Protocol
+from time import sleep
+from typing import NoReturn
 
-import msgspec
 import psutil
 
 from lmnb.engine import native
-from lmnb.engine.adapters import Adapters
-from lmnb.engine.embed import Embedder, Pooler
-from lmnb.engine.estimate import fit
+from lmnb.engine.channel import Channel
+from lmnb.engine.embed import Pooler
 from lmnb.engine.generator import Generator
-from lmnb.engine.gguf import RANK, read_header
-from lmnb.engine.model import Model
+from lmnb.engine.loading import Engine, load
+from lmnb.engine.preparing import Preparer
 from lmnb.engine.protocol import (
     Abort,
     Command,
-    Embed,
-    Estimate,
     Failed,
-    Generate,
     Load,
-    LoadConfig,
-    LoadProgress,
-    ModelInfo,
     Ping,
     Pong,
     Ready,
-    Reply,
-    Rerank,
     Tokenize,
     Tokenized,
 )
 from lmnb.engine.recorder import Recorder
-from lmnb.engine.rerank import Reranker
-from lmnb.engine.spill import open_disk
 from lmnb.engine.watch import TICK, Watch
 from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, NotSupported
 
-_KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
-    Generate: "llm",
-    Embed: "embedding",
-    Rerank: "reranker",
-}
-_PROGRESS_INTERVAL = 0.05
 _REST = 5.0
 """Idle seconds after which what can wait is done."""
 _STEPS_BETWEEN_COLLECTIONS = 5000
@@ -74,147 +55,75 @@ _OOM_SCORE = 300
 before the server or a notebook with hours of work in it."""
 
 
-class Engine(Protocol):
-    """What both kinds of engine look like from here. `command` is what they serve."""
-
-    command: ClassVar[type[Generate | Embed | Rerank]]
-    model: Model
-    context_length: int
-    batch_size: int
-    parallel: int
-    threads: int
-    adapters: Adapters
-    swa_full: bool
-    cache_ram: int
-
-    def prompt(self, command: Any) -> Any:
-        """Tokenize; called by the reading thread."""
-
-    def submit(self, command: Any, prompt: Any) -> None:
-        """Queue."""
-
-    def abort(self, request: int) -> None:
-        """Drop."""
-
-    def interrupt(self, request: int) -> None:
-        """Break off a forward pass; called by the reading thread."""
-
-    def give_up(self) -> None:
-        """Break off the forward pass, whosever it is; called by the watching thread."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is something to do."""
-
-    def tidy(self) -> bool:
-        """What can wait until nothing else is to be done, piece by piece."""
-
-    def counts(self) -> tuple[int, int, int]:
-        """Running, waiting, cached tokens."""
-
-    def step(self) -> list[Reply]:
-        """One forward pass."""
-
-
-class Channel:
-    """Length-prefixed msgpack over the socket. Sending is thread-safe."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._reader = self._socket.makefile("rb", buffering=1 << 16)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(Command)
-        self._lock = threading.Lock()
-
-    def send(self, reply: Reply) -> None:
-        """Send one message; if nobody listens any more, the process ends."""
-        data = self._encoder.encode(reply)
-        try:
-            with self._lock:
-                self._socket.sendall(struct.pack("!I", len(data)) + data)
-        except OSError:
-            os._exit(0)
-
-    def receive(self) -> Command | None:
-        """The next message; None at the end."""
-        prefix = self._reader.read(4)
-        if len(prefix) < 4:
-            return None
-        (size,) = struct.unpack("!I", prefix)
-        data = self._reader.read(size)
-        return self._decoder.decode(data) if len(data) == size else None
-
-
 class Worker:
-    """Joins the two threads: an inbox, and a condition that says it is not empty."""
+    """Joins the threads: an inbox, and a condition that says it is not empty."""
 
     def __init__(self, channel: Channel, recorder: Recorder) -> None:
         self.channel = channel
-        self.recorder = recorder
         self.watch = Watch(recorder)
         self.engine: Engine | None = None
+        self.preparer = Preparer(self._prepare, self._put, recorder)
         self._inbox: deque[tuple[Command, object]] = deque()
         self._not_empty = threading.Condition()
 
     # --- the reading thread --------------------------------------------------------
 
-    def read_forever(self) -> None:
+    def read_forever(self, engine: Engine) -> None:
         """Serve messages until the other side is gone."""
-        while (command := self._receive()) is not None:
-            self.recorder.tokenizing(getattr(command, "id", 0))
-            try:
-                self._accept(command)
-            except LmnbError as error:
-                self.channel.send(Failed(command.id, error.to_dict()))  # type: ignore[union-attr]
-            except Exception as error:  # noqa: BLE001  (a bad request must not end the thread)
-                text = f"The worker could not take the request: {error!r}."
-                self.channel.send(Failed(command.id, LmnbError(text).to_dict()))  # type: ignore[union-attr]
-            self.recorder.tokenizing(0)
-        # Without interpreter shutdown: the main thread may be deep inside llama.cpp.
-        os._exit(0)
-
-    def _receive(self) -> Command | None:
-        try:
-            return self.channel.receive()
-        except (OSError, msgspec.DecodeError):
-            return None
-
-    def _accept(self, command: Command) -> None:
-        engine = self.engine
-        if isinstance(command, Abort):
-            if engine is not None:
+        while (command := self.channel.receive()) is not None:
+            if isinstance(command, Ping):
+                running, waiting, cells = engine.counts()
+                memory = psutil.Process().memory_info().rss
+                self.channel.send(Pong(command.id, memory, running, waiting, cells))
+            elif not isinstance(command, Abort):
+                self.preparer.put(command)
+            elif not self.preparer.cancel(command.id):
                 # In this order: who wakes up from the interrupt has to find the command.
                 self._put(command, None)
                 engine.interrupt(command.id)
-        elif engine is None:
-            raise LmnbError("The model is not loaded yet.")
-        elif isinstance(command, Ping):
-            running, waiting, cells = engine.counts()
-            memory = psutil.Process().memory_info().rss
-            self.channel.send(Pong(command.id, memory, running, waiting, cells))
-        elif isinstance(command, Tokenize):
-            if isinstance(engine, Generator):
-                tokens, _ = engine.tokenize(command.segments, add_bos=command.add_bos)
-            else:
-                tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
-            self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
-        elif isinstance(command, engine.command):
-            self._put(command, engine.prompt(command))
-        else:
-            can = engine.can if isinstance(engine, Pooler) else "generates text only"
-            raise NotSupported(f"This model {can}.", param="model")
+        # Without interpreter shutdown: the main thread may be deep inside llama.cpp.
+        os._exit(0)
 
     def _put(self, command: Command, prompt: object) -> None:
         with self._not_empty:
             self._inbox.append((command, prompt))
             self._not_empty.notify()
 
+    # --- the preparing thread --------------------------------------------------------
+
+    def _prepare(self, command: Command) -> object | None:
+        """What the engine needs of a request; None if it has been answered."""
+        try:
+            assert self.engine is not None
+            return self._prepared(command, self.engine)
+        except LmnbError as error:
+            self.channel.send(Failed(command.id, error.to_dict()))  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001  (a bad request must not end the thread)
+            text = f"The worker could not take the request: {error!r}."
+            self.channel.send(Failed(command.id, LmnbError(text).to_dict()))  # type: ignore[union-attr]
+        return None
+
+    def _prepared(self, command: Command, engine: Engine) -> object | None:
+        if isinstance(command, Tokenize):
+            if isinstance(engine, Generator):
+                tokens, _ = engine.tokenize(command.segments, add_bos=command.add_bos)
+            else:
+                tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
+            self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
+            return None
+        if isinstance(command, engine.command):
+            prepared: object = engine.prompt(command)
+            return prepared
+        can = engine.can if isinstance(engine, Pooler) else "generates text only"
+        raise NotSupported(f"This model {can}.", param="model")
+
     # --- the main thread -------------------------------------------------------------
 
     def run(self) -> None:
         """Load, then step for ever. A failure that is nobody's request is told, and ends the process."""
         engine = self._load()
-        threading.Thread(target=self.read_forever, daemon=True).start()
+        self.preparer.start()
+        threading.Thread(target=self.read_forever, args=(engine,), daemon=True).start()
         threading.Thread(target=self.watch_forever, args=(engine,), daemon=True).start()
         # The model's objects live as long as the process: keep the collector off them, and run it
         # when nobody waits for a token, or at long intervals, since ctypes leaves cycles behind.
@@ -313,77 +222,6 @@ def _as_crash(error: Exception) -> LmnbError:
     if isinstance(error, MemoryError):
         return EngineCrashed("The model's process ran out of memory.")
     return EngineCrashed(f"The engine failed: {error!r}.")
-
-
-def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelInfo]:
-    """Read the model and make it ready, telling the progress."""
-    began = monotonic()
-    last = 0.0
-
-    def progress(fraction: float) -> None:
-        nonlocal last
-        if monotonic() - last >= _PROGRESS_INTERVAL or fraction >= 1:
-            last = monotonic()
-            channel.send(LoadProgress(fraction))
-
-    header = read_header(Path(command.path))
-    config, estimate = fit(Path(command.path), header, command.config)
-    model = Model.load(command.path, header, config, on_progress=progress)
-    engine: Engine
-    if header.pooling_type == RANK:
-        engine = Reranker(model, config, watch)
-    elif header.kind == "embedding":
-        engine = Embedder(model, config, watch)
-    else:
-        engine = Generator(model, config, watch, open_disk(command))
-    return engine, _describe(engine, config, estimate, monotonic() - began)
-
-
-def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: float) -> ModelInfo:
-    model = engine.model
-    found = native.devices()
-    gpus = [device for device in found if device.type in {"gpu", "igpu"}]
-    used = gpus[0] if gpus and model.gpu_layers else found[0]
-    final = msgspec.structs.replace(
-        config,
-        context_length=engine.context_length,
-        parallel=engine.parallel,
-        eval_batch_size=engine.batch_size,
-        gpu_layers=model.gpu_layers,
-        experts_on_cpu=estimate.experts_on_cpu,
-        threads=engine.threads,
-        offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
-        cache_type_k=config.cache_type_k or "f16",
-        cache_type_v=config.cache_type_v or "f16",
-        adapters=engine.adapters.loaded,
-        swa_full=engine.swa_full,
-        cache_ram=engine.cache_ram,
-    )
-    vision = engine.vision if isinstance(engine, Generator) else None
-    return ModelInfo(
-        architecture=model.header.architecture,
-        kind=_KINDS[engine.command],
-        context_length=engine.context_length,
-        trained_context_length=model.trained_context_length,
-        vocab_size=model.n_vocab,
-        embedding_length=model.embedding_length,
-        layers=model.layers,
-        gpu_layers=model.gpu_layers,
-        devices=found,
-        device=used.description or used.name,
-        chat_templates=model.header.chat_templates,
-        bos_text=model.text(model.bos),
-        eos_text=model.text(model.eos),
-        adds_bos=model.adds_bos,
-        sampling=model.author_sampling,
-        config=final,
-        estimate=estimate,
-        memory=psutil.Process().memory_info().rss,
-        load_seconds=seconds,
-        system_info=native.system_info(),
-        sees=vision is not None and vision.sees,
-        hears=vision is not None and vision.hears,
-    )
 
 
 def _die_with_parent() -> None:

@@ -175,11 +175,9 @@ def test_answers_with_a_draft_model_do_not_mix(assisted: Engine) -> None:
 def test_a_draft_model_of_another_vocabulary_is_refused(
     plain: Engine, lookups: Engine, embedding_model_path: Path
 ) -> None:
-    request = lookups.submit("Hello", draft_model=str(embedding_model_path))
-    lookups.run()
-    error = lookups.errors[request]
-    assert isinstance(error, InvalidRequest)
-    assert error.param == "draft_model"
+    with pytest.raises(InvalidRequest, match="cannot draft") as refused:
+        lookups.submit("Hello", draft_model=str(embedding_model_path))
+    assert refused.value.param == "draft_model"
     model = plain.generator.model
     pieces = model.pieces
     try:
@@ -190,10 +188,25 @@ def test_a_draft_model_of_another_vocabulary_is_refused(
         model.pieces = pieces
 
 
+def test_a_draft_model_at_work_is_replaced_only_when_nobody_uses_it(
+    assisted: Engine, chat_model_path: Path, tmp_path: Path
+) -> None:
+    (other := tmp_path / "other.gguf").symlink_to(chat_model_path)
+    first = assisted.submit(ROUND, max_tokens=9)
+    with pytest.raises(InvalidRequest, match="at work"):
+        assisted.submit(ROUND, draft_model=str(other))
+    assisted.run()
+    second = assisted.submit(ROUND, max_tokens=9, draft_model=str(other))
+    assisted.run()
+    again = assisted.submit(ROUND, max_tokens=9)  # with the default one, loaded anew
+    assisted.run()
+    assert assisted.text[first] == assisted.text[second] == assisted.text[again]
+    assert min(assisted.ends[n].drafted_tokens for n in (first, second, again)) > 0
+
+
 def test_drafting_can_be_off(plain: Engine, chat_model_path: Path) -> None:
-    request = plain.submit("Hello", draft_model=str(chat_model_path))
-    plain.run()
-    assert isinstance(plain.errors[request], InvalidRequest)
+    with pytest.raises(InvalidRequest, match="cannot verify drafts"):
+        plain.submit("Hello", draft_model=str(chat_model_path))
 
 
 @pytest.mark.parametrize("count", [-1, MAX_DRAFTS + 1])
