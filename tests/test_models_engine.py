@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from gguf_bytes import small_model
@@ -76,7 +77,9 @@ async def embed(manager: Manager, name: str = "maker/one") -> bytes:
 def test_concurrent_requests_on_one_process(home: Path) -> None:
     async def scene(manager: Manager) -> None:
         vectors = await asyncio.gather(*(embed(manager) for _ in range(8)))
-        assert len(set(vectors)) == 1
+        first = np.frombuffer(vectors[0], np.float32)
+        for vector in vectors:  # sums come out a little differently in passes of other sizes
+            np.testing.assert_allclose(np.frombuffer(vector, np.float32), first, atol=1e-5)
         assert len(workers()) == 1
         [instance] = manager.loaded()
         assert instance.config.context_length
