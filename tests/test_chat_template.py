@@ -303,6 +303,17 @@ def test_attribute_tricks_get_nothing(expression: str) -> None:
         assert leak not in found.replace("'__class__'", "")
 
 
+def test_lists_may_be_used_as_queues() -> None:
+    queue = "{% set ids = [] %}{% set _ = ids.append(messages[0].content) %}{{ ids.pop(0) }}"
+    assert text(render(queue, say("user", "x"))) == "x"
+
+
+def test_what_filters_yield_can_be_printed_as_json() -> None:
+    assert text(render("{{ messages | map(attribute='role') | tojson }}", say("user", "x"))) == (
+        '["user"]'
+    )
+
+
 def test_files_cannot_be_read() -> None:
     with pytest.raises(InvalidRequest, match="no loader"):
         render("{% include '/etc/passwd' %}", say("user", "x"))

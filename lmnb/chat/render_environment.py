@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import GeneratorType
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -39,12 +40,22 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Lists may grow and shrink: templates keep queues of calls in them (Kimi's does)."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, list) and attr in {"append", "extend", "insert", "pop"}:
+            return True
+        return super().is_safe_attribute(obj, attr, value)
+
+
 def make_environment() -> ImmutableSandboxedEnvironment:
-    """A fresh environment. Attributes with underscores, and changing what is given, are off limits."""
-    environment = ImmutableSandboxedEnvironment(
+    """A fresh environment. Attributes with underscores, and changing mappings, are off limits."""
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
+    environment.filters["from_json"] = json.loads
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
@@ -79,7 +90,15 @@ def _to_json(
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
+        default=_from_generator,
     )
+
+
+def _from_generator(value: Any) -> list[Any]:
+    """What filters like `map` yield is lazy in Jinja; templates take it for a list."""
+    if isinstance(value, GeneratorType):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _raise_exception(message: str) -> NoReturn:
