@@ -150,6 +150,8 @@ class Cache:
         prompt = prompt[:-1]
         self._clock += 1
         here, elsewhere = self._plans(prompt, session)
+        while isinstance(elsewhere.body, Saved) and not self._store.holds(elsewhere.body):
+            here, elsewhere = self._plans(prompt, session)
         slot, reused = self._start(prompt, here, elsewhere, session)
         self._prefixes.discard(slot)
         slot.busy, slot.tokens, slot.session = True, _EMPTY, session
@@ -284,10 +286,10 @@ class Cache:
                 elsewhere = plan
         return here, elsewhere
 
-    def _plan(self, slot: Slot, prompt: Tokens) -> _Plan:
-        """What this very slot has for a prompt."""
+    def _plan(self, body: Kept, prompt: Tokens) -> _Plan:
+        """What this very slot or copy has for a prompt."""
         checkpoints = self._checkpoints(list(self._prefixes.matches(prompt)))
-        return self._reach(slot, common_prefix(slot.tokens, prompt), checkpoints)
+        return self._reach(body, common_prefix(body.tokens, prompt), checkpoints)
 
     def _reach(self, body: Kept, common: int, checkpoints: list[Saved]) -> _Plan:
         """How far cells that share `common` tokens with a prompt lead."""
@@ -323,8 +325,10 @@ class Cache:
             if self._may_overwrite(own, here, session):
                 return own, self._follow(here, own)
             if here.reach > elsewhere.reach and pays(here.reach, len(own.tokens)):
-                copy = self.save(own.number, own.tokens)
-                elsewhere = here._replace(body=copy) if copy else elsewhere
+                if (copy := self.save(own.number, own.tokens)) is not None:
+                    elsewhere = self._plan(copy, prompt)
+                    if elsewhere.reach < here.reach:  # A copy has fewer keys of a window.
+                        return own, self._follow(here, own)
         slot = self._evict(elsewhere)
         if elsewhere.body is None:
             return slot, self._follow(self._plan(slot, prompt), slot)

@@ -71,6 +71,9 @@ class Files(Protocol):
     def write(self, saved: Saved) -> bool:
         """Take a copy; False if that cannot be done now."""
 
+    def holds(self, saved: Saved) -> bool:
+        """Whether it is still there: other processes make room for their own."""
+
     def read(self, saved: Saved) -> NDArray[np.uint8] | None:
         """Its data; None if it is lost."""
 
@@ -114,6 +117,13 @@ class Store:
         if self._files is not None and not saved.partial and self._files.write(saved):
             self._on_disk.add(saved)
             self._prefixes.add(saved.tokens, saved)
+
+    def holds(self, saved: Saved) -> bool:
+        """Whether a copy is still there; if it is not, it is forgotten."""
+        if saved in self._on_disk and self._files is not None and not self._files.holds(saved):
+            self.drop(saved)
+            return False
+        return True
 
     def data(self, saved: Saved) -> NDArray[np.uint8] | None:
         """A copy's data; None if its file is gone."""

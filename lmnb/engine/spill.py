@@ -110,6 +110,10 @@ class Disk:
         self._queue.put(saved)
         return True
 
+    def holds(self, saved: Saved) -> bool:
+        """Whether there is something to read."""
+        return saved.data is not None or (saved.path is not None and saved.path.exists())
+
     def read(self, saved: Saved) -> NDArray[np.uint8] | None:
         """A copy's data; None if the file is gone or damaged, which is then removed."""
         data = saved.data  # The other thread may just be giving it up.

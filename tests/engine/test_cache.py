@@ -18,8 +18,9 @@ from lmnb.engine.prefixes import Tokens
 SLOTS = 3
 WINDOW = 3
 
-Kind = Literal["attention", "window", "hybrid", "recurrent"]
-KINDS: list[Kind] = ["attention", "window", "hybrid", "recurrent"]
+Kind = Literal["attention", "window", "whole window", "hybrid", "recurrent"]
+KINDS: list[Kind] = ["attention", "window", "whole window", "hybrid", "recurrent"]
+"""`whole window` is `swa_full`: a slot has all keys, a copy of it those in the window."""
 UNCUT: list[Kind] = ["window", "hybrid", "recurrent"]
 
 
@@ -33,7 +34,7 @@ class Memory:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.can_trim = kind == "attention"
-        self.window = WINDOW if kind == "window" else 0
+        self.window = WINDOW if "window" in kind else 0
         self.partial = kind != "recurrent"
         self.cells: list[list[int]] = [[] for _ in range(SLOTS)]
         self.last: list[dict[int, int]] = [{} for _ in range(SLOTS)]
@@ -44,9 +45,12 @@ class Memory:
         for value in values:
             self.last[slot][len(self.cells[slot])] = value
             self.cells[slot].append(value)
-        if self.window:  # As in llama.cpp, what is behind the window goes when room is needed.
-            for position in [p for p in self.last[slot] if p < len(self.cells[slot]) - WINDOW]:
-                del self.last[slot][position]
+        if self.kind == "window":  # As in llama.cpp, where it goes when room is needed.
+            self.last[slot] = self.in_window(slot)
+
+    def in_window(self, slot: int) -> dict[int, int]:
+        first = len(self.cells[slot]) - WINDOW
+        return {p: v for p, v in self.last[slot].items() if not self.window or p >= first}
 
     def check(self, slot: int, values: list[int]) -> None:
         """The slot holds these tokens, and can go on after them."""
@@ -80,7 +84,7 @@ class Memory:
 
     def save(self, slot: int, *, partial: bool = False, count: bool = True) -> NDArray[np.uint8]:
         self.saves += count
-        flat = [number for item in sorted(self.last[slot].items()) for number in item]
+        flat = [number for item in sorted(self.in_window(slot).items()) for number in item]
         cells = [] if partial else self.cells[slot]
         return np.array([len(cells), *cells, *flat], np.int32).view(np.uint8)
 
@@ -291,6 +295,13 @@ def test_a_window_that_is_still_there_needs_no_checkpoint() -> None:
     # The slot keeps tokens from position 5 on; what follows position 7 sees 5, 6 and itself.
     assert request(cache, memory, [1, 2, 3, 4, 5, 6, 7, 9]) == 7
     assert request(cache, memory, [1, 2, 3, 4, 9]) == 0
+
+
+def test_a_slot_with_all_keys_serves_its_prefix_where_a_copy_could_not() -> None:
+    memory = Memory("whole window")
+    cache = Cache(memory, 2, 10_000)
+    request(cache, memory, [1, 2, 3, 4, 5, 6, 7, 8, 9, 9], session="a")
+    assert request(cache, memory, [1, 2, 3, 4, 0], session="b") == 4
 
 
 def test_a_sessions_slot_is_evicted_after_anonymous_ones() -> None:

@@ -163,6 +163,20 @@ def test_the_folder_is_bounded_and_the_oldest_go(folder: Path) -> None:
     assert {saved.tokens[0] for saved in Disk(folder, 5000, "f" * 32).found()} == {3, 4, 5, 2}
 
 
+def test_a_file_that_another_process_removed_does_not_hide_the_next_best(
+    model: Path, folder: Path
+) -> None:
+    shorter, longer = PROMPT[:160], [*PROMPT[:140], *PROMPT[200:]]
+    for prompt in (shorter, longer):
+        process = Process(model, folder)
+        process.ask(prompt)
+        process.end()
+    last = Process(model, folder)
+    max(folder.iterdir(), key=lambda path: path.stat().st_size).unlink()
+    assert last.ask(longer) == 140
+    last.end()
+
+
 def test_a_longer_turn_replaces_the_shorter(model: Path, folder: Path) -> None:
     process = Process(model, folder)
     process.ask(PROMPT)
