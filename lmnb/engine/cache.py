@@ -324,11 +324,11 @@ class Cache:
         if isinstance(own, Slot) and 0 < here.reach > elsewhere.reach - _WORTH_RESTORING:
             if self._may_overwrite(own, here, session):
                 return own, self._follow(here, own)
-            if here.reach > elsewhere.reach and pays(here.reach, len(own.tokens)):
-                if (copy := self.save(own.number, own.tokens)) is not None:
-                    elsewhere = self._plan(copy, prompt)
-                    if elsewhere.reach < here.reach:  # A copy has fewer keys of a window.
-                        return own, self._follow(here, own)
+            is_worth = here.reach > elsewhere.reach and pays(here.reach, len(own.tokens))
+            if is_worth and (copy := self.save(own.number, own.tokens)) is not None:
+                elsewhere = self._plan(copy, prompt)
+                if elsewhere.reach < here.reach:  # A copy has fewer keys of a window.
+                    return own, self._follow(here, own)
         slot = self._evict(elsewhere)
         if elsewhere.body is None:
             return slot, self._follow(self._plan(slot, prompt), slot)
