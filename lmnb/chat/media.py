@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from lmnb.chat.conversation import Audio, Image, Message, Text
+from lmnb.chat.conversation import Audio, Image, Part, Text
 from lmnb.engine.protocol import Segment
 from lmnb.errors import InvalidRequest
 
@@ -28,8 +28,8 @@ class Media:
         self._files: list[bytes] = []
         self._shown: set[int] = set()
 
-    def take_out(self, message: Message) -> str:
-        """A message's text, with a character for each medium.
+    def take_out(self, parts: Iterable[Part]) -> str:
+        """The text of `parts`, with a character for each medium.
 
         Raises
         ------
@@ -37,7 +37,7 @@ class Media:
             There are too many.
         """
         pieces = []
-        for part in message.parts:
+        for part in parts:
             if isinstance(part, Text):
                 pieces.append(_MARK.sub(_REPLACEMENT, part.text))
             elif isinstance(part, Image | Audio):

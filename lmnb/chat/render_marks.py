@@ -15,14 +15,20 @@ people's words. Afterwards the characters are put back, and the whole content ar
 found in the output as it was given (less white space at its ends), is cut out as plain text: a
 tokenizer should see a content in one piece. Otherwise just the marked words are.
 
+What a tool is given as arguments, and what describes it, are values: strings in them are marked, keys
+too, however deep. Templates print such values as JSON or as Python writes them, so these strings
+know how to be quoted with their marks on (`Words`).
+
 Models' own `<think>` and `</think>` are left readable in what the assistant said: templates look
 for them there, to leave earlier thinking out.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from lmnb.engine.protocol import Segment
 
@@ -30,8 +36,10 @@ _BASE = 0xF0000  # plane 15, private use: U+F0000 + code point
 _LAST = 0xFFFD
 _MARKED = re.compile("[\U000f0000-\U000ffffd]+")
 _SUSPECT = re.compile(r"[<>\[\]{}|｜▁]")
-_WORD = re.compile(r"[^\s\"\\]+")
+_WORD = re.compile(r"[^\s'\"\\]+")
 _THINK = re.compile(r"(</?think>)")
+_ESCAPED = re.compile(r"\\(?:U(000f[0-9a-f]{4})|.)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
 
@@ -51,8 +59,22 @@ _TO_PRIVATE = _Shift(_BASE)
 _FROM_PRIVATE = _Shift(-_BASE)
 
 
+class Words(str):
+    """People's words inside a value. Where Python escapes what it cannot print, marks stay."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return _ESCAPED.sub(_unescape, super().__repr__())
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16)) if found[1] else found[0]
+
+
 def mark(text: str, *, keep_think: bool = False) -> str:
     """`text` with every suspect word in private-use characters; of the same length."""
+    text = _SURROGATE.sub(_REPLACEMENT, text)  # JSON can write halves of characters
     if not _SUSPECT.search(text):
         return text
     text = _MARKED.sub(lambda found: _REPLACEMENT * len(found[0]), text)
@@ -66,6 +88,28 @@ def mark(text: str, *, keep_think: bool = False) -> str:
 def _mark_word(found: re.Match[str]) -> str:
     word = found[0]
     return word.translate(_TO_PRIVATE) if _SUSPECT.search(word) else word
+
+
+def mark_values(value: Any) -> Any:
+    """A copy of a JSON value whose strings and keys are marked."""
+    if isinstance(value, str):
+        return Words(mark(value))
+    if isinstance(value, dict):
+        return {Words(mark(str(key))): mark_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mark_values(item) for item in value]
+    return value
+
+
+def mark_json(text: str) -> str:
+    r"""JSON text with its strings marked; text that is no JSON is marked as a whole.
+
+    Escapes are resolved first: `\u003c` is `<` to a template that reads the text.
+    """
+    try:
+        return json.dumps(mark_values(json.loads(text)), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return mark(text)
 
 
 def unmark(text: str) -> str:

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import msgspec
 from jinja2 import TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lmnb.chat.conversation import Tool, ToolCall
+from lmnb.chat.formats.default import CALLS, tool_prompt
+from lmnb.chat.formats.format import Calls
+from lmnb.chat.formats.write import write_calls
 from lmnb.chat.render_environment import OutputTooLong, TemplateRefusal, print_template
 from lmnb.chat.render_job import Job, Outcome, Refused, Rendered, Turn
-from lmnb.chat.render_marks import cut, mark
-from lmnb.chat.render_turns import fold_system, merge
+from lmnb.chat.render_marks import Words, cut, mark, mark_json
+from lmnb.chat.render_messages import Takes, messages, tool_objects, tool_variables
+from lmnb.chat.render_takes import plain_takes, thinking_takes, tool_takes, words_takes
+from lmnb.chat.render_turns import (
+    bend_calls,
+    calls_as_words,
+    fold_system,
+    merge,
+    results_as_words,
+    with_prompt,
+    words_into_results,
+)
 from lmnb.engine.protocol import Segment
 
 _END = "\U0010fffd\U0010fffc"  # where a prefilled answer ends; private use, in no content
-
-
-@dataclass(frozen=True)
-class Takes:
-    """What the template was found to take, by trying it.
-
-    no_tools
-        Variables where there are no tools: `tools` is None, as in transformers; but templates made
-        for tools alone want an empty list (some as JSON, and the date with it).
-    typed_content
-        Contents must be lists of `{"type": "text", "text": …}`: a string is dropped.
-    system, inner_system
-        System turns at the head, and between other turns, appear where they stand.
-    """
-
-    no_tools: dict[str, Any]
-    typed_content: bool
-    system: bool
-    inner_system: bool
+_THINKING_ON = {"enable_thinking": True, "thinking": True}
 
 
 class Template:
@@ -54,95 +49,113 @@ class Template:
     def render(self, job: Job) -> Outcome:
         """The prompt that ends where the assistant is to go on.
 
-        The conversation is tried as it is and, if the template fails on that, with neighbours of
-        the same role joined. The error of the first try is the one that is told.
+        The conversation is tried as the template takes it and, if it fails on that, bent further.
+        The error of the first try is the one that is told.
         """
         turns = tuple(_marked(turn) for turn in job.turns)
-        folded = fold_system(turns, head=self.takes.system, inside=self.takes.inner_system)
+        takes = self._takes_of(job)
         first: Refused | None = None
-        for attempt in dict.fromkeys((folded, merge(folded))):
+        for attempt in self._attempts(turns, job.tools, takes):
             try:
-                return Rendered(self._prompt(attempt, job))
+                return Rendered(self._prompt(attempt, turns, job, takes))
             except Exception as error:  # noqa: BLE001 - templates fail in every way there is
                 first = first or refusal(error)
         assert first is not None
         return first
 
+    def print(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Tool],
+        takes: Takes,
+        *,
+        variables: dict[str, Any] | None = None,
+        generate: bool = True,
+    ) -> str:
+        """What the template prints, with marks where `turns` have some; it may raise anything."""
+        own = {"messages": messages(turns, takes), "add_generation_prompt": generate}
+        given = tool_variables(tool_objects(tools), takes) | (variables or {}) | own
+        return print_template(self._template.generate, given)
+
     @cached_property
     def takes(self) -> Takes:
-        """Found out with small conversations, once."""
-        user, answer, more = Turn("user", "QQuery"), Turn("assistant", "AAnswer"), Turn("user", "M")
-        system = Turn("system", "SSystem")
-        tries = [
-            Takes(none, typed, False, False) for none in _no_tools() for typed in (False, True)
-        ]
-        basic = next((takes for takes in tries if self._shows([user], takes)), tries[0])
-        return replace(
-            basic,
-            system=self._shows([system, user], basic),
-            inner_system=self._shows([user, answer, system, more], basic)
-            and self._shows([user, system], basic),
-        )
+        """What it takes of conversations without tools."""
+        return thinking_takes(partial(self.print, variables=_THINKING_ON), self._plain_takes)
+
+    @cached_property
+    def takes_with_tools(self) -> Takes:
+        """What it takes of conversations with tools, calls or results."""
+        takes = tool_takes(self.print, self._plain_takes)
+        takes = thinking_takes(partial(self.print, variables=_THINKING_ON), takes)
+        return words_takes(self.print, takes)
+
+    @property
+    def calls(self) -> Calls:
+        """How calls are written where the template does not show them itself."""
+        return CALLS
 
     # --- inside ------------------------------------------------------------------
 
-    def _shows(self, turns: list[Turn], takes: Takes) -> bool:
-        """Whether all the turns appear in the prompt, in order."""
-        try:
-            output = self._print(turns, {}, takes)
-        except Exception:  # noqa: BLE001 - a template that fails does not take it
-            return False
-        position = 0
-        for turn in turns:
-            position = output.find(turn.content, position)
-            if position < 0:
-                return False
-        return True
+    @cached_property
+    def _plain_takes(self) -> Takes:
+        return plain_takes(self.print)
 
-    def _prompt(self, turns: tuple[Turn, ...], job: Job) -> tuple[Segment, ...]:
+    def _takes_of(self, job: Job) -> Takes:
+        if job.tools or any(turn.calls or turn.role == "tool" for turn in job.turns):
+            return self.takes_with_tools
+        return self.takes if any(turn.thinking for turn in job.turns) else self._plain_takes
+
+    def _attempts(
+        self, turns: tuple[Turn, ...], tools: Sequence[Tool], takes: Takes
+    ) -> list[tuple[Turn, ...]]:
+        if tools and not takes.tools:
+            turns = with_prompt(turns, tool_prompt(tool_objects(tools), self.calls))
+        bent = self._folded(bend_calls(turns, takes, self._write), takes)
+        closed = words_into_results(bent)
+        words = results_as_words(calls_as_words(turns, self._write))
+        attempts = (bent, closed, merge(closed), merge(self._folded(words, takes)))
+        return list(dict.fromkeys(attempts))
+
+    def _folded(self, turns: Sequence[Turn], takes: Takes) -> tuple[Turn, ...]:
+        return fold_system(turns, head=takes.system, inside=takes.inner_system)
+
+    def _write(self, said: Sequence[ToolCall]) -> str:
+        return write_calls(self.calls, said)
+
+    def _prompt(
+        self, turns: tuple[Turn, ...], given: Sequence[Turn], job: Job, takes: Takes
+    ) -> tuple[Segment, ...]:
+        """`given` are the turns before anything was bent; words are looked for as they were."""
         variables = job.arguments | {"bos_token": job.bos_text, "eos_token": job.eos_text}
-        contents = [text for turn in turns for text in (turn.thinking, turn.content)]
+        print_ = partial(
+            self.print, tools=job.tools if takes.tools else (), takes=takes, variables=variables
+        )
+        contents = [text for turn in given for text in (turn.thinking, turn.content)]
         if not job.continue_final:
-            return cut(self._print(turns, variables, self.takes), contents)
+            return cut(print_(turns), contents)
         last = turns[-1]
-        ended = Turn(last.role, last.content + _END, last.thinking)
-        output = self._print([*turns[:-1], ended], variables, self.takes, generate=False)
+        ended = msgspec.structs.replace(last, content=last.content + _END)
+        output = print_([*turns[:-1], ended], generate=False)
         if (position := output.rfind(_END)) >= 0:
             return cut(output[:position].replace(_END, ""), contents)
         # The template does not print it as it is: begin an answer and put the words there.
-        output = self._print(turns[:-1], variables, self.takes)
+        output = print_(turns[:-1])
         return (*cut(output, contents), *cut(last.content, [last.content]))
-
-    def _print(
-        self,
-        turns: Sequence[Turn],
-        variables: dict[str, Any],
-        takes: Takes,
-        *,
-        generate: bool = True,
-    ) -> str:
-        messages = [_message(turn, typed=takes.typed_content) for turn in turns]
-        own = {"messages": messages, "add_generation_prompt": generate}
-        return print_template(self._template.generate, takes.no_tools | variables | own)
-
-
-def _no_tools() -> tuple[dict[str, Any], ...]:
-    today = datetime.now().astimezone().strftime("%Y-%m-%d")
-    none = {"tools": None, "documents": None, "bos_token": "", "eos_token": ""}
-    return none, none | {"tools": [], "functions": "[]", "datetime": today}
-
-
-def _message(turn: Turn, *, typed: bool) -> dict[str, Any]:
-    content: Any = [{"type": "text", "text": turn.content}] if typed else turn.content
-    message: dict[str, Any] = {"role": turn.role, "content": content}
-    if turn.thinking:
-        message["reasoning_content"] = turn.thinking
-    return message
 
 
 def _marked(turn: Turn) -> Turn:
     said = turn.role == "assistant"
-    return Turn(turn.role, mark(turn.content, keep_think=said), mark(turn.thinking))
+    return Turn(
+        turn.role,
+        mark(turn.content, keep_think=said),
+        mark(turn.thinking),
+        tuple(
+            ToolCall(Words(mark(call.id)), Words(mark(call.name)), mark_json(call.arguments))
+            for call in turn.calls
+        ),
+        mark(turn.call_id),
+        mark(turn.name),
+    )
 
 
 def refusal(error: Exception) -> Refused:

@@ -1,18 +1,30 @@
 """Conversations bent to what a template can take.
 
 Some templates know no system role, or know it at the head only; some insist that user and
-assistant alternate. What is bent here says the same in other places, and only when it must.
+assistant alternate, some show one call a turn, or no words beside calls, or no tools at all. What
+is bent here says the same in other places, and only when it must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import msgspec
 
+from lmnb.chat.conversation import ToolCall
+from lmnb.chat.formats.default import result_text
 from lmnb.chat.render_job import Turn
+from lmnb.chat.render_messages import Takes
 
 _GAP = "\n\n"
+
+
+def with_prompt(turns: Sequence[Turn], prompt: str) -> tuple[Turn, ...]:
+    """Put `prompt` at the end of the system turn at the head, or into one of its own."""
+    if turns and turns[0].role == "system":
+        return (_with(turns[0], turns[0].content + _GAP + prompt), *turns[1:])
+    return (Turn("system", prompt), *turns)
 
 
 def fold_system(turns: Sequence[Turn], *, head: bool, inside: bool) -> tuple[Turn, ...]:
@@ -63,16 +75,107 @@ def merge(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """Leave out empty turns (but the last), and join neighbours of the same role."""
     merged: list[Turn] = []
     for i, turn in enumerate(turns):
-        if not turn.content.strip() and i < len(turns) - 1:
-            continue
-        if merged and merged[-1].role == turn.role:
-            last = merged[-1]
-            merged[-1] = Turn(
-                turn.role, last.content + _GAP + turn.content, last.thinking + turn.thinking
-            )
-        else:
+        if turn.role == "tool":
             merged.append(turn)
+        elif turn.content.strip() or turn.calls or i == len(turns) - 1:
+            last = merged[-1] if merged else None
+            if last is not None and last.role == turn.role and not last.calls:
+                merged[-1] = msgspec.structs.replace(
+                    turn,
+                    content=_joined(last.content, turn.content),
+                    thinking=last.thinking + turn.thinking,
+                )
+            else:
+                merged.append(turn)
     return tuple(merged)
+
+
+def words_into_results(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Let a user who speaks right after a result do so within it.
+
+    Templates in which roles must alternate expect the assistant there.
+    """
+    bent: list[Turn] = []
+    for turn in turns:
+        if turn.role == "user" and bent and bent[-1].role == "tool":
+            bent[-1] = _with(bent[-1], _joined(bent[-1].content, turn.content))
+        else:
+            bent.append(turn)
+    return tuple(bent)
+
+
+def bend_calls(
+    turns: Sequence[Turn], takes: Takes, write: Callable[[Sequence[ToolCall]], str]
+) -> tuple[Turn, ...]:
+    """Calls and results where the template shows them; `write` gives calls as the model does."""
+    bent = tuple(turns)
+    if not takes.calls:
+        bent = calls_as_words(bent, write)
+    else:
+        bent = tuple(part for turn in bent for part in _split_words(turn, takes))
+        bent = bent if takes.parallel else _one_by_one(bent)
+    return bent if takes.results else results_as_words(bent)
+
+
+def calls_as_words(
+    turns: Sequence[Turn], write: Callable[[Sequence[ToolCall]], str]
+) -> tuple[Turn, ...]:
+    """Calls at the end of what the assistant said, as the model would write them."""
+    return tuple(
+        msgspec.structs.replace(
+            turn, content=_joined(turn.content, write(turn.calls), gap="\n"), calls=()
+        )
+        if turn.calls
+        else turn
+        for turn in turns
+    )
+
+
+def results_as_words(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Results as turns of the user; neighbours are one."""
+    bent: list[Turn] = []
+    for is_tool, group in groupby(turns, key=lambda turn: turn.role == "tool"):
+        if is_tool:
+            bent.append(Turn("user", result_text([turn.content for turn in group])))
+        else:
+            bent.extend(group)
+    return tuple(bent)
+
+
+def _split_words(turn: Turn, takes: Takes) -> Iterator[Turn]:
+    """Words beside calls go where the template shows them."""
+    if not (turn.calls and turn.content):
+        yield turn
+    elif takes.words == "apart":
+        yield Turn(turn.role, turn.content)
+        yield _with(turn, "")
+    elif takes.words == "thinking" or (takes.words == "unthinking" and turn.thinking):
+        thinking = _joined(turn.thinking, turn.content)
+        yield msgspec.structs.replace(turn, content="", thinking=thinking)
+    else:
+        yield turn
+
+
+def _one_by_one(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Several calls of a turn as turns of one call, each followed by its result."""
+    bent: list[Turn] = []
+    waiting: list[Turn] = []  # further calls of the turn
+    for turn in turns:
+        if waiting and turn.role == "tool":
+            if turn.call_id == waiting[0].calls[0].id:
+                bent.append(waiting.pop(0))
+        else:
+            bent.extend(waiting)
+            waiting = []
+        bent.append(turn)
+        if len(turn.calls) > 1:
+            bent[-1] = msgspec.structs.replace(turn, calls=turn.calls[:1])
+            waiting = [Turn(turn.role, "", calls=(call,)) for call in turn.calls[1:]]
+    return (*bent, *waiting)
+
+
+def _joined(first: str, second: str, gap: str = _GAP) -> str:
+    return gap.join(text for text in (first, second) if text)
 
 
 def _with(turn: Turn, content: str) -> Turn:

@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Message, Thinking
+from lmnb.chat.conversation import Message, Tool
 from lmnb.chat.media import Media
-from lmnb.chat.render_job import Job, Outcome, Refused, Turn
+from lmnb.chat.render_job import Job, Outcome, Refused
+from lmnb.chat.tool_names import adapt
+from lmnb.chat.turns import make_turns
 from lmnb.engine.protocol import Segment
 from lmnb.errors import InvalidRequest, LmnbError
 
@@ -62,6 +64,7 @@ class Renderer:
         template: str | None,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] = (),
         bos_text: str = "",
         eos_text: str = "",
         continue_final: bool = False,
@@ -74,7 +77,10 @@ class Renderer:
         template
             Jinja text; None is `CHATML`.
         messages
-            Their text, thinking, images and sounds; other parts are not looked at.
+            Their text, thinking, images, sounds, tool calls and results.
+        tools
+            Told to the model by the template, or by lmnb where the template knows none
+            (`lmnb.chat.formats.default`); under the names that `lmnb.chat.tool_names` gives them.
         continue_final
             The last message is the assistant's, and to be continued.
         arguments
@@ -93,10 +99,11 @@ class Renderer:
                 "Only an assistant message can be continued, so it must be the last.",
                 param="messages",
             )
-        media = Media()
+        media, adapted = Media(), adapt(tools)
         job = Job(
             template=CHATML if template is None else template,
-            turns=tuple(_turn(message, media) for message in messages),
+            turns=make_turns(messages, media, adapted),
+            tools=adapted.tools,
             bos_text=bos_text,
             eos_text=eos_text,
             continue_final=continue_final,
@@ -212,11 +219,6 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[theirs.fileno()],
         start_new_session=True,
     )
-
-
-def _turn(message: Message, media: Media) -> Turn:
-    thinking = "".join(part.text for part in message.parts if isinstance(part, Thinking))
-    return Turn(message.role, media.take_out(message), thinking)
 
 
 def _cause(status: int | None) -> str | None:
