@@ -20,8 +20,8 @@ from lmnb.errors import InvalidRequest
 
 T = TypeVar("T")
 
-SHARED = Path(__file__).parents[2] / "shared" / "chat-templates"
-TEMPLATES = sorted(SHARED.glob("*.jinja"))
+SHARED = Path(os.environ.get("LMNB_SHARED", Path(__file__).parents[2] / "shared"))
+TEMPLATES = sorted((SHARED / "chat-templates").glob("*.jinja"))
 
 CHATML = """\
 {%- for message in messages %}

@@ -5,7 +5,7 @@ Usage, timings and finish reasons are counted here, once, for every protocol.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lmnb.chat.conversation import Audio, Image, Request, Text, Thinking
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, Timings, Usage
 from lmnb.chat.output_format import constraint
 from lmnb.chat.sampling import fill_in
-from lmnb.chat.template import Prompted, Renderer
+from lmnb.chat.template import Prompted, Renderer, choose_template
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import (
     AdapterChoice,
@@ -128,7 +128,7 @@ def _constraint(request: Request, prompt: Prompted, worker: Worker) -> Constrain
     """The answer's format, which does not bind what the model thinks before it answers."""
     if request.prompt is not None:
         return constraint(request.output_format)
-    template = _template(worker.info.chat_templates)
+    template = choose_template(worker.info.chat_templates, tools=bool(request.tools))
     wanted = _template_arguments(request).get("enable_thinking")
     text = "".join(segment.text for segment in prompt.segments if segment.special)
     opening, after = thinking.span(template, text, wanted=wanted)
@@ -152,18 +152,14 @@ async def _prompt(request: Request, worker: Worker, renderer: Renderer) -> Promp
         return Prompted(())
     info = worker.info
     return await renderer.render(
-        _template(info.chat_templates),
+        choose_template(info.chat_templates, tools=bool(request.tools)),
         request.messages,
+        tools=request.tools,
         bos_text=info.bos_text,
         eos_text=info.eos_text,
         continue_final=request.continue_final,
         arguments=_template_arguments(request),
     )
-
-
-def _template(templates: Mapping[str, str]) -> str | None:
-    """The default template; where all have other names, the first."""
-    return templates.get("default") or next(iter(templates.values()), None)
 
 
 def _template_arguments(request: Request) -> dict[str, Any]:

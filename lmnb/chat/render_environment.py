@@ -8,6 +8,7 @@ letters alone, `raise_exception`, `strftime_now`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import GeneratorType
@@ -20,6 +21,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_OUTPUT = 32 * 1024 * 1024
 """Characters of a rendered prompt; more than the context of any model holds."""
+
+
+_NOT_ASCII = re.compile("[^\0-\x7f\U000f0000-\U000ffffd]")
+"""What JSON can escape, but for marked words (`lmnb.chat.render_marks`), which must be found again."""
 
 
 class TemplateRefusal(TemplateError):
@@ -84,14 +89,15 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
+    text = json.dumps(
         value,
-        ensure_ascii=ensure_ascii,
+        ensure_ascii=False,
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
         default=_from_generator,
     )
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text) if ensure_ascii else text
 
 
 def _from_generator(value: Any) -> list[Any]:

@@ -88,6 +88,9 @@ def plain_takes(print_: Print) -> Takes:
 def tool_takes(print_: Print, plain: Takes) -> Takes:
     """`plain`, and what it takes of tools, calls and results."""
     takes = _with_calls(print_, _with_tools(print_, plain))
+    if takes.system:  # some show it with the last message alone, and only if that is the user's
+        output = _print(print_, [_SYSTEM, _USER, _CALLS, _RESULT], takes)
+        takes = replace(takes, system=output is None or _SYSTEM.content in output)
     if not takes.calls:
         manner = replace(takes, results="tool")
         known = takes.tools and _shows(print_, [_USER, _ANSWER, _RESULT], manner)

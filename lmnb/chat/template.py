@@ -49,6 +49,16 @@ class Prompted(msgspec.Struct, frozen=True):
     stop: tuple[str, ...] = ()
 
 
+def choose_template(templates: Mapping[str, str], *, tools: bool) -> str | None:
+    """The one for a conversation, of those a model's file carries by name; None: it has none.
+
+    `tool_use` where tools are given, else `default`; where all have other names, the first.
+    """
+    names = ("tool_use", "default") if tools else ("default",)
+    found = (templates[name] for name in names if name in templates)
+    return next(found, None) or next(iter(templates.values()), None)
+
+
 class Renderer:
     """Renders with one child process, started when it is first needed, replaced when it dies.
 
