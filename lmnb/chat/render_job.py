@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from lmnb.chat.conversation import Role, Tool, ToolCall
+from lmnb.chat.formats.format import Format
 from lmnb.engine.protocol import Segment
 
 
@@ -28,7 +29,7 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag="render"):
     """Render `turns` with `template`. `arguments` are further variables for the template.
 
     `continue_final`: the last turn is the assistant's; the prompt ends with its last character.
@@ -43,14 +44,28 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
 
 
+class FormatJob(msgspec.Struct, frozen=True, kw_only=True, tag="format"):
+    """Derive the `Format` of `template`."""
+
+    template: str
+    bos_text: str
+    eos_text: str
+
+
 class Rendered(msgspec.Struct, frozen=True, tag="rendered"):
     """The prompt."""
 
     segments: tuple[Segment, ...]
 
 
+class Derived(msgspec.Struct, frozen=True, tag="derived"):
+    """How the model writes."""
+
+    format: Format
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """There is no prompt.
+    """There is no prompt, or format.
 
     kind
         `template`: the template said so, by `raise_exception`. `error`: it failed. `output`,
@@ -61,4 +76,5 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     message: str
 
 
-Outcome: TypeAlias = Rendered | Refused
+AnyJob: TypeAlias = Job | FormatJob
+Outcome: TypeAlias = Rendered | Derived | Refused

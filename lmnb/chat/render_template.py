@@ -44,6 +44,7 @@ class Template:
     """
 
     def __init__(self, source: str, environment: ImmutableSandboxedEnvironment) -> None:
+        self.source = source
         self._template = environment.from_string(source)
 
     def render(self, job: Job) -> Outcome:

@@ -23,8 +23,9 @@ from pathlib import Path
 import msgspec
 from jinja2 import TemplateError
 
+from lmnb.chat.formats.derive import derive
 from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_job import Job, Outcome, Refused
+from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
 from lmnb.chat.render_template import Template, refusal
 
 CPU_SECONDS = 1.5
@@ -39,10 +40,13 @@ def _template(source: str) -> Template:
     return Template(source, _environment)
 
 
-def run(job: Job) -> Outcome:
+def run(job: AnyJob) -> Outcome:
     """Do one job. A `MemoryError` leaves no safe state behind: end the process after it."""
     try:
-        return _template(job.template).render(job)
+        template = _template(job.template)
+        if isinstance(job, FormatJob):
+            return Derived(derive(template, bos_text=job.bos_text, eos_text=job.eos_text))
+        return template.render(job)
     except MemoryError:
         return Refused("memory", "")
     except (TemplateError, RecursionError, ValueError, SyntaxError) as error:  # it does not compile
@@ -51,7 +55,7 @@ def run(job: Job) -> Outcome:
 
 def main() -> None:
     """Serve jobs until the socket ends."""
-    decoder = msgspec.msgpack.Decoder(Job)
+    decoder: msgspec.msgpack.Decoder[AnyJob] = msgspec.msgpack.Decoder(AnyJob)
     run(
         Job(
             template=_WARM_UP,
@@ -67,7 +71,8 @@ def main() -> None:
         while len(header := stream.read(4)) == 4:
             (size,) = struct.unpack("!I", header)
             job = decoder.decode(stream.read(size))
-            with limited_time(CPU_SECONDS + CPU_SECONDS_PER_TURN * len(job.turns)):
+            turns = len(job.turns) if isinstance(job, Job) else 0
+            with limited_time(CPU_SECONDS + CPU_SECONDS_PER_TURN * turns):
                 outcome = run(job)
                 answer = msgspec.msgpack.encode(outcome)
             stream.write(struct.pack("!I", len(answer)) + answer)

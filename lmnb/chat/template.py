@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from lmnb.chat.conversation import Message, Tool
+from lmnb.chat.formats.format import Format
 from lmnb.chat.media import Media
-from lmnb.chat.render_job import Job, Outcome, Refused
+from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused, Rendered
 from lmnb.chat.tool_names import adapt
 from lmnb.chat.turns import make_turns
 from lmnb.engine.protocol import Segment
@@ -68,6 +69,7 @@ class Renderer:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._child: _Child | None = None
+        self._formats: dict[tuple[str | None, str, str], Format] = {}
 
     async def render(
         self,
@@ -119,13 +121,28 @@ class Renderer:
             continue_final=continue_final,
             arguments={k: v for k, v in (arguments or {}).items() if k not in _RESERVED},
         )
-        # A caller that is cancelled leaves its job to end by itself, or the pipe would be cut
-        # in the middle of an answer.
-        outcome = await asyncio.shield(asyncio.ensure_future(self._run(job)))
-        if isinstance(outcome, Refused):
-            raise _error(outcome)
+        outcome = await self._run(job)
+        assert isinstance(outcome, Rendered)
         segments = media.put_back(outcome.segments)
         return Prompted(segments, () if template is not None else _CHATML_STOP)
+
+    async def format(
+        self, template: str | None, *, bos_text: str = "", eos_text: str = ""
+    ) -> Format:
+        """How models with this template write their answers; found once for each template.
+
+        Parameters and errors are those of `render`.
+        """
+        key = (template, bos_text, eos_text)
+        found = self._formats.get(key)
+        if found is None:
+            source = CHATML if template is None else template
+            outcome = await self._run(
+                FormatJob(template=source, bos_text=bos_text, eos_text=eos_text)
+            )
+            assert isinstance(outcome, Derived)
+            found = self._formats[key] = outcome.format
+        return found
 
     async def warm_up(self) -> None:
         """Start the child process, so that a later `render` need not wait for it."""
@@ -145,7 +162,15 @@ class Renderer:
 
     # --- inside ------------------------------------------------------------------
 
-    async def _run(self, job: Job) -> Outcome:
+    async def _run(self, job: AnyJob) -> Rendered | Derived:
+        # A caller that is cancelled leaves its job to end by itself, or the pipe would be cut
+        # in the middle of an answer.
+        outcome = await asyncio.shield(asyncio.ensure_future(self._done(job)))
+        if isinstance(outcome, Refused):
+            raise _error(outcome)
+        return outcome
+
+    async def _done(self, job: AnyJob) -> Outcome:
         async with self._lock:
             # One that was ended by somebody else, perhaps long before it got the job, is replaced.
             outcome = await self._try(job) or await self._try(job)
@@ -153,9 +178,10 @@ class Renderer:
             raise LmnbError("The process that renders chat templates ended unexpectedly.")
         return outcome
 
-    async def _try(self, job: Job) -> Outcome | None:
+    async def _try(self, job: AnyJob) -> Outcome | None:
         """The outcome; None if the child died for a reason that is not the job's."""
-        seconds = SECONDS + SECONDS_PER_TURN * len(job.turns)
+        turns = len(job.turns) if isinstance(job, Job) else 0
+        seconds = SECONDS + SECONDS_PER_TURN * turns
         child = await self._started()
         try:
             async with asyncio.timeout(seconds):
@@ -202,7 +228,7 @@ class _Child:
             process = _spawn(theirs)
         return cls(process, *await asyncio.open_connection(sock=ours))
 
-    async def exchange(self, job: Job) -> Outcome:
+    async def exchange(self, job: AnyJob) -> Outcome:
         data = msgspec.msgpack.encode(job)
         self._writer.write(struct.pack("!I", len(data)) + data)
         (size,) = struct.unpack("!I", await self._reader.readexactly(4))

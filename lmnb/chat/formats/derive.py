@@ -1,0 +1,100 @@
+"""A `Format` found by comparing what a chat template prints for small conversations.
+
+Nothing here knows a family: what the template writes for a call of another name, for one more
+argument, for thinking and for none, tells where each of them begins and ends. What cannot be found
+that way is recognised in `lmnb.chat.formats.families`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lmnb.chat.formats.borders import common_prefix, common_suffix, counterpart, markers
+from lmnb.chat.formats.derive_calls import derive_calls
+from lmnb.chat.formats.derive_thinking import derive_words, opening
+from lmnb.chat.formats.families import RECOGNISERS
+from lmnb.chat.formats.format import Calls, Format
+from lmnb.chat.formats.probe import SWITCHES, THOUGHT, WORDS, Probe, call
+
+if TYPE_CHECKING:
+    from lmnb.chat.render_template import Template
+
+
+def derive(template: Template, *, bos_text: str = "", eos_text: str = "") -> Format:
+    """The format of a template. One that fails on everything has none: `Format()`."""
+    derived = _derive(template, bos_text, eos_text)
+    for recognise in RECOGNISERS:
+        if known := recognise(template.source, derived):
+            return known
+    return derived
+
+
+def _derive(template: Template, bos_text: str, eos_text: str) -> Format:
+    probe = Probe(template, bos_text=bos_text, eos_text=eos_text)
+    header, tail = _frame(probe)
+    calls = derive_calls(probe, header, tail)
+    thinking, answer = derive_words(probe, template.source, header, tail, calls)
+    ends = [tail]
+    if calls is not None and not calls.begin.strip() and calls.end.strip():
+        # What closes calls that nothing opens is the end of the turn.
+        ends.insert(0, calls.end)
+        calls = _without_end(calls)
+    if answer is not None and not answer.begin and answer.end.strip():
+        ends.append(answer.end)
+        answer = None
+    return Format(
+        thinking=thinking,
+        answer=answer,
+        calls=calls,
+        ends=_ends(ends, header, calls, {eos_text, bos_text}),
+    )
+
+
+def _frame(probe: Probe) -> tuple[str, str]:
+    """What stands before and after the assistant's turn, whatever it says."""
+    calls = [call(0), call(1)]
+    turns = [
+        probe.turn(WORDS),
+        probe.turn(WORDS, THOUGHT),
+        probe.turn(calls=calls) or probe.turn(calls=calls[:1]),
+    ]
+    shown = [text for text in turns if text]
+    header = common_prefix(shown)
+    for prompt in (probe.opening(), probe.opening(**dict.fromkeys(SWITCHES, True))):
+        shared = common_prefix((header, prompt))
+        # A prompt that goes on otherwise than all turns has a reminder between.
+        if (prompt and shared == prompt) or shared.rstrip() == header.rstrip():
+            header = shared
+    # Thinking is switched on in one of them, which may show in a prompt that follows the turn.
+    tail = common_suffix([text.removeprefix(header) for text in (turns[0], turns[2]) if text])
+    return _before_thinking(header, [text.removesuffix(tail) for text in shown]), tail
+
+
+def _before_thinking(header: str, turns: list[str]) -> str:
+    """The header without the marker at its end that opens thinking, if all turns have that."""
+    last = next(reversed(markers(header)), "")
+    closing = counterpart(last) if header.rstrip().endswith(last) else ""
+    if closing and any(closing in text for text in turns):
+        return header[: header.rindex(last)]
+    return header
+
+
+def _without_end(calls: Calls) -> Calls:
+    return msgspec.structs.replace(calls, end="")
+
+
+def _ends(tails: list[str], header: str, calls: Calls | None, own: set[str]) -> tuple[str, ...]:
+    """The first words of the tails that are control tokens by their looks."""
+    begins_turn = markers(header)[1:]
+    found = []
+    for tail in tails:
+        word = next(iter(tail.split()), "")
+        if tags := markers(word):
+            word = tags[0] if word.startswith(tags[0]) else ""
+        if not word or word.isalnum() or word in own or word in begins_turn:
+            continue
+        if calls is None or word not in opening(calls):
+            found.append(word)
+    return tuple(dict.fromkeys(found))
