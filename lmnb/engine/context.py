@@ -184,6 +184,11 @@ class Context:
             L.llama_set_causal_attn(self.handle, True)
         return 0
 
+    @property
+    def current_threads(self) -> int:
+        """CPU threads of the last forward pass."""
+        return self._threads.count
+
     def synchronize(self) -> None:
         """Wait until the device has computed what `decode` has queued."""
         L.llama_synchronize(self.handle)

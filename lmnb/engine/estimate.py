@@ -198,6 +198,8 @@ def _estimate(
     on_gpu = sum(tensor.size or 0 for tensor in tensors if _is_on_gpu(tensor, probe, experts))
     embeds = probe.header.kind == "embedding"
     draft = _draft(config) if config.draft_model else _NO_DRAFT
+    if placement.predicts_ahead(probe.header, config):  # a context of its own, with one layer
+        draft = _Draft(0, Sizes(sizes.cache // probe.layers, sizes.compute, 0), 0)
     length, parallel = longest_text(probe, config), 1
     if not embeds:
         params = parameters(probe, config)

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from lmnb.engine import native
+from lmnb.engine import native, placement
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.answers import Answers
 from lmnb.engine.context import Context, default_threads
@@ -20,6 +20,7 @@ from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModels
 from lmnb.engine.estimate import free_memory
 from lmnb.engine.model import Model
+from lmnb.engine.next_tokens import NextTokens
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.prompts import Prepared, Prompts
 from lmnb.engine.protocol import (
@@ -85,6 +86,9 @@ class Generator:
         self.draft_models = DraftModels(
             model, self.context, config, enabled=self.speculation.enabled
         )
+        self._next_tokens: NextTokens | None = None
+        if self.speculation.enabled and placement.predicts_ahead(model.header, config):
+            self._next_tokens = NextTokens(model, self.context, config)
         self._prompts = Prompts(model, self.context, self.draft_models, self.vision, blindness)
         self.answers = Answers(model)
         self._sequences: dict[int, Sequence] = {}
@@ -100,6 +104,8 @@ class Generator:
         if self.vision:
             self.vision.close()
         self.draft_models.close()
+        if self._next_tokens is not None:
+            self._next_tokens.close()
         self.context.close()
         self.model.close()
 
@@ -126,6 +132,8 @@ class Generator:
             sequence = Sequence(command, prompt, limit, sampler, constraint, adapters, media)
             if drafter is not None:
                 sequence.assisted = Assisted(sequence, drafter)
+            elif self._next_tokens is not None and command.draft_model is None and not media:
+                sequence.assisted = Assisted(sequence, self._next_tokens)
             self.answers.take_forced(sequence)
         except LmnbError as error:
             sampler.close()
@@ -267,6 +275,8 @@ class Generator:
             for sequence, count in plan:
                 sequence.computed += count
             self.context.synchronize()  # a GPU is still at it
+            if self._next_tokens is not None:
+                self._next_tokens.follow([sequence for sequence, _ in plan])
             learner = self.scheduler if reading else self.speculation
             learner.observe(batch.size, monotonic() - began)
             for sequence, _ in plan:
@@ -354,7 +364,7 @@ class Generator:
         del self._sequences[sequence.id]
         self.scheduler.remove(sequence)
         sequence.sampler.close()
-        if sequence.assisted is not None:
+        if sequence.assisted is not None and sequence.assisted.drafter is not self._next_tokens:
             self.draft_models.give_back()
 
 

@@ -16,6 +16,9 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 """llama.h, enum llama_split_mode."""
 EXPERTS = r"ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Tensors of experts (llama.cpp, common/common.h, LLM_FFN_EXPS_REGEX)."""
+_PREDICTING = frozenset({"glm4moe"})
+"""Architectures whose layer for multi-token prediction is used: those it was tried with. llama.cpp
+asserts on layers that it does not know."""
 
 
 def parameters(header: Header, config: LoadConfig) -> Any:
@@ -28,6 +31,7 @@ def parameters(header: Header, config: LoadConfig) -> Any:
     """
     params = L.llama_model_default_params()
     params.n_gpu_layers = _gpu_layers(config)
+    params.load_mtp = predicts_ahead(header, config)
     params.use_extra_bufts = native.extra_buffers_work(header)
     keep: list[Any] = []
     if (overrides := _overrides(header, config)) is not None:
@@ -47,6 +51,15 @@ def parameters(header: Header, config: LoadConfig) -> Any:
         params.tensor_buft_overrides = ctypes.cast(keep[-1], ctypes.c_void_p)
     params.keep_alive = keep  # llama.cpp reads them while loading
     return params
+
+
+def predicts_ahead(header: Header, config: LoadConfig) -> bool:
+    """Whether a layer for multi-token prediction is loaded: it is there, can be used, and is wanted."""
+    layers = header.integer(f"{header.architecture}.nextn_predict_layers")
+    # A file may announce the layer and not have it.
+    is_there = layers == 1 and any(".nextn.eh_proj" in tensor.name for tensor in header.tensors)
+    is_wanted = config.draft_tokens != 0 and config.draft_model is None
+    return header.architecture in _PREDICTING and is_there and is_wanted
 
 
 def gpus(config: LoadConfig) -> list[Device]:

@@ -7,8 +7,19 @@ a cell that is missing, doubled or another's changes it.
 
 from __future__ import annotations
 
-from made_models.attention import experts, gemma3, llama, mla
+from made_models.attention import experts, gemma3, llama, mla, next_tokens
 from made_models.encoders import bert, reranker
 from made_models.recurrent import jamba, lfm2, mamba
 
-__all__ = ["bert", "experts", "gemma3", "jamba", "lfm2", "llama", "mamba", "mla", "reranker"]
+__all__ = [
+    "bert",
+    "experts",
+    "gemma3",
+    "jamba",
+    "lfm2",
+    "llama",
+    "mamba",
+    "mla",
+    "next_tokens",
+    "reranker",
+]

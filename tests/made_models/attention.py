@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from made_models.writer import EMBEDDING, FEED_FORWARD, HEADS, VOCABULARY, Writer
 
 HEAD = 32
@@ -118,6 +120,70 @@ def mla(path: Path, *, layers: int = 2, seed: int = 0) -> Path:
             writer.matrix(f"{block}.attn_output", EMBEDDING, HEADS * value)
             feed_forward(writer, layer)
     return path
+
+
+def next_tokens(path: Path, *, layers: int = 2, seed: int = 0, agreeing: bool = False) -> Path:
+    """Plain attention and a layer that predicts the token after the next one (glm4moe).
+
+    `agreeing`: the layers add nothing, so that each token follows from the one before it, and the
+    predicting layer foresees just what the model will say.
+    """
+    experts, blocks = 2, layers + 1
+    with Writer(path, "glm4moe", layers=blocks, seed=seed) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * blocks)
+        writer.integers(
+            vocab_size=VOCABULARY,
+            rope__dimension_count=HEAD,
+            nextn_predict_layers=1,
+            leading_dense_block_count=layers,
+            expert_count=experts,
+            expert_used_count=1,
+            expert_shared_count=1,
+            expert_feed_forward_length=[FEED_FORWARD] * blocks,
+        )
+        writer.token_embedding(scale=1.0 if agreeing else 0.1)
+        writer.array("output_norm.weight", np.ones(EMBEDDING))
+        writer.output()
+        for layer in range(blocks):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            writer.norm(f"{block}.post_attention_norm")
+            for name in ("q", "k", "v"):
+                writer.matrix(f"{block}.attn_{name}", HEADS * HEAD, EMBEDDING)
+            _adding(writer, f"{block}.attn_output", EMBEDDING, HEADS * HEAD, silent=agreeing)
+            if layer < layers:
+                writer.matrix(f"{block}.ffn_gate", FEED_FORWARD, EMBEDDING)
+                writer.matrix(f"{block}.ffn_up", FEED_FORWARD, EMBEDDING)
+                _adding(writer, f"{block}.ffn_down", EMBEDDING, FEED_FORWARD, silent=agreeing)
+            else:
+                _foresight(writer, block, experts, silent=agreeing)
+    return path
+
+
+def _foresight(writer: Writer, block: str, experts: int, *, silent: bool) -> None:
+    """What the predicting layer has besides attention: experts, and the way into it."""
+    writer.matrix(f"{block}.ffn_gate_inp", experts, EMBEDDING)
+    writer.bias(f"{block}.exp_probs_b", experts)
+    for kind, shape in (("exps", (experts,)), ("shexp", ())):
+        writer.matrix(f"{block}.ffn_gate_{kind}", *shape, FEED_FORWARD, EMBEDDING)
+        writer.matrix(f"{block}.ffn_up_{kind}", *shape, FEED_FORWARD, EMBEDDING)
+        _adding(writer, f"{block}.ffn_down_{kind}", *shape, EMBEDDING, FEED_FORWARD, silent=silent)
+    writer.array(f"{block}.nextn.enorm.weight", np.ones(EMBEDDING))
+    writer.array(f"{block}.nextn.hnorm.weight", np.ones(EMBEDDING))
+    if silent:  # It takes the token, and nothing of what the model thought at it.
+        way_in = np.concatenate([np.eye(EMBEDDING), np.zeros((EMBEDDING, EMBEDDING))], axis=1)
+        writer.array(f"{block}.nextn.eh_proj.weight", way_in)
+    else:
+        writer.matrix(f"{block}.nextn.eh_proj", EMBEDDING, 2 * EMBEDDING)
+
+
+def _adding(writer: Writer, name: str, *shape: int, silent: bool) -> None:
+    """The last weights of a branch; zeros if it is to add nothing."""
+    if silent:
+        writer.array(f"{name}.weight", np.zeros(shape))
+    else:
+        writer.matrix(name, *shape)
 
 
 def attention_heads(writer: Writer, kv_heads: list[int]) -> None:
