@@ -93,7 +93,7 @@ class Writer:
 
     def bytes_vocabulary(self) -> None:
         """Every byte is a token; besides, ChatML's control tokens and a template that writes them."""
-        names = _byte_names()
+        names = byte_names()
         self._gguf.add_tokenizer_model("gpt2")
         self._gguf.add_tokenizer_pre("gpt-2")
         self._gguf.add_token_list([*names, *CONTROL])
@@ -158,7 +158,7 @@ class Writer:
         self.array("output.weight", weights)
 
 
-def _byte_names() -> list[str]:
+def byte_names() -> list[str]:
     """How byte-level BPE vocabularies write the 256 bytes: printable ones as themselves.
 
     Source: GPT-2's `bytes_to_unicode`, https://github.com/openai/gpt-2/blob/master/src/encoder.py

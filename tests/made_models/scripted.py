@@ -1,0 +1,332 @@
+"""Models that say what a test has written: the real engine plays an answer back, token by token.
+
+A model of one block, without a feed-forward part that does anything. Its vocabulary has the 256
+bytes, so that every prompt can be read, control tokens, and a token for each piece into which the
+answers are cut. What it does:
+
+- Pieces occur once, and never in a prompt. So each says at which place of the script it stands. A
+  piece votes, by its embedding, for its place, and heads of attention that look exactly 1, 2, …
+  tokens back pass on the votes of earlier pieces, moved by as many places. Thereby control tokens
+  and single bytes, which do not know where they stand, may follow.
+- The head gives each place the token of the next. Where nothing votes (the prompt has just ended),
+  it begins the answer.
+- Which answer, is decided by markers: characters anywhere in the context. Another head of
+  attention looks for the last of them.
+
+Everything is decided by margins of 30 and more in the logits, so that answers are the same at
+temperature 0 and at 0.8, or at any that anybody uses.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from made_models.writer import byte_names
+
+MARKERS = tuple(bytes([lead, 0x81]).decode() for lead in (*range(0xD5, 0xE0), *range(0xC6, 0xCC)))
+"""Letters that no test writes otherwise, each with a first byte of its own."""
+
+_REACH = 4
+"""A piece knows the place of the token that comes so many tokens after it, and of all before."""
+_LONGEST = 7
+"""Bytes of a piece, unless all shorter ones are taken."""
+
+_BIAS, _OTHER, _FIXED = 0, 1, 2
+"""The first dimensions: 1 in every token; 1 in tokens that mean nothing; where the others begin."""
+
+_HEAD = 64
+"""The length of a head is a multiple of it; keys use as many pairs as if it were this."""
+_ROTATION = 1e10
+_CLOCK = 16
+"""Of the 32 pairs of a key, which RoPE turns, the first 16 measure distances: they are turned by 1
+to 1/50,000 radians a token. The last is turned by next to nothing in the longest context."""
+_SHARPNESS = 60.0
+"""Score of what a head of attention looks for. Everything else has at least 36 less."""
+_MARGIN = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says once `marker`, one of `MARKERS`, stands anywhere in the context.
+
+    Of the answers whose markers are there, the last is given; one without a marker goes first.
+    """
+
+    text: str
+    marker: str = ""
+
+
+def scripted(
+    path: Path,
+    answers: Sequence[Answer],
+    *,
+    template: str | None = None,
+    tool_template: str | None = None,
+    controls: Sequence[str] = (),
+    end: str = "<|eos|>",
+    begin: str = "<|bos|>",
+    adds_begin: bool = False,
+    seed: int = 0,
+    context: int = 8192,
+    name: str = "scripted",
+) -> Path:
+    """A model file that gives `answers`; about 1 MB for some thousand characters.
+
+    Parameters
+    ----------
+    template, tool_template
+        The chat templates of the file, `default` and `tool_use`.
+    controls
+        Texts that are one control token each, in prompts and in answers.
+    end, begin
+        Control tokens too: end of generation, which follows every answer, and beginning of text.
+    seed
+        Decides where the answers are cut into pieces. Cuts fall inside of characters, too.
+    """
+    special = tuple(dict.fromkeys((end, begin, *controls)))
+    script = _Script(answers, special, random.Random(seed))
+    weights = _Weights(script, answers)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(context)
+    writer.add_block_count(1)
+    writer.add_embedding_length(weights.size)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(weights.heads)
+    writer.add_head_count_kv(weights.heads)
+    writer.add_key_length(weights.head)
+    writer.add_value_length(weights.head)
+    writer.add_rope_dimension_count(weights.head)
+    writer.add_rope_freq_base(_ROTATION)
+    writer.add_layer_norm_rms_eps(1e-6)
+    _write_vocabulary(writer, script)
+    writer.add_eos_token_id(script.ids[end])
+    writer.add_bos_token_id(script.ids[begin])
+    writer.add_add_bos_token(adds_begin)
+    templates = {"default": template, "tool_use": tool_template}
+    if template is not None:
+        writer.add_chat_template(template)
+    if tool_template is not None:
+        writer.add_chat_template([{"name": k, "template": v} for k, v in templates.items() if v])
+    for tensor, values in weights.tensors().items():
+        writer.add_tensor(f"{tensor}.weight", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter, script: _Script) -> None:
+    names = byte_names()
+    kinds = [
+        *[gguf.TokenType.NORMAL] * (256 + len(script.pieces)),
+        *[gguf.TokenType.CONTROL] * len(script.special),
+        *[gguf.TokenType.UNUSED] * script.silent,
+    ]
+    writer.add_vocab_size(len(kinds))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(
+        [
+            *names,
+            *("".join(names[byte] for byte in piece) for piece in script.pieces),
+            *script.special,
+            *(f"<silent {number}>" for number in range(script.silent)),
+        ]
+    )
+    writer.add_token_types(kinds)
+    # There must be one; this one never applies, since 0xFF is no part of any UTF-8 text.
+    writer.add_token_merges([f"{names[0xFF]} {names[0xFF]}"])
+
+
+class _Script:
+    """The answers as tokens: bytes 0 to 255, pieces, control tokens, silent tokens.
+
+    answers
+        For each its tokens; the end is not among them.
+    pieces
+        Texts of the tokens from 256, each of which occurs once in all answers.
+    silent
+        How many tokens there are without a text. They stand where no piece could be made for so
+        long that the place would be forgotten, and at the start of an answer without a piece.
+    """
+
+    def __init__(
+        self, answers: Sequence[Answer], special: tuple[str, ...], rng: random.Random
+    ) -> None:
+        self._random = rng
+        self._forgotten = _REACH  # tokens since one that knows its place
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+        self.special = special
+        self.pieces: dict[bytes, str] = {}
+        self.silent = 0
+        named = [list(self._cut(answer.text)) for answer in answers]
+        names = (*self.pieces.values(), *special, *map(_silent, range(self.silent)))
+        self.ids: dict[str | int, int] = {byte: byte for byte in range(256)}
+        self.ids |= {name: 256 + i for i, name in enumerate(names)}
+        self.answers = [[self.ids[name] for name in tokens] for tokens in named]
+
+    def votes(self, token: int) -> bool:
+        """Whether the token occurs once, so that it knows its place."""
+        return token >= 256 + len(self.pieces) + len(self.special) or (
+            256 <= token < 256 + len(self.pieces)
+        )
+
+    def _cut(self, text: str) -> Iterator[str | int]:
+        self._forgotten = _REACH
+        for name in self._tokens(text):
+            if isinstance(name, str) and name.startswith("piece "):
+                self._forgotten = 0
+            elif self._forgotten < _REACH - 1:
+                self._forgotten += 1
+            else:
+                yield _silent(self.silent)
+                self.silent += 1
+                self._forgotten = 1
+            yield name
+
+    def _tokens(self, text: str) -> Iterator[str | int]:
+        position = 0
+        for found in chain(self._special.finditer(text), [None]):
+            until = len(text) if found is None else found.start()
+            yield from self._plain(text[position:until].encode())
+            if found is not None:
+                yield found[0]
+                position = found.end()
+
+    def _plain(self, data: bytes) -> Iterator[str | int]:
+        while data:
+            width = self._width(data)
+            if width == 1:
+                yield data[0]
+            else:
+                self.pieces[data[:width]] = f"piece {len(self.pieces)}"
+                yield self.pieces[data[:width]]
+            data = data[width:]
+
+    def _width(self, data: bytes) -> int:
+        """Bytes of the next piece; 1 is a byte's own token."""
+        short = list(range(1 if self._forgotten < _REACH - 1 else 2, 1 + _LONGEST))
+        self._random.shuffle(short)
+        longer = list(range(1 + _LONGEST, 1 + len(data)))
+        for width in short + longer:
+            if width <= len(data) and (width == 1 or data[:width] not in self.pieces):
+                return width
+        return 1
+
+
+def _silent(number: int) -> str:
+    return f"silent {number}"
+
+
+class _Weights:
+    """The tensors. `size` of the embedding, number of `heads`, and length of a `head`."""
+
+    def __init__(self, script: _Script, answers: Sequence[Answer]) -> None:
+        self._script = script
+        self._markers = [answer.marker for answer in answers]
+        wanted = [marker for marker in self._markers if marker]
+        self._mark = dict(zip(wanted, range(_FIXED, _FIXED + len(wanted)), strict=True))
+        self._seen = {marker: at + len(wanted) for marker, at in self._mark.items()}
+        places = sum(map(len, script.answers))
+        self._place = _FIXED + 2 * len(wanted)
+        self.size = _rounded(self._place + places, 32)
+        self.head = _rounded(places, _HEAD)
+        self.heads = _REACH  # one for each distance, one for markers
+        # Every embedding has two ones, so that its norm divides by the same number.
+        self._unit = (2 / self.size) ** 0.5
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """By name, (outputs, inputs)."""
+        keys, queries, values, output = self._attention()
+        nothing = np.zeros((32, self.size), np.float32)
+        ones = np.ones(self.size, np.float32)
+        return {
+            "token_embd": self._embedding(),
+            "blk.0.attn_norm": ones,
+            "blk.0.attn_q": queries,
+            "blk.0.attn_k": keys,
+            "blk.0.attn_v": values,
+            "blk.0.attn_output": output,
+            "blk.0.ffn_norm": ones,
+            "blk.0.ffn_gate": nothing,
+            "blk.0.ffn_up": nothing,
+            "blk.0.ffn_down": nothing.T.copy(),
+            "output_norm": ones,
+            "output": self._head(),
+        }
+
+    def _embedding(self) -> NDArray[np.float32]:
+        tokens = np.zeros((len(self._script.ids), self.size), np.float32)
+        tokens[:, _BIAS] = 1
+        tokens[:, _OTHER] = 1
+        for marker, at in self._mark.items():
+            tokens[marker.encode()[0], [_OTHER, at]] = (0, 1)
+        for place, token in enumerate(chain.from_iterable(self._script.answers)):
+            if self._script.votes(token):
+                tokens[token, [_OTHER, self._place + place]] = (0, 1)
+        return tokens
+
+    def _attention(self) -> tuple[NDArray[np.float32], ...]:
+        """Keys, queries, values and output."""
+        keys = np.zeros((self.heads, self.head, self.size), np.float32)
+        queries, values = np.zeros_like(keys), np.zeros_like(keys)
+        output = np.zeros((self.size, self.heads, self.head), np.float32)
+        pair = 2 * self.head // _HEAD
+        clock = slice(0, _CLOCK * pair, pair)
+        shifted = slice(1, _CLOCK * pair, pair)
+        turns = _ROTATION ** (-2 * np.arange(_CLOCK) / _HEAD)
+        strength = (_SHARPNESS * self.head**0.5) ** 0.5 * self._unit
+        for head in range(_REACH - 1):
+            back = head + 1
+            keys[head, clock, _BIAS] = strength
+            queries[head, clock, _BIAS] = strength * np.cos(back * turns)
+            queries[head, shifted, _BIAS] = -strength * np.sin(back * turns)
+            first = 0
+            for tokens in self._script.answers:
+                for place in range(first, first + len(tokens)):
+                    values[head, place, self._place + place] = self._unit
+                    if place + back < first + len(tokens):
+                        output[self._place + place + back, head, place] = 1
+                first += len(tokens)
+        queries[-1, -2, _BIAS] = strength
+        for number, (marker, at) in enumerate(self._mark.items()):
+            keys[-1, -2, at] = strength * (1 + number)  # the last is the best
+            values[-1, number, at] = self._unit
+            output[self._seen[marker], -1, number] = 1
+        flat = (-1, self.size)
+        return (
+            keys.reshape(flat),
+            queries.reshape(flat),
+            values.reshape(flat),
+            output.reshape(self.size, -1),
+        )
+
+    def _head(self) -> NDArray[np.float32]:
+        """The place in the script goes before the marker, which goes before nothing at all."""
+        logits = np.zeros((len(self._script.ids), self.size), np.float32)
+        end = self._script.ids[self._script.special[0]]
+        place = self._place
+        for marker, tokens in zip(self._markers, self._script.answers, strict=True):
+            follows = [*tokens, end]
+            at, margin = (self._seen[marker], 2 * _MARGIN) if marker else (_BIAS, _MARGIN)
+            logits[follows[0], at] = margin
+            for follower in follows[1:]:
+                logits[follower, place] = 4 * _MARGIN
+                place += 1
+        return logits
+
+
+def _rounded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
