@@ -11,6 +11,7 @@ import psutil
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.batch import Batch
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
 from lmnb.engine.protocol import LoadConfig
@@ -38,68 +39,6 @@ _MOST_CELLS = (1 << 31) - 1
 """llama.cpp counts the cells of a cache in 32 bits."""
 MAX_DRAFTS = 16
 """Drafted tokens of all sequences together that one forward pass verifies at most."""
-
-
-class Batch:
-    """The rows of one forward pass: token, position, sequence and whether logits are wanted.
-
-    The arrays are ours and numpy writes them in slices; setting them through ctypes one by one
-    costs ten times as much.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.size = 0
-        self.token = np.zeros(capacity, np.int32)
-        self.pos = np.zeros(capacity, np.int32)
-        self.sequence = np.zeros(capacity, np.int32)
-        self.output = np.zeros(capacity, np.int8)
-        self._ones = np.ones(capacity, np.int32)
-        first = self.sequence.ctypes.data
-        self._pointers = (ctypes.POINTER(ctypes.c_int32) * capacity)(
-            *(
-                ctypes.cast(first + 4 * row, ctypes.POINTER(ctypes.c_int32))
-                for row in range(capacity)
-            )
-        )
-        i32, i8 = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
-        self.raw = L.llama_batch(
-            n_tokens=0,
-            token=self.token.ctypes.data_as(i32),
-            embd=None,
-            pos=self.pos.ctypes.data_as(i32),
-            n_seq_id=self._ones.ctypes.data_as(i32),
-            seq_id=ctypes.cast(self._pointers, ctypes.POINTER(i32)),
-            logits=self.output.ctypes.data_as(i8),
-        )
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.size = 0
-
-    def add(self, tokens: NDArray[np.int32], start: int, sequence: int, outputs: int) -> None:
-        """Append a run of tokens at positions from `start`; logits for the last `outputs` of them."""
-        begin, end = self.size, self.size + len(tokens)
-        self.token[begin:end] = tokens
-        self.pos[begin:end] = np.arange(start, start + len(tokens), dtype=np.int32)
-        self.sequence[begin:end] = sequence
-        self.output[begin:end] = 0
-        if outputs:
-            self.output[end - outputs : end] = 1
-        self.size = end
-
-    def of_embeddings(self, rows: NDArray[np.float32]) -> Any:
-        """The batch with the same positions and sequences, of embeddings instead of tokens."""
-        raw = self.raw
-        return L.llama_batch(
-            n_tokens=len(rows),
-            token=None,
-            embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-            pos=raw.pos,
-            n_seq_id=raw.n_seq_id,
-            seq_id=raw.seq_id,
-            logits=raw.logits,
-        )
 
 
 class Context:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
-from lmnb.engine.context import Batch, create, set_common
+from lmnb.engine.batch import Batch
+from lmnb.engine.context import create, set_common
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
 from lmnb.engine.prefixes import Tokens

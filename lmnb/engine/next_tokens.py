@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
-from lmnb.engine.context import Batch, Context, create, parameters
+from lmnb.engine.batch import Batch
+from lmnb.engine.context import Context, create, parameters
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.prefixes import Tokens
