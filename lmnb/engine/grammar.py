@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict, deque
 from itertools import islice
 
+import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from lmnb.engine.constraint import Row
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import ConstraintSpec, Segment
 from lmnb.errors import InvalidRequest, LmnbError
+
+CONTROL = b"\xff"
+"""Stands before the text of a control token. No other text has this byte."""
 
 _MOST_COMPILED = 32
 _MOST_FORCED = 64
@@ -38,17 +42,24 @@ class Vocabulary:
 
     def __init__(self, model: Model) -> None:
         self.pieces = model.special_pieces()
+        self.marked = [
+            piece if shown else CONTROL + piece
+            for piece, shown in zip(self.pieces, model.pieces, strict=True)
+        ]
+        """The pieces as llguidance wants them: those that show no text begin with `CONTROL`."""
         self.ends = np.array(sorted(model.end_tokens), np.int64)
         self.tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
-            tokens=[
-                piece if shown else b"\xff" + piece
-                for piece, shown in zip(self.pieces, model.pieces, strict=True)
-            ],
+            tokens=self.marked,
             vocab_ptr=model.vocab,
             tokenize_fptr=native.address_of_tokenize(),
             eos_token=sorted(model.end_tokens),
         )
         self.mask = np.zeros((model.n_vocab + 31) // 32 * 4, np.uint8)
+
+    def tokens(self, text: bytes) -> list[int]:
+        """Tokens of a text in mid-answer: nothing is put in front of it, no control token is read."""
+        found: list[int] = self.tokenizer.tokenize_bytes(text)
+        return found
 
 
 class Grammars:
@@ -60,7 +71,7 @@ class Grammars:
         self._compiled: OrderedDict[tuple[str, str, bool], LLMatcher] = OrderedDict()
 
     def start(self, spec: ConstraintSpec) -> Grammar:
-        """The grammar at the beginning of an answer.
+        """The grammar at the beginning of an answer, or of what follows its trigger.
 
         The first call takes about 0.1 s per 50,000 tokens of the vocabulary, for which llguidance
         keeps the GIL, so that running answers pause once; models that never meet a grammar are
@@ -76,31 +87,14 @@ class Grammars:
         key = (spec.kind, spec.text, spec.lenient)
         matcher = self._compiled.pop(key, None)
         if matcher is None:
-            matcher = _compile(spec, self._vocabulary)
+            matcher = grammar_source.compiled(spec, self._vocabulary.tokenizer)
         self._compiled[key] = matcher
         if len(self._compiled) > _MOST_COMPILED:
             self._compiled.popitem(last=False)
         opening = self._model.tokenize((Segment(spec.opening or "", special=True),), add_bos=False)
+        if spec.trigger is not None:  # whoever looks for it sees to the thinking too
+            spec = msgspec.structs.replace(spec, after=None)
         return Grammar(matcher.deep_copy(), self._vocabulary, spec, opening.tolist())
-
-
-def _compile(spec: ConstraintSpec, vocabulary: Vocabulary) -> LLMatcher:
-    text = grammar_source.source(spec)
-
-    def build() -> tuple[LLMatcher, str]:
-        matcher = LLMatcher(vocabulary.tokenizer, text, log_level=0, limits=grammar_source.LIMITS)
-        # Whether an answer can begin, and is not forced to go on for ever, shows only in trying.
-        trial = matcher.deep_copy()
-        trial.consume_tokens(trial.compute_ff_tokens()[:1])
-        trial.compute_bitmask()
-        return matcher, trial.get_error() if trial.is_error() else ""
-
-    matcher, error = grammar_source.with_deep_stack(build)
-    if error.startswith("NoExtension"):
-        error = "there is no text that fits it"
-    if error:
-        raise grammar_source.explain(spec, error)
-    return matcher
 
 
 class Grammar:
@@ -115,8 +109,8 @@ class Grammar:
     def __init__(
         self, matcher: LLMatcher, vocabulary: Vocabulary, spec: ConstraintSpec, opening: list[int]
     ) -> None:
+        self.vocabulary = vocabulary
         self._matcher = matcher
-        self._vocabulary = vocabulary
         self._after = (spec.after or "").encode()
         self._opening = opening if self._after else []
         self._waiting = bool(self._after) and not self._opening
@@ -142,9 +136,9 @@ class Grammar:
             row[self._ahead[0]] = forced
             return
         if self._waiting:
-            row[self._vocabulary.ends] = -np.inf
+            row[self.vocabulary.ends] = -np.inf
             return
-        mask = self._vocabulary.mask
+        mask = self.vocabulary.mask
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         self._check()
         if self._opening:
@@ -173,6 +167,13 @@ class Grammar:
         else:
             self._consume([token])
 
+    def begin(self, tokens: list[int]) -> bool:
+        """Begin with tokens that have been written; False, and nothing done, if it does not so."""
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        self._consume(tokens)
+        return True
+
     def forced(self) -> list[int]:
         """The next tokens, as far as the grammar leaves no choice about them; at most 64.
 
@@ -191,16 +192,16 @@ class Grammar:
             return self._matcher.validate_tokens(tokens)
         seen = self._seen
         for count, token in enumerate(tokens):
-            if token in self._vocabulary.ends:
+            if token in self.vocabulary.ends:
                 return count
-            seen += self._vocabulary.pieces[token]
+            seen += self.vocabulary.pieces[token]
             if self._after in seen:
                 return count + 1  # what comes then is for the grammar to say
         return len(tokens)
 
     def _watch(self, token: int) -> None:
         """See whether the thinking is over. What its last token says beyond is the answer's."""
-        seen = self._seen + self._vocabulary.pieces[token]
+        seen = self._seen + self.vocabulary.pieces[token]
         position = seen.find(self._after)
         if position < 0:
             self._seen = seen[-len(self._after) :]
@@ -208,7 +209,7 @@ class Grammar:
         self._waiting, self._seen = False, b""
         begun = seen[position + len(self._after) :].strip()
         if begun:
-            self._consume(self._vocabulary.tokenizer.tokenize_bytes(begun))
+            self._consume(self.vocabulary.tokens(begun))
 
     def _consume(self, tokens: list[int]) -> None:
         if not self._matcher.consume_tokens(tokens):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from lmnb.engine.protocol import ConstraintSpec
 from lmnb.errors import InvalidRequest, NotSupported
@@ -65,8 +65,7 @@ def source(spec: ConstraintSpec) -> str:
         _check_embedded(spec.text)
         return LLMatcher.grammar_from_lark(spec.text)
     text = '{"type":"object"}' if spec.kind == "json_object" else spec.text
-    schema = _read(text)
-    _check_costs(schema)
+    read(text)
     options: Any = {
         "whitespace_flexible": False,
         "lenient": spec.lenient,
@@ -93,6 +92,32 @@ def check(spec: ConstraintSpec) -> tuple[str, ...]:
         raise explain(spec, messages[0])
     # Others are no news to the caller: special tokens of Lark are checked with the vocabulary.
     return tuple(_warning(message) for message in messages if _is_omission(message))
+
+
+def compiled(spec: ConstraintSpec, tokenizer: LLTokenizer) -> LLMatcher:
+    """The grammar for a vocabulary.
+
+    Raises
+    ------
+    InvalidRequest
+        As `check`; or no text at all fits the grammar.
+    """
+    text = source(spec)
+
+    def build() -> tuple[LLMatcher, str]:
+        matcher = LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
+        # Whether an answer can begin, and is not forced to go on for ever, shows only in trying.
+        trial = matcher.deep_copy()
+        trial.consume_tokens(trial.compute_ff_tokens()[:1])
+        trial.compute_bitmask()
+        return matcher, trial.get_error() if trial.is_error() else ""
+
+    matcher, error = with_deep_stack(build)
+    if error.startswith("NoExtension"):
+        error = "there is no text that fits it"
+    if error:
+        raise explain(spec, error)
+    return matcher
 
 
 def with_deep_stack(function: Callable[[], T]) -> T:
@@ -162,7 +187,18 @@ def _name(spec: ConstraintSpec) -> str:
 # --- what a schema costs -------------------------------------------------------------
 
 
-def _read(text: str) -> dict[str, Any]:
+def read(text: str) -> dict[str, Any]:
+    """A JSON schema that is not too costly.
+
+    Raises
+    ------
+    InvalidRequest
+        It is too long, too deep or too costly, or no schema.
+    """
+    if len(text) > MAX_LENGTH:
+        raise InvalidRequest(
+            f"The JSON schema has {len(text)} characters; at most {MAX_LENGTH} are possible."
+        )
     try:
         schema = json.loads(text)
     except RecursionError:
@@ -171,6 +207,7 @@ def _read(text: str) -> dict[str, Any]:
         raise InvalidRequest(f"The JSON schema is no JSON: {error}.") from None
     if not isinstance(schema, dict):
         raise InvalidRequest("The JSON schema must be an object.")
+    _check_costs(schema)
     return schema
 
 

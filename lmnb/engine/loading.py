@@ -150,4 +150,6 @@ def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: f
         system_info=native.system_info(),
         sees=vision is not None and vision.sees,
         hears=vision is not None and vision.hears,
+        control_tokens=model.control_tokens,
+        end_tokens=tuple(sorted(model.end_tokens)),
     )

@@ -76,7 +76,8 @@ class Model:
             np.bool_,
             self.n_vocab,
         )
-        self._control_text = self._control_pattern()
+        self.control_tokens = self._control_tokens()
+        self._control_text = re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
         self.prepared_samplers: dict[object, Any] = {}
         """Native samplers that take long to make; to be cloned (`lmnb.engine.history`)."""
 
@@ -149,6 +150,16 @@ class Model:
             ("".join(segment.text for segment, _ in group), special) for special, group in groups
         ]
 
+    def parts(self, text: str) -> list[tuple[str, bool]]:
+        """The text cut at its control tokens, and whether a part is one. No part is empty."""
+        found: list[tuple[str, bool]] = []
+        place = 0
+        for control in self._control_text.finditer(text):
+            found += [(text[place : control.start()], False), (control[0], True)]
+            place = control.end()
+        found.append((text[place:], False))
+        return [(part, control) for part, control in found if part]
+
     def with_bos(self, tokens: Tokens, *, add_bos: bool) -> Tokens:
         """The tokens, after the BOS token if the model and the caller want one there."""
         if add_bos and self.adds_bos and (len(tokens) == 0 or tokens[0] != self.bos):
@@ -217,10 +228,11 @@ class Model:
             return np.empty(0, np.int32)
         return np.ctypeslib.as_array(pointer, (count.value,)).astype(np.int32).copy()
 
-    def _control_pattern(self) -> re.Pattern[str]:
-        texts = [self.text(token) for token in np.flatnonzero(self._control).tolist()]
-        joined = "|".join(re.escape(text) for text in texts if text)
-        return re.compile(joined or r"(?!)")
+    def _control_tokens(self) -> dict[str, int]:
+        """Control tokens by their text; longer ones first, which is how a text is searched."""
+        found = {self.text(token): token for token in np.flatnonzero(self._control).tolist()}
+        found.pop("", None)
+        return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 def open_file(path: str, params: Any) -> Any:

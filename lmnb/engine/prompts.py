@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
+from lmnb.engine.constraint import Constraint
 from lmnb.engine.context import Context
 from lmnb.engine.draft_model import DraftModel, DraftModels
-from lmnb.engine.grammar import Grammar, Grammars
+from lmnb.engine.grammar import Grammars
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import Generate, Segment
+from lmnb.engine.protocol import ConstraintSpec, Generate, Segment
 from lmnb.engine.sampling import Sampler
+from lmnb.engine.triggered import Triggered
 from lmnb.engine.vision import Part, Span, Vision
 from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NotSupported
 
@@ -28,7 +30,7 @@ class Prepared(NamedTuple):
 
     tokens: Tokens
     sampler: Sampler
-    constraint: Grammar | None
+    constraint: Constraint | None
     media: tuple[Span, ...]
     drafter: DraftModel | None
 
@@ -76,7 +78,7 @@ class Prompts:
         self._check_media(tokens, media)
         if not 0 <= (command.logprobs or 0) <= self._model.n_vocab:
             raise InvalidRequest("logprobs must not be negative.", param="logprobs")
-        constraint = self._grammars.start(command.constraint) if command.constraint else None
+        constraint = self._constraint(command.constraint)
         # Images are no tokens that a draft model could read.
         drafter = None if media else self._draft_models.lease(command.draft_model)
         try:
@@ -110,6 +112,14 @@ class Prompts:
         whole = self._model.with_bos(tokens, add_bos=add_bos)
         shift = len(whole) - len(tokens)
         return whole, tuple(Span(s.start + shift, s.end + shift, s.medium) for s in media)
+
+    def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:
+        if spec is None:
+            return None
+        grammar = self._grammars.start(spec)
+        if spec.trigger is None:
+            return grammar
+        return Triggered(grammar, self._model, spec, spec.trigger)
 
     def _check_media(self, tokens: Tokens, media: tuple[Span, ...]) -> None:
         if media and media[-1].end == len(tokens):

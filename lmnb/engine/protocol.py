@@ -148,6 +148,20 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logit_bias: dict[int, float] = {}
 
 
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Texts at which a grammar takes over an answer that is free until then.
+
+    texts
+        The grammar reads on from the beginning of the one that comes first. Control tokens in them
+        count as the tokens only, not spelled out.
+    leading
+        They are looked for at the very beginning of the answer only, white space aside.
+    """
+
+    texts: tuple[str, ...]
+    leading: bool = False
+
+
 class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the answer must look like. `text` is a JSON schema, a regex or a Lark grammar.
 
@@ -158,6 +172,9 @@ class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     opening
         The text that begins the thinking, if it is the model's choice whether to think at all;
         None with `after`: the prompt has begun it.
+    trigger
+        The answer is free, and may end, until one of these texts; thinking has none. None: the
+        grammar binds from the beginning.
     """
 
     kind: Literal["json_object", "json_schema", "regex", "lark"]
@@ -165,6 +182,7 @@ class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     lenient: bool = False
     after: str | None = None
     opening: str | None = None
+    trigger: Trigger | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -229,7 +247,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     worker in bytes. `chat_templates` maps `default` and names such as `tool_use` to Jinja text.
     `bos_text`, `eos_text` are the texts of those tokens, for the template; `sampling` holds the
     defaults the author wrote into the file (general.sampling.*), in `Sampling`'s names. `sees`,
-    `hears`: prompts may have images, sounds.
+    `hears`: prompts may have images, sounds. `control_tokens` are the tokens of the vocabulary that
+    no text can spell, by their text; `end_tokens` are those that end the answer.
     """
 
     architecture: str
@@ -254,6 +273,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     system_info: str
     sees: bool = False
     hears: bool = False
+    control_tokens: dict[str, int] = {}
+    end_tokens: tuple[int, ...] = ()
 
 
 # --- server → worker ----------------------------------------------------------

@@ -58,14 +58,19 @@ def _call(form: WrittenCall | JsonCall | PythonCall | HarmonyCall, call: ToolCal
 
 
 def _json_call(form: JsonCall, call: ToolCall) -> str:
+    places = {NAME: _quoted(call.name)[1:-1], ID: _quoted(call.id)[1:-1]}
+    places[ARGUMENTS] = call.arguments
+    return _PLACE.sub(lambda place: places.get(place[0], place[0]), example(form))
+
+
+def example(form: JsonCall) -> str:
+    """The object of a call, with its places; where the format has no example, the plainest."""
     if form.example:
-        places = {NAME: _quoted(call.name)[1:-1], ID: _quoted(call.id)[1:-1]}
-        places[ARGUMENTS] = call.arguments
-        return _PLACE.sub(lambda place: places.get(place[0], place[0]), form.example)
-    entries = [f"{_quoted(form.name_key)}: {_quoted(call.name)}"]
+        return form.example
+    entries = [f'{_quoted(form.name_key)}: "{NAME}"']
     if form.id_key is not None:
-        entries.append(f"{_quoted(form.id_key)}: {_quoted(call.id)}")
-    entries.append(f"{_quoted(form.arguments_key)}: {call.arguments}")
+        entries.append(f'{_quoted(form.id_key)}: "{ID}"')
+    entries.append(f"{_quoted(form.arguments_key)}: {ARGUMENTS}")
     written = "{" + ", ".join(entries) + "}"
     for key in reversed(form.keys):
         written = f"{{{_quoted(key)}: {written}}}"

@@ -1,0 +1,330 @@
+"""Values of a JSON schema in notations other than JSON: Python's, and dicts with marks of their own.
+
+llguidance enforces schemas on JSON only, so that schemas are read here where a model writes
+something else. Numbers are JSON in all of them, and are left to llguidance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from lmnb.chat.formats import strings
+from lmnb.chat.formats.lark import Lark, Member, either, json_value, members, regex, sequence
+from lmnb.chat.formats.schemas import Schema, mapped
+
+_NUMBER_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_ENFORCED = frozenset(
+    [
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$ref",
+        "$defs",
+        "definitions",
+        "properties",
+        "required",
+        "items",
+        "prefixItems",
+        "additionalProperties",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+    ]
+) | frozenset(_NUMBER_KEYS)
+_TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,31}"
+_DEPTH = 8
+"""References followed to see what a schema is."""
+_ANY_DEPTH = 3
+"""Levels of a value of which nothing is said."""
+
+
+class Notation(msgspec.Struct, frozen=True):
+    """How values are written: their words, and what stands between keys and members.
+
+    `quote` stands around strings that are written as they are; "" is quotes with escapes.
+    """
+
+    true: str
+    false: str
+    null: str
+    colon: str
+    comma: str
+    quote: str = ""
+
+
+PYTHON = Notation("True", "False", "None", ": ", ", ")
+
+
+def dict_notation(quote: str) -> Notation:
+    """`{key:value,key:value}`, strings between `quote`."""
+    return Notation("true", "false", "null", ":", ",", quote)
+
+
+def alternatives(schema: Schema | bool, root: Schema, depth: int = 0) -> Iterator[Schema]:
+    """What a schema allows, as schemas without references, unions and several types.
+
+    One without a type allows anything. Constants are `{"const": …}`.
+    """
+    if isinstance(schema, bool):
+        yield from [{}] if schema else []
+        return
+    if depth < _DEPTH and isinstance(reference := schema.get("$ref"), str):
+        others = {key: value for key, value in schema.items() if key != "$ref"}
+        yield from alternatives(merged(resolve(reference, root), others), root, depth + 1)
+        return
+    for key in ("anyOf", "oneOf"):
+        if depth < _DEPTH and isinstance(options := schema.get(key), list):
+            others = {name: value for name, value in schema.items() if name != key}
+            for option in options:
+                yield from alternatives(merged(option, others), root, depth + 1)
+            return
+    if isinstance(parts := schema.get("allOf"), list) and depth < _DEPTH:
+        whole: Schema | bool = {name: value for name, value in schema.items() if name != "allOf"}
+        for part in parts:
+            if isinstance(part, dict) and "$ref" in part:
+                part = merged(resolve(part["$ref"], root), {**part, "$ref": None})  # noqa: PLW2901
+            whole = merged(part, whole)
+        yield from alternatives(whole, root, depth + 1)
+        return
+    if "const" in schema:
+        yield {"const": schema["const"]}
+    elif isinstance(values := schema.get("enum"), list):
+        yield from ({"const": value} for value in values)
+    elif isinstance(kinds := schema.get("type"), list):
+        yield from ({**schema, "type": kind} for kind in kinds)
+    else:
+        kind = schema.get("type") or _implied(schema)
+        yield {**schema, "type": kind} if kind else {}
+
+
+def merged(first: Any, second: Any) -> Any:
+    """Both schemas at once, as far as a look at their keywords tells."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second if first is True else first if second is True else False
+    both = {**first, **{key: value for key, value in second.items() if value is not None}}
+    if second.get("$ref", "") is None:
+        both.pop("$ref", None)
+    if "properties" in first and "properties" in second:
+        both["properties"] = {**first["properties"], **second["properties"]}
+    if "required" in first and "required" in second:
+        both["required"] = [*first["required"], *second["required"]]
+    return both
+
+
+def resolve(reference: str, root: Schema) -> Any:
+    """What a reference within the schema points to; a schema of anything if it points nowhere."""
+    node: Any = root
+    for part in reference.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict):
+            node = node.get(name, True)
+        elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return True
+    return node
+
+
+def _implied(schema: Schema) -> str | None:
+    """The type a schema means whose author left it out."""
+    for kind, keys in (
+        ("object", ("properties", "additionalProperties")),
+        ("array", ("items", "prefixItems")),
+        ("string", ("pattern", "minLength", "maxLength")),
+        ("number", _NUMBER_KEYS),
+    ):
+        if any(key in schema for key in keys):
+            return kind
+    return None
+
+
+def embedded(schema: Schema, root: Schema) -> Schema:
+    """A part of a schema that stands alone: its references still find what they mean."""
+    if '"$ref"' not in json.dumps(root):
+        return schema
+    part: Schema = moved(schema, "root")
+    return {**part, "$defs": {"root": moved(root, "root")}}
+
+
+def moved(schema: Schema, name: str) -> Schema:
+    """A schema that is going to stand in the `$defs` of another."""
+
+    def move(node: Schema) -> Schema:
+        reference = node.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return node
+        return {**node, "$ref": f"#/$defs/{name}{reference[1:]}"}
+
+    result: Schema = mapped(schema, move)
+    return result
+
+
+def unnamed(lark: Lark, pattern: str, schema: Schema) -> str:
+    """A name for a property that the schema does not name."""
+    named = [lark.literal(name) for name in schema.get("properties") or () if name]
+    return lark.terminal(f"{regex(pattern)} & ~({' | '.join(named)})" if named else regex(pattern))
+
+
+class Values:
+    """Expressions for the values of one tool's schema.
+
+    `unenforced` collects the keywords that could not be kept.
+    """
+
+    def __init__(self, lark: Lark, notation: Notation, root: Schema, *, lenient: bool) -> None:
+        self._lark = lark
+        self._notation = notation
+        self._root = root
+        self._lenient = lenient
+        self._references: dict[str, str] = {}
+        self.unenforced: set[str] = set()
+
+    def value(self, schema: Any) -> str:
+        """A value that fits the schema."""
+        if isinstance(schema, dict):
+            self.unenforced |= schema.keys() - _ENFORCED
+            reference = schema.get("$ref")
+            if isinstance(reference, str) and not schema.keys() & {"properties", "required"}:
+                return self._referred(reference)
+        options = [self._single(option) for option in alternatives(schema, self._root)]
+        return either(options) if options else json_value(schema=False, lenient=False)
+
+    def object(self, schema: Schema) -> str:
+        """Members of an object, in braces."""
+        return sequence('"{"', self.members(schema, self._key), '"}"')
+
+    def members(self, schema: Schema, key: str) -> str:
+        """The members of an object, in the order of the schema; `key` is what `{}` stands in."""
+        required = schema.get("required") or ()
+        rows = [
+            Member(key.format(name), self._lark.rule(self.value(inner)), name in required)
+            for name, inner in (schema.get("properties") or {}).items()
+        ]
+        extra = None
+        if (inner := schema.get("additionalProperties", True)) is not False:
+            extra = self._unnamed(key, schema, self._lark.rule(self.value(inner)))
+        return members(self._lark, rows, self._notation.comma, extra)
+
+    @property
+    def _key(self) -> str:
+        """A key inside an object, and its colon."""
+        mark = "" if self._notation.quote else '"'
+        return f"{mark}{{}}{mark}{self._notation.colon}"
+
+    def _unnamed(self, key: str, schema: Schema, value: str) -> str:
+        """A member that the schema does not name."""
+        begin, _, end = key.partition("{}")
+        name = unnamed(self._lark, _NAME, schema)
+        return sequence(self._lark.literal(begin), name, self._lark.literal(end), value)
+
+    def constant(self, value: Any) -> str:
+        """Exactly this value."""
+        if isinstance(value, str) and not self._notation.quote:
+            return either(map(self._lark.literal, (self._written(value), repr(value))))
+        return self._lark.literal(self._written(value))
+
+    def _referred(self, reference: str) -> str:
+        if reference not in self._references:
+            name = self._references[reference] = self._lark.name()
+            self._lark.define(name, self.value(resolve(reference, self._root)))
+        return self._references[reference]
+
+    def _single(self, schema: Schema) -> str:
+        if "const" in schema:
+            return self.constant(schema["const"])
+        kind = schema.get("type")
+        if kind == "object":
+            return self.object(schema)
+        if kind == "array":
+            return self._array(schema)
+        if kind == "string":
+            return self._string(schema)
+        if kind in {"integer", "number"}:
+            kept = {key: schema[key] for key in ("type", *_NUMBER_KEYS) if key in schema}
+            return json_value(kept, lenient=self._lenient)
+        if kind == "boolean":
+            return either(self._lark.literal(word) for word in self._words())
+        return self._lark.literal(self._notation.null) if kind == "null" else self._anything()
+
+    def _anything(self, depth: int = 0) -> str:
+        simple = [self._single({"type": kind}) for kind in _TYPES[1:5]]
+        simple.insert(0, self._string({}))
+        if depth < _ANY_DEPTH:
+            inner = self._lark.rule(self._anything(depth + 1))
+            simple.append(f'"[" {self._repeated(inner, 0, None)} "]"')
+            pair = self._unnamed(self._key, {}, inner)
+            simple.append(f'"{{" {self._repeated(pair, 0, None)} "}}"')
+        return either(simple)
+
+    def _array(self, schema: Schema) -> str:
+        low, high = schema.get("minItems", 0), schema.get("maxItems")
+        fixed = schema.get("prefixItems") or ()
+        rest = schema.get("items", True)
+        if not fixed:
+            item = self._lark.rule(self.value(rest))
+            return f'"[" {self._repeated(item, low, high)} "]"'
+        rows = [
+            Member("", self._lark.rule(self.value(inner)), place < low)
+            for place, inner in enumerate(fixed)
+        ]
+        extra = None if rest is False or high == len(fixed) else self._lark.rule(self.value(rest))
+        return sequence('"["', members(self._lark, rows, self._notation.comma, extra), '"]"')
+
+    def _repeated(self, item: str, low: int, high: int | None) -> str:
+        if high == 0:
+            return ""
+        comma = self._lark.literal(self._notation.comma)
+        most = "" if high is None else max(high, low) - 1
+        more = f"({comma} {item}){{{max(low - 1, 0)},{most}}}"
+        return f"{item} {more}" if low else f"({item} {more})?"
+
+    def _string(self, schema: Schema) -> str:
+        if quote := self._notation.quote:
+            return sequence(
+                self._lark.literal(quote),
+                strings.raw(self._lark, schema, quote, self.unenforced),
+            )
+        if "pattern" in schema or "format" in schema:
+            return json_value({**schema, "type": "string"}, lenient=self._lenient)
+        low, high = schema.get("minLength", 0), schema.get("maxLength", "")
+        return either(
+            self._lark.terminal(
+                regex(rf"{mark}([^{mark}\\\x00-\x1f]|\\[{mark}\\nrt]){{{low},{high}}}{mark}")
+            )
+            for mark in ('"', "'")
+        )
+
+    def _words(self) -> tuple[str, str]:
+        return self._notation.true, self._notation.false
+
+    def _written(self, value: Any) -> str:
+        notation = self._notation
+        if isinstance(value, bool):
+            return notation.true if value else notation.false
+        if value is None:
+            return notation.null
+        if isinstance(value, str):
+            quote = notation.quote
+            return f"{quote}{value}{quote}" if quote else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list):
+            return "[" + notation.comma.join(map(self._written, value)) + "]"
+        if isinstance(value, dict):
+            pairs = (
+                (key if notation.quote else json.dumps(key, ensure_ascii=False))
+                + notation.colon
+                + self._written(inner)
+                for key, inner in value.items()
+            )
+            return "{" + notation.comma.join(pairs) + "}"
+        return json.dumps(value)
