@@ -8,8 +8,7 @@ contents, so a mark put around a content is lost or disturbs them.
 Therefore single characters are marked, and only where they matter: in a content that has brackets
 or bars at all, every word (a run without white space or quotes) with one of them is written with
 private-use characters in place of its own, one for one. Lengths, white space and all other words
-stay as they are for the template to work on; quotes and backslashes too, so that `tojson` escapes
-them. Contents without brackets and bars, which is most of them, are not touched. No such character
+stay as they are for the template to work on; what JSON escapes does too, so that `tojson` does. Contents without brackets and bars, which is most of them, are not touched. No such character
 gets into the prompt unmarked, whatever the template does, so no control token can be made of
 people's words. Afterwards the characters are put back, and the whole content around them, if it is
 found in the output as it was given (less white space at its ends), is cut out as plain text: a
@@ -27,7 +26,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lmnb.engine.protocol import Segment
@@ -36,10 +35,11 @@ _BASE = 0xF0000  # plane 15, private use: U+F0000 + code point
 _LAST = 0xFFFD
 _MARKED = re.compile("[\U000f0000-\U000ffffd]+")
 _SUSPECT = re.compile(r"[<>\[\]{}|｜▁]")
-_WORD = re.compile(r"[^\s'\"\\]+")
+_WORD = re.compile(r"[^\x00-\x1f\s'\"\\]+")
 _THINK = re.compile(r"(</?think>)")
 _ESCAPED = re.compile(r"\\(?:U(000f[0-9a-f]{4})|.)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_NEVER = re.compile("[\ud800-\udfff\U000f0000-\U000ffffd]")
+"""Halves of characters, which JSON can write, and what looks like marks already."""
 _REPLACEMENT = "\ufffd"
 
 
@@ -74,10 +74,9 @@ def _unescape(found: re.Match[str]) -> str:
 
 def mark(text: str, *, keep_think: bool = False) -> str:
     """`text` with every suspect word in private-use characters; of the same length."""
-    text = _SURROGATE.sub(_REPLACEMENT, text)  # JSON can write halves of characters
+    text = _NEVER.sub(_REPLACEMENT, text)
     if not _SUSPECT.search(text):
         return text
-    text = _MARKED.sub(lambda found: _REPLACEMENT * len(found[0]), text)
     if not keep_think:
         return _WORD.sub(_mark_word, text)
     pieces = _THINK.split(text)
@@ -92,12 +91,27 @@ def _mark_word(found: re.Match[str]) -> str:
 
 def mark_values(value: Any) -> Any:
     """A copy of a JSON value whose strings and keys are marked."""
+    return _with_words(value, mark)
+
+
+def read_marked(text: str) -> Any:
+    """The value of JSON text that `mark_json` has marked.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        It is none.
+    """
+    return _with_words(json.loads(text), str)
+
+
+def _with_words(value: Any, words: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return Words(mark(value))
+        return Words(words(value))
     if isinstance(value, dict):
-        return {Words(mark(str(key))): mark_values(item) for key, item in value.items()}
+        return {Words(words(str(key))): _with_words(item, words) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [mark_values(item) for item in value]
+        return [_with_words(item, words) for item in value]
     return value
 
 

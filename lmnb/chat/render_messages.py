@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.render_job import Turn
-from lmnb.chat.render_marks import mark_values
+from lmnb.chat.render_marks import mark_values, read_marked
+from lmnb.chat.render_schemas import Schemas, plain_parameters
 
 ThinkingKey = Literal[
     "", "reasoning_content", "thinking", "reasoning", "thought", "tool_plan", "chunk", "tags"
@@ -52,8 +53,9 @@ class Takes:
         (`apart`), nowhere ("").
     results
         The role of a result; "": no role that was tried is shown.
-    rich_schemas
-        Schemas with `$defs`, lists of types and alternatives are shown whole.
+    schemas
+        Whether schemas with `$defs`, lists of types and alternatives are shown as well as plain
+        ones (`lmnb.chat.render_schemas`).
     """
 
     no_tools: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Takes:
     parallel: bool = True
     words: Literal["beside", "unthinking", "thinking", "apart", ""] = "beside"
     results: str = ""
-    rich_schemas: bool = True
+    schemas: Schemas = "rich"
 
 
 def tool_variables(tools: Sequence[Mapping[str, Any]], takes: Takes) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def tool_variables(tools: Sequence[Mapping[str, Any]], takes: Takes) -> dict[str
     return takes.no_tools | {"tools": list(tools)}
 
 
-def tool_objects(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+def tool_objects(tools: Iterable[Tool], takes: Takes) -> list[dict[str, Any]]:
     """Tools as OpenAI's function objects, which all templates start from. Their words are marked."""
     return [
         {
@@ -91,12 +93,19 @@ def tool_objects(tools: Iterable[Tool]) -> list[dict[str, Any]]:
                 {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters or {"type": "object", "properties": {}},
+                    "parameters": _parameters(tool, takes),
                 }
             ),
         }
         for tool in tools
     ]
+
+
+def _parameters(tool: Tool, takes: Takes) -> dict[str, Any]:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    if takes.schemas == "rich":
+        return parameters
+    return plain_parameters(parameters, closed=takes.schemas == "closed")
 
 
 def messages(turns: Iterable[Turn], takes: Takes) -> list[dict[str, Any]]:
@@ -146,7 +155,7 @@ def _arguments(call: ToolCall, takes: Takes) -> Any:
     if takes.arguments == "text":
         return call.arguments
     try:
-        value = mark_values(json.loads(call.arguments))
+        value = read_marked(call.arguments)
     except (ValueError, RecursionError):
         value = call.arguments  # the call was cut, or the model wrote nonsense
     return value if isinstance(value, dict) else {"arguments": value}

@@ -18,6 +18,7 @@ import msgspec
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.render_job import Turn
 from lmnb.chat.render_messages import Ids, Takes, ThinkingKey, messages
+from lmnb.chat.render_schemas import Schemas
 
 Print: TypeAlias = Callable[[Sequence[Turn], Sequence[Tool], Takes], str]
 """A template printed with turns and tools in a manner; the answer is to be begun."""
@@ -29,7 +30,11 @@ _FIRST = ToolCall("call_first", "nfirst", '{"kfirst": "vfirst"}')
 _SECOND = ToolCall("call_second", "nsecond", '{"ksecond": "vsecond"}')
 _RESULT = Turn("tool", "rfirst", call_id=_FIRST.id, name=_FIRST.name)
 _LATER = Turn("tool", "rsecond", call_id=_SECOND.id, name=_SECOND.name)
-_TOOL = Tool("nother", "dother", {"type": "object", "properties": {"pother": {"type": "string"}}})
+_TOOL = Tool(
+    "nother",
+    "dother",
+    {"type": "object", "properties": {"pother": {"type": "string", "description": "dpother"}}},
+)
 _RICH = Tool(
     "nother",
     "dother",
@@ -44,6 +49,7 @@ _RICH = Tool(
     },
 )
 _TOOL_KEYS: tuple[Literal["tools", "functions"], ...] = ("tools", "functions")
+_SCHEMAS: tuple[Schemas, ...] = ("rich", "plain", "closed")
 _EMPTY: tuple[Literal["", "absent"] | None, ...] = ("", None, "absent")
 _ARGUMENTS: tuple[Literal["mapping", "text"], ...] = ("mapping", "text")
 _IDS: tuple[Ids, ...] = ("kept", "counted", "numbered", "nine")
@@ -126,16 +132,22 @@ def thinking_takes(print_: Print, takes: Takes) -> Takes:
 def _with_tools(print_: Print, takes: Takes) -> Takes:
     for key in _TOOL_KEYS:
         manner = replace(takes, tools=key)
-        output = _print(print_, [_USER], manner)
+        output = _print(print_, [_USER], manner, [_TOOL])
         if output is not None and all(word in output for word in ("nother", "pother", "QQuery")):
-            rich = _print(print_, [_USER], manner, [_RICH])
-            return replace(manner, rich_schemas=_is_whole(rich))
+            spoilt = "['" if "{'" not in output else "QQuery?"
+            return replace(manner, schemas=_schemas(print_, manner, spoilt))
     return takes
 
 
-def _is_whole(output: str | None) -> bool:
+def _schemas(print_: Print, takes: Takes, spoilt: str) -> Schemas:
+    """The words in which most of a schema is shown; `spoilt` marks a list printed as it is."""
     words = ("plist", "dlist", "pchoice", "integer", "pshape")
-    return output is not None and all(word in output for word in words)
+    shown: dict[Schemas, int] = {}
+    for schemas in _SCHEMAS:
+        output = _print(print_, [_USER], replace(takes, schemas=schemas), [_RICH])
+        if output is not None:
+            shown[schemas] = sum(word in output for word in words) - (spoilt in output)
+    return max(shown, key=lambda schemas: shown[schemas], default="plain")
 
 
 def _with_calls(print_: Print, takes: Takes) -> Takes:

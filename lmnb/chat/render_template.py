@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.formats.default import CALLS, tool_prompt
+from lmnb.chat.formats.derive import derive
 from lmnb.chat.formats.format import Calls
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.render_environment import OutputTooLong, TemplateRefusal, print_template
@@ -54,9 +56,8 @@ class Template:
         The error of the first try is the one that is told.
         """
         turns = tuple(_marked(turn) for turn in job.turns)
-        takes = self._takes_of(job)
         first: Refused | None = None
-        for attempt in self._attempts(turns, job.tools, takes):
+        for attempt, takes in self._attempts(turns, job):
             try:
                 return Rendered(self._prompt(attempt, turns, job, takes))
             except Exception as error:  # noqa: BLE001 - templates fail in every way there is
@@ -75,7 +76,7 @@ class Template:
     ) -> str:
         """What the template prints, with marks where `turns` have some; it may raise anything."""
         own = {"messages": messages(turns, takes), "add_generation_prompt": generate}
-        given = tool_variables(tool_objects(tools), takes) | (variables or {}) | own
+        given = tool_variables(tool_objects(tools, takes), takes) | (variables or {}) | own
         return print_template(self._template.generate, given)
 
     @cached_property
@@ -90,10 +91,10 @@ class Template:
         takes = thinking_takes(partial(self.print, variables=_THINKING_ON), takes)
         return words_takes(self.print, takes)
 
-    @property
+    @cached_property
     def calls(self) -> Calls:
-        """How calls are written where the template does not show them itself."""
-        return CALLS
+        """How calls are written: for templates that show no calls, or do not tell of tools."""
+        return derive(self).calls or CALLS
 
     # --- inside ------------------------------------------------------------------
 
@@ -107,15 +108,20 @@ class Template:
         return self.takes if any(turn.thinking for turn in job.turns) else self._plain_takes
 
     def _attempts(
-        self, turns: tuple[Turn, ...], tools: Sequence[Tool], takes: Takes
-    ) -> list[tuple[Turn, ...]]:
-        if tools and not takes.tools:
-            turns = with_prompt(turns, tool_prompt(tool_objects(tools), self.calls))
+        self, turns: tuple[Turn, ...], job: Job
+    ) -> Iterator[tuple[tuple[Turn, ...], Takes]]:
+        takes = self._takes_of(job)
+        if job.tools and not takes.tools:
+            turns = with_prompt(turns, tool_prompt(tool_objects(job.tools, takes), self.calls))
         bent = self._folded(bend_calls(turns, takes, self._write), takes)
         closed = words_into_results(bent)
         words = results_as_words(calls_as_words(turns, self._write))
-        attempts = (bent, closed, merge(closed), merge(self._folded(words, takes)))
-        return list(dict.fromkeys(attempts))
+        for attempt in dict.fromkeys(
+            (bent, closed, merge(closed), merge(self._folded(words, takes)))
+        ):
+            yield attempt, takes
+        if takes.tools and takes.schemas != "closed":
+            yield merge(closed), replace(takes, schemas="closed")
 
     def _folded(self, turns: Sequence[Turn], takes: Takes) -> tuple[Turn, ...]:
         return fold_system(turns, head=takes.system, inside=takes.inner_system)

@@ -28,8 +28,9 @@ from lmnb.chat.render_environment import make_environment
 from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
 from lmnb.chat.render_template import Template, refusal
 
-CPU_SECONDS = 1.5
+CPU_SECONDS = 0.9
 CPU_SECONDS_PER_TURN = 0.002
+"""For every turn and every tool."""
 MEMORY = 512 * 1024 * 1024
 
 _environment = make_environment()
@@ -71,7 +72,7 @@ def main() -> None:
         while len(header := stream.read(4)) == 4:
             (size,) = struct.unpack("!I", header)
             job = decoder.decode(stream.read(size))
-            turns = len(job.turns) if isinstance(job, Job) else 0
+            turns = len(job.turns) + len(job.tools) if isinstance(job, Job) else 0
             with limited_time(CPU_SECONDS + CPU_SECONDS_PER_TURN * turns):
                 outcome = run(job)
                 answer = msgspec.msgpack.encode(outcome)

@@ -18,6 +18,8 @@ import msgspec
 from lmnb.chat.conversation import Tool
 from lmnb.errors import InvalidRequest
 
+MOST_NESTED = 100
+"""Levels of a schema; templates and grammars go into them by recursion."""
 _ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -52,7 +54,7 @@ def adapt(tools: Iterable[Tool]) -> Adapted:
     Raises
     ------
     InvalidRequest
-        A tool has no name, or two different ones have the same.
+        A tool has no name, two different ones have the same, or a schema is nested too deeply.
     """
     given: dict[str, Tool] = {}
     for i, tool in enumerate(tools):
@@ -62,6 +64,7 @@ def adapt(tools: Iterable[Tool]) -> Adapted:
             raise InvalidRequest(
                 f"Two different tools are named '{tool.name}'.", param=f"tools[{i}]"
             )
+        _check_depth(tool, f"tools[{i}]")
     # Names that are good as they are come first: no other tool may be given one of them.
     adapted = {name: name for name in given if _plain(name) == name}
     taken = set(adapted)
@@ -94,6 +97,23 @@ def whole_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(required, list):
         whole["required"] = [key for key in required if isinstance(key, str)]
     return whole | schema
+
+
+def _check_depth(tool: Tool, param: str) -> None:
+    level: list[Any] = [tool.parameters]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise InvalidRequest(
+        f"The parameters of the tool '{tool.name}' are nested more than {MOST_NESTED} levels deep.",
+        param=param,
+    )
 
 
 def _plain(name: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lmnb.chat.conversation import Message, Thinking, ToolCall, ToolResult
+from lmnb.chat.conversation import Document, Message, Thinking, ToolCall, ToolResult
 from lmnb.chat.media import Media
 from lmnb.chat.render_job import Turn
 from lmnb.chat.tool_names import Adapted
+from lmnb.errors import NotSupported
 
 
 def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tuple[Turn, ...]:
@@ -20,6 +21,8 @@ def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tup
     ------
     InvalidRequest
         There are too many images.
+    NotSupported
+        A result has a document.
     """
     return tuple(_Turns(media, tools).of(messages))
 
@@ -65,6 +68,12 @@ class _Turns:
         return made
 
     def _result(self, result: ToolResult) -> Turn:
+        if any(isinstance(part, Document) for part in result.parts):
+            raise NotSupported(
+                "Tool results with documents are not supported.",
+                hint="Send text or images.",
+                param="messages",
+            )
         call = self._calls.get(result.id)
         text = self._media.take_out(result.parts)
         if result.is_error and "error" not in text[:100].lower():
