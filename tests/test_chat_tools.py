@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -403,6 +404,25 @@ def test_the_default_without_a_system_message_and_with_several_calls() -> None:
 
 def test_the_default_prompt_shows_the_default_syntax() -> None:
     assert '<tool_call>\n{"name": "name_of_function", "arguments": {' in tool_prompt([], CALLS)
+
+
+def test_a_template_that_shows_calls_but_no_tools() -> None:
+    """The tools are told in words, with the template's own way to write calls as the example."""
+    template = HERMES.replace("{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}", "")
+    found = shown(template, *CONVERSATION)
+    assert found.startswith("[system]# Tools\n")
+    assert '\n\n<call>name_of_function {"name_of_parameter": "value"}</call>\n\n' in found
+    assert "<tool_response>" not in found
+    assert '[assistant]<call>weather {"city": "Rome"}</call>[tool]Sunny' in found
+
+
+def test_the_prompt_says_how_several_calls_are_written() -> None:
+    listed = msgspec.structs.replace(CALLS, begin="[", separator=", ", end="]")
+    example = '{"name": "name_of_another", "arguments": {"name_of_parameter": "value"}}'
+    assert example in tool_prompt([], listed)
+    assert "one function at a time" in tool_prompt(
+        [], msgspec.structs.replace(CALLS, parallel=False)
+    )
 
 
 def test_the_default_with_a_template_without_system_role() -> None:

@@ -112,7 +112,8 @@ class Template:
     ) -> Iterator[tuple[tuple[Turn, ...], Takes]]:
         takes = self._takes_of(job)
         if job.tools and not takes.tools:
-            turns = with_prompt(turns, tool_prompt(tool_objects(job.tools, takes), self.calls))
+            objects = tool_objects(job.tools, takes)
+            turns = with_prompt(turns, tool_prompt(objects, self.calls, results=not takes.results))
         bent = self._folded(bend_calls(turns, takes, self._write), takes)
         closed = words_into_results(bent)
         words = results_as_words(calls_as_words(turns, self._write))

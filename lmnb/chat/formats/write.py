@@ -49,7 +49,8 @@ def _call(form: WrittenCall | JsonCall | PythonCall | HarmonyCall, call: ToolCal
             values = _mapping(call.arguments)
             if values is None:
                 return f"{call.name}({call.arguments})"
-            return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+            given = ", ".join(f"{key}={_python(value)}" for key, value in values.items())
+            return f"{call.name}({given})"
         case HarmonyCall():
             return (
                 f"<|channel|>commentary to=functions.{call.name} <|constrain|>json<|message|>"
@@ -91,6 +92,15 @@ def _tagged(form: TaggedArguments, key: str, value: Any) -> str:
     kind = "" if form.typed is None else form.typed[0 if is_text else 1]
     shown = value if is_text and form.raw_strings else _quoted(value)
     return f"{form.key_begin}{key}{form.key_end}{kind}{shown}{form.value_end}"
+
+
+def _python(value: Any) -> str:
+    """A JSON value as Python writes it, strings in double quotes and as readable as in JSON."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(key)}: {_python(v)}" for key, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_python, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _bare(value: Any, quote: str) -> str:
