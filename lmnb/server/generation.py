@@ -34,7 +34,7 @@ from lmnb.chat.events import (
     ToolCallStart,
 )
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import Embedded, LoadConfig, TokenLogprob
+from lmnb.engine.protocol import Embedded, LoadConfig, Ranked, TokenLogprob
 from lmnb.errors import EngineCrashed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
@@ -292,6 +292,31 @@ async def embed(
     async def work(instance: Instance) -> Embedding:
         result = await instance.worker.embed(inputs, truncate=truncate)
         return Embedding(instance.id, result)
+
+    return await _use(state, model, "embedding", work, ttl=ttl)
+
+
+async def rerank(
+    state: State,
+    model: str,
+    query: str,
+    documents: Sequence[str],
+    *,
+    truncate: bool = False,
+    ttl: float | None = None,
+) -> Ranked:
+    """Score how relevant each document is to the query, 0 to 1.
+
+    Raises
+    ------
+    NotSupported
+        The model does not rerank.
+    ContextOverflow
+        A document is too long together with the query, and `truncate` is off; or the query alone.
+    """
+
+    async def work(instance: Instance) -> Ranked:
+        return await instance.worker.rerank(query, documents, truncate=truncate)
 
     return await _use(state, model, "embedding", work, ttl=ttl)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from lmnb.server.openai import chat, completions, embeddings, models, responses
+from lmnb.server.openai import chat, completions, embeddings, models, rerank, responses
 
 router = APIRouter()
 # Plain Starlette routes: handlers read their bodies themselves, leniently (see `body`).
@@ -16,3 +16,4 @@ router.add_route("/v1/responses", responses.create, methods=["POST"])
 router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
 router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
 router.add_route("/v1/embeddings", embeddings.create, methods=["POST"])
+router.add_route("/v1/rerank", rerank.create, methods=["POST"])
