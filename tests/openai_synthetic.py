@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 import httpx2
+import msgspec
 import openai
 
 from lmnb.chat.events import Event, Finished, FinishReason, Timings, Usage
 from lmnb.engine.protocol import TokenLogprob
+from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_stream import ChatStream
+from lmnb.server.openai.fan_out import collect
 from lmnb.server.openai.replies import frames
 from lmnb.server.openai.responses_objects import in_progress
 from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.responses_stream import ResponseStream
+from lmnb.server.openai.toolbox import NO_TOOLS, Toolbox
 from lmnb.server.sse import frame
 
 Indexed = tuple[int, Event]
@@ -53,17 +57,37 @@ async def _each(events: Iterable[Indexed]) -> AsyncGenerator[Indexed, None]:
 
 
 def chat_frames(
-    events: Iterable[Indexed], *, choices: int = 1, logprobs: bool = False, usage: bool = True
+    events: Iterable[Indexed],
+    *,
+    choices: int = 1,
+    toolbox: Toolbox = NO_TOOLS,
+    logprobs: bool = False,
+    usage: bool = True,
 ) -> bytes:
     async def run() -> bytes:
-        writer = ChatStream("m", choices, with_logprobs=logprobs, with_usage=usage)
+        writer = ChatStream("m", choices, toolbox, with_logprobs=logprobs, with_usage=usage)
         return b"".join([data async for data in frames(writer, _each(events))])
 
     return asyncio.run(run())
 
 
-def response_frames(events: Iterable[Event], *, heartbeat_after: int = -1) -> bytes:
-    answer = ResponseStream(in_progress(ResponsesBody(model="m", input="hi")))
+def whole_chat(events: Iterable[Event], toolbox: Toolbox = NO_TOOLS) -> bytes:
+    async def run() -> bytes:
+        answers = await collect(_each((0, event) for event in events), 1)
+        return msgspec.json.encode(completion("m", answers, toolbox, with_logprobs=False))
+
+    return asyncio.run(run())
+
+
+def response_frames(
+    events: Iterable[Event],
+    *,
+    toolbox: Toolbox = NO_TOOLS,
+    sealed: bool = False,
+    heartbeat_after: int = -1,
+) -> bytes:
+    body = ResponsesBody(model="m", input="hi")
+    answer = ResponseStream(in_progress(body), toolbox, sealed=sealed)
     sent = list(answer.start())
     for i, event in enumerate(events):
         sent += answer.feed(event)

@@ -166,14 +166,11 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}
 REMOTE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/picture.png"}}
 FILE = {"type": "file", "file": {"file_id": "1"}}
 PART = "messages[0].content[0]"
-FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
 @pytest.mark.parametrize(
     ("fields", "error", "param"),
     [
-        ({"tools": [FUNCTION]}, UnsupportedParameter, "tools"),
-        ({"functions": [{"name": "f"}]}, UnsupportedParameter, "functions"),
         ({"messages": [HELLO | {"content": [REMOTE]}]}, NotSupported, f"{PART}.image_url.url"),
         ({"messages": [HELLO | {"content": [FILE]}]}, UnsupportedValue, PART),
         ({"modalities": ["text", "audio"]}, UnsupportedValue, "modalities"),
@@ -215,8 +212,7 @@ def test_an_empty_name_is_no_model() -> None:
         check({"model": "", "input": "x"}, EmbeddingsBody)
 
 
-def test_tools_that_may_not_be_called_are_fine() -> None:
-    assert chat(tools=[FUNCTION], tool_choice="none") == chat()
+def test_what_asks_for_nothing_is_as_if_not_given() -> None:
     assert chat(tools=[], tool_choice="auto") == chat()
     assert chat(response_format={"type": "text"}) == chat()
 
@@ -500,8 +496,6 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"text": {"format": {"type": "json_schema"}}}, MissingParameter, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, InvalidValue, "text.format.type"),
         ({"response_format": {"type": "yaml"}}, InvalidValue, "response_format.type"),
-        ({"tools": [{"type": "function", "name": "f"}]}, UnsupportedParameter, "tools"),
-        ({"tools": [{"type": "custom", "name": "f"}]}, UnsupportedParameter, "tools"),
         ({"background": True}, UnsupportedParameter, "background"),
         ({"conversation": "conv_1"}, UnsupportedParameter, "conversation"),
         ({"prompt": {"id": "p"}}, UnsupportedParameter, "prompt"),
@@ -514,11 +508,6 @@ def test_responses_fields_are_named(
         response(**fields)
     assert isinstance(raised.value, LmnbError)
     assert raised.value.param == param
-
-
-def test_hosted_tools_are_left_out() -> None:
-    """Agents list them everywhere; a request with nothing else has no tools."""
-    assert response(tools=[{"type": "web_search"}, {"type": "local_shell"}]) == response()
 
 
 @pytest.mark.parametrize(

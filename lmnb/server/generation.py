@@ -215,7 +215,7 @@ async def _resume(
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A finished tool call. `arguments` is JSON text."""
+    """A tool call. `arguments` is JSON text, or the beginning of one if the call was cut."""
 
     id: str
     name: str
@@ -251,10 +251,10 @@ async def fold(events: AsyncGenerator[Event, None]) -> Answer:
                 start, arguments = event, []
             elif isinstance(event, ToolCallDelta):
                 arguments.append(event.json)
-            elif isinstance(event, ToolCallEnd):
-                assert start is not None
+            elif isinstance(event, ToolCallEnd | Finished) and start is not None:
                 calls.append(Call(start.id, start.name, "".join(arguments)))
-            elif isinstance(event, Finished):
+                start = None
+            if isinstance(event, Finished):
                 return Answer(
                     "".join(text), "".join(thinking), tuple(calls), tuple(logprobs), event
                 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from typing import Any
 
 import msgspec
+from pydantic_core import from_json
 
 from lmnb.chat.events import Finished
 from lmnb.chat.events import Usage as Counts
@@ -19,6 +20,7 @@ from lmnb.server.anthropic.schema import (
     Usage,
 )
 from lmnb.server.generation import Answer
+from lmnb.server.sealing import seal
 
 STOP_REASONS: dict[str, StopReason] = {
     "stop": "end_turn",
@@ -29,15 +31,24 @@ STOP_REASONS: dict[str, StopReason] = {
 }
 
 
-def message(answer: Answer, model: str) -> Message:
-    """The whole answer: thinking, text, calls. `model` is the name to be reported."""
+_ODD = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def message(answer: Answer, model: str, *, hide_thinking: bool = False) -> Message:
+    """The whole answer: thinking, text, calls. `model` is the name to be reported.
+
+    Thinking that is to be hidden is in its block's signature only.
+    """
     content: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
-    if answer.thinking:
+    if answer.thinking and hide_thinking:
+        content.append(ThinkingBlock("", seal(answer.thinking)))
+    elif answer.thinking:
         content.append(ThinkingBlock(answer.thinking, signature()))
     if answer.text:
         content.append(TextBlock(answer.text))
     content.extend(
-        ToolUseBlock(call.id, call.name, _input(call.arguments)) for call in answer.tool_calls
+        ToolUseBlock(tool_use_id(call.id), call.name, _input(call.arguments))
+        for call in answer.tool_calls
     )
     end = answer.finished
     return Message(
@@ -50,13 +61,22 @@ def message(answer: Answer, model: str) -> Message:
     )
 
 
+def tool_use_id(call: str) -> str:
+    """A call's id in the characters that Anthropic's have. Some models write others."""
+    return _ODD.sub("_", call)
+
+
 def _input(arguments: str) -> msgspec.Raw:
-    """The arguments as they are; an empty object if they were cut before they were whole."""
+    """The arguments as they are. Of cut ones what an SDK makes of the stream: whole values only."""
     try:
-        msgspec.json.decode(arguments, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return msgspec.Raw(b"{}")
-    return msgspec.Raw(arguments.encode())
+        found = from_json(arguments)
+    except ValueError:
+        try:
+            found = from_json(arguments, allow_partial=True)
+        except ValueError:
+            found = None
+        arguments = msgspec.json.encode(found).decode()
+    return msgspec.Raw(arguments.encode() if isinstance(found, dict) else b"{}")
 
 
 def stop_reason(end: Finished) -> StopReason:

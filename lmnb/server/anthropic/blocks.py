@@ -13,6 +13,7 @@ from lmnb.errors import NotSupported
 from lmnb.server.anthropic.schema import Block
 from lmnb.server.errors import InvalidType, MissingParameter
 from lmnb.server.media import from_base64, from_data_url
+from lmnb.server.sealing import unseal
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ def _text(block: Block, where: str) -> Part:
 
 
 def _thinking(block: Block, where: str) -> Part:
-    return Thinking(_get(block, "thinking", str, where))
+    text, signature = _get(block, "thinking", str, where), block.get("signature")
+    hidden = unseal(signature) if not text and isinstance(signature, str) else None
+    return Thinking(hidden or text)
 
 
 def _image(block: Block, where: str) -> Part:

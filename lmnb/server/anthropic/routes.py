@@ -33,11 +33,12 @@ async def create(request: Request) -> Response:
     state = state_of(request)
     model = await resolve(state, body.model)
     wanted = translate(body, model, request.headers)
+    hide = (body.thinking or {}).get("display") == "omitted"
     if not body.stream:
         answer = await until_disconnect(request, fold(generate(state, wanted)))
-        return _json(message(answer, model or answer.finished.instance))
+        return _json(message(answer, model or answer.finished.instance, hide_thinking=hide))
     events = await until_disconnect(request, begin(generate(state, wanted)))
-    writer = MessageStream(model or body.model, request_id(request))
+    writer = MessageStream(model or body.model, request_id(request), hide_thinking=hide)
     return stream(writer.frames(events), on_error=writer.error, keep_alive=writer.keep_alive)
 
 

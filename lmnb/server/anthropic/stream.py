@@ -28,6 +28,7 @@ from lmnb.server import sse
 from lmnb.server.anthropic import answer
 from lmnb.server.anthropic.schema import Message, Usage
 from lmnb.server.errors import anthropic_body
+from lmnb.server.sealing import seal
 
 _PING = sse.frame({"type": "ping"}, "ping")
 _HEARTBEAT_SECONDS = 60.0
@@ -35,11 +36,15 @@ _encode = sse.encoder.encode
 
 
 class MessageStream:
-    """Turns the events of one answer into frames. `model` is the name to be reported."""
+    """Turns the events of one answer into frames. `model` is the name to be reported.
 
-    def __init__(self, model: str, request_id: str) -> None:
+    Thinking that is to be hidden is in its block's signature only.
+    """
+
+    def __init__(self, model: str, request_id: str, *, hide_thinking: bool = False) -> None:
         self._model = model
         self._request_id = request_id
+        self._hidden: list[str] | None = [] if hide_thinking else None
         self._started = False
         self._counts: Usage | None = None
         self._index = -1
@@ -61,12 +66,13 @@ class MessageStream:
                 return b""
             return self._block("text") + self._add(event.text)
         if isinstance(event, ThinkingDelta):
-            return self._block("thinking") + self._add(event.text)
+            return self._think(event.text)
         if isinstance(event, Prompt):
             self._counts = answer.usage(Counts(event.total, event.cached, 0))
             return self._start()
         if isinstance(event, ToolCallStart):
-            return self._block("tool_use", id=event.id, name=event.name, input={})
+            id_ = answer.tool_use_id(event.id)
+            return self._block("tool_use", id=id_, name=event.name, input={})
         if isinstance(event, ToolCallDelta):
             self._has_input = True
             return self._add(event.json)
@@ -124,6 +130,22 @@ class MessageStream:
         start = {"type": "content_block_start", "index": self._index, "content_block": block}
         return before + sse.frame(start, "content_block_start")
 
+    def _think(self, text: str) -> bytes:
+        before = self._block("thinking")
+        if self._hidden is None:
+            return before + self._add(text)
+        self._hidden.append(text)
+        return before
+
+    def _sign(self) -> bytes:
+        signature = answer.signature()
+        if self._hidden is not None:
+            signature = seal("".join(self._hidden))
+            self._hidden = []
+        delta = {"type": "signature_delta", "signature": signature}
+        data = {"type": "content_block_delta", "index": self._index, "delta": delta}
+        return sse.frame(data, "content_block_delta")
+
     def _add(self, text: str) -> bytes:
         return sse.frame(self._delta + _encode(text) + b"}}", "content_block_delta")
 
@@ -134,9 +156,7 @@ class MessageStream:
         if self._open == "tool_use" and not self._has_input:
             before = self._add("")
         elif self._open == "thinking":
-            delta = {"type": "signature_delta", "signature": answer.signature()}
-            data = {"type": "content_block_delta", "index": self._index, "delta": delta}
-            before = sse.frame(data, "content_block_delta")
+            before = self._sign()
         self._open = None
         stop = {"type": "content_block_stop", "index": self._index}
         return before + sse.frame(stop, "content_block_stop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ from lmnb.chat.conversation import (
     SamplingOptions,
     Text,
     Tool,
+    ToolCall,
     ToolChoice,
     ToolResult,
 )
@@ -23,6 +25,8 @@ from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.anthropic import blocks
 from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
 from lmnb.server.errors import InvalidType
+
+_log = logging.getLogger(__name__)
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """How a system block begins that only Anthropic's own servers should see.
@@ -57,12 +61,13 @@ def translate(body: CountBody, model: str, headers: Headers) -> Request:
         Only tools were given that Anthropic runs itself.
     """
     messages = conversation(body)
+    own = tools(body.tools or [])
     common: dict[str, Any] = {
         "model": model,
         "messages": messages,
-        "continue_final": messages[-1].role == "assistant",
-        "tools": tools(body.tools or []),
-        "tool_choice": tool_choice(body.tool_choice),
+        "continue_final": _is_prefill(messages[-1]),
+        "tools": own,
+        "tool_choice": tool_choice(body.tool_choice, own),
         "output_format": output_format(body),
         "reasoning": reasoning(body),
         "cache_key": cache_key(body, headers),
@@ -112,6 +117,11 @@ def conversation(body: CountBody) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def _is_prefill(last: Message) -> bool:
+    """An assistant's last words are to be continued; a call is answered, not continued."""
+    return last.role == "assistant" and not any(isinstance(part, ToolCall) for part in last.parts)
+
+
 def system_text(system: str | list[Block] | None) -> str:
     """The system prompt without what is meant for Anthropic's servers alone."""
     if isinstance(system, list):
@@ -131,6 +141,8 @@ def _is_billing(text: object) -> bool:
 def tools(given: list[Block]) -> tuple[Tool, ...]:
     """The caller's own tools. Those that Anthropic runs are left out, unless there are no others."""
     own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
+    if len(own) < len(given):
+        _log.warning("%d tools were left out: Anthropic runs them itself", len(given) - len(own))
     if given and not own:
         kind = str(given[0].get("name") or given[0]["type"])
         raise NotSupported(f"{kind} is not supported: no tools run on this server.", param="tools")
@@ -147,7 +159,7 @@ def tools(given: list[Block]) -> tuple[Tool, ...]:
     return tuple(found)
 
 
-def tool_choice(given: str | Block | None) -> ToolChoice:
+def tool_choice(given: str | Block | None, own: tuple[Tool, ...]) -> ToolChoice:
     """`auto`, `any`, `tool` or `none`; as an object, or (LM Studio's docs) as a bare string."""
     if given is None:
         return ToolChoice()
@@ -160,6 +172,12 @@ def tool_choice(given: str | Block | None) -> ToolChoice:
     name = choice.get("name")
     if mode == "named" and not isinstance(name, str):
         raise InvalidRequest("tool_choice.name: must name a tool.", param="tool_choice.name")
+    if mode == "named" and name not in {tool.name for tool in own}:
+        raise InvalidRequest(
+            f"tool_choice.name: there is no tool named '{name}'.", param="tool_choice.name"
+        )
+    if mode == "required" and not own:
+        raise InvalidRequest("tool_choice: there are no tools to choose from.", param="tool_choice")
     parallel = not choice.get("disable_parallel_tool_use")
     return ToolChoice(mode, name if mode == "named" else None, parallel)  # type: ignore[arg-type]
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from lmnb.chat.conversation import Reasoning
 from lmnb.engine.gguf import read_header
 from lmnb.engine.projector import find_projector
 from lmnb.errors import InvalidModel, InvalidRequest
@@ -82,8 +82,8 @@ def _reasoning(template: str) -> ReasoningSetting | None:
     return None
 
 
-def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> dict[str, Any]:
-    """The template variables of a `reasoning` setting. Blocks (disk).
+def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> Reasoning:
+    """What a `reasoning` setting means. Blocks (disk).
 
     Raises
     ------
@@ -100,5 +100,5 @@ def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> dict[str, Any
             param="reasoning",
         )
     if wanted in _EFFORTS:
-        return {"reasoning_effort": wanted}
-    return {"enable_thinking": wanted == "on"}
+        return Reasoning(effort=wanted)
+    return Reasoning(enabled=wanted == "on")

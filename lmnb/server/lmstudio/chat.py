@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.chat import conversation
-from lmnb.chat.conversation import Image, Message, SamplingOptions, Text
+from lmnb.chat.conversation import Image, Message, Reasoning, SamplingOptions, Text
 from lmnb.chat.joining import join
 from lmnb.engine.sampling_options import RANGES
 from lmnb.errors import InvalidRequest, NotFound, NotSupported
@@ -92,14 +91,14 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
         if value is not None and value < 1:
             raise InvalidRequest(f"'{name}' must be at least 1.", param=name)
     said = Message("user", said_parts(body))
-    arguments: dict[str, Any] = {}
+    reasoning = Reasoning()
     if body.reasoning is not None:
-        arguments = await asyncio.to_thread(check_reasoning, body.reasoning, entry)
+        reasoning = await asyncio.to_thread(check_reasoning, body.reasoning, entry)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return conversation.Request(
         model=body.model,
         messages=(*await earlier(state, body), said),
-        template_kwargs=arguments,
+        reasoning=reasoning,
         sampling=SamplingOptions(**{name: getattr(body, name) for name in _SAMPLING}),
         stop=tuple(text for text in stop if text),
         max_tokens=body.max_output_tokens,

@@ -26,14 +26,17 @@ async def create(request: Request) -> Response:
     headers = await warnings(wanted[0])
     events = fan_out(partial(generate, state_of(request)), [wanted])
     with_logprobs = wanted[0].logprobs is not None
+    toolbox = body.toolbox()
     if body.stream:
         events = await until_disconnect(request, begin(events, ready=is_underway))
         writer = ChatStream(
             body.model,
             body.n,
+            toolbox,
             with_logprobs=with_logprobs,
             with_usage=body.stream_options.include_usage,
         )
         return stream(frames(writer, events), on_error=error_frame, headers=headers)
     answers = await until_disconnect(request, collect(events, body.n))
-    return reply(completion(body.model, answers, with_logprobs=with_logprobs), headers)
+    whole = completion(body.model, answers, toolbox, with_logprobs=with_logprobs)
+    return reply(whole, headers)

@@ -10,12 +10,14 @@ import msgspec
 
 from lmnb import __version__
 from lmnb.chat.events import Finished
-from lmnb.server.generation import Answer
+from lmnb.server.generation import Answer, Call
 from lmnb.server.openai import ids
+from lmnb.server.openai.custom_input import custom_input
+from lmnb.server.openai.toolbox import Toolbox
 from lmnb.server.openai.wire import Logprob, Stats, Usage, logprobs, stats, usage
 
 FINGERPRINT = f"lmnb-{__version__}"
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -26,11 +28,26 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call."""
+    """A call of a function."""
 
     id: str
     function: Function
     type: str = "function"
+
+
+class Custom(msgspec.Struct, frozen=True):
+    """A called custom tool; `input` is plain text."""
+
+    name: str
+    input: str
+
+
+class CustomCall(msgspec.Struct, frozen=True):
+    """A call of a custom tool."""
+
+    id: str
+    custom: Custom
+    type: str = "custom"
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +57,8 @@ class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None
     refusal: None = None
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
-    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall | CustomCall] | msgspec.UnsetType = msgspec.UNSET
+    function_call: Function | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChoiceLogprobs(msgspec.Struct, frozen=True):
@@ -72,14 +90,21 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str = FINGERPRINT
 
 
-def finish_reason(end: Finished, calls: int) -> FinishReason:
-    """`tool_calls` if and only if there are calls: agents loop for ever otherwise."""
+def finish_reason(end: Finished, calls: int, *, legacy: bool = False) -> FinishReason:
+    """`tool_calls` if and only if there are calls: agents loop for ever otherwise.
+
+    `legacy` callers gave `functions`, and look for `function_call`.
+    """
     if end.reason in {"length", "context"}:
         return "length"
-    return "tool_calls" if calls else "stop"
+    if not calls:
+        return "stop"
+    return "function_call" if legacy else "tool_calls"
 
 
-def completion(model: str, answers: Sequence[Answer], *, with_logprobs: bool) -> ChatCompletion:
+def completion(
+    model: str, answers: Sequence[Answer], toolbox: Toolbox, *, with_logprobs: bool
+) -> ChatCompletion:
     """`answers` share one prompt."""
     ends = [answer.finished for answer in answers]
     return ChatCompletion(
@@ -87,22 +112,32 @@ def completion(model: str, answers: Sequence[Answer], *, with_logprobs: bool) ->
         created=int(time.time()),
         model=model,
         choices=[
-            _choice(i, answer, with_logprobs=with_logprobs) for i, answer in enumerate(answers)
+            _choice(i, answer, toolbox, with_logprobs=with_logprobs)
+            for i, answer in enumerate(answers)
         ],
         usage=usage([ends]),
         stats=stats(ends[0]),
     )
 
 
-def _choice(index: int, answer: Answer, *, with_logprobs: bool) -> Choice:
-    calls = [ToolCall(call.id, Function(call.name, call.arguments)) for call in answer.tool_calls]
+def _choice(index: int, answer: Answer, toolbox: Toolbox, *, with_logprobs: bool) -> Choice:
+    calls = answer.tool_calls
+    made = [] if toolbox.legacy else [_call(call, toolbox) for call in calls]
+    function = Function(calls[0].name, calls[0].arguments) if calls and toolbox.legacy else None
     return Choice(
         index,
         AnswerMessage(
             content=answer.text or (None if calls else ""),
             reasoning_content=answer.thinking or msgspec.UNSET,
-            tool_calls=calls or msgspec.UNSET,
+            tool_calls=made or msgspec.UNSET,
+            function_call=function or msgspec.UNSET,
         ),
         ChoiceLogprobs(logprobs(answer.logprobs)) if with_logprobs else None,
-        finish_reason(answer.finished, len(calls)),
+        finish_reason(answer.finished, len(calls), legacy=toolbox.legacy),
     )
+
+
+def _call(call: Call, toolbox: Toolbox) -> ToolCall | CustomCall:
+    if toolbox.caller_knows(call.name).custom:
+        return CustomCall(call.id, Custom(call.name, custom_input(call.arguments)))
+    return ToolCall(call.id, Function(call.name, call.arguments))

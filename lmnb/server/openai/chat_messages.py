@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from lmnb.chat.conversation import Message, Part, Role, Thinking, ToolCall, ToolResult
 from lmnb.server.openai.errors import InvalidType, InvalidValue, MissingParameter
-from lmnb.server.openai.parts import content
+from lmnb.server.openai.parts import content, shown
+from lmnb.server.openai.toolbox import arguments_of
 from lmnb.server.openai.values import array, json_type, mapping, string
 
 ROLES: dict[str, Role] = {
@@ -53,8 +54,7 @@ def _message(message: Any, where: str) -> Message:
     if role == "tool":
         # The legacy role "function" names the function where "tool" names the call.
         call = string(message, "name" if name == "function" else "tool_call_id", where)
-        texts = tuple(part for part in parts if isinstance(part, Text))
-        return Message(role, (ToolResult(call, texts),))
+        return Message(role, (ToolResult(call, shown(parts)),))
     return Message(role, parts)
 
 
@@ -78,6 +78,11 @@ def _assistant(message: dict[str, Any], where: str) -> tuple[Part, ...]:
 
 def _tool_call(call: Any, where: str) -> ToolCall:
     call = mapping(call, where)
+    if call.get("type") == "custom":
+        at = f"{where}.custom"
+        custom = mapping(call.get("custom"), at)
+        input_ = arguments_of(string(custom, "input", at))
+        return ToolCall(string(call, "id", where), string(custom, "name", at), input_)
     at = f"{where}.function"
     function = mapping(call.get("function"), at)
     return ToolCall(

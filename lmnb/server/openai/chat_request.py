@@ -11,10 +11,11 @@ from starlette.datastructures import Headers
 from lmnb.chat.conversation import Message, Reasoning, Request, ToolCall
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.chat_messages import translate as translate_messages
-from lmnb.server.openai.errors import InvalidValue, UnsupportedValue
+from lmnb.server.openai.chat_tools import ToolFields
+from lmnb.server.openai.errors import UnsupportedValue
 from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.unsupported import refuse_tools
+from lmnb.server.openai.thinking import reasoning
 
 MAX_CHOICES = 128
 
@@ -26,12 +27,24 @@ class StreamOptions(Fields):
 
 
 class ReasoningFields(Fields):
-    """`effort` is one of OpenAI's words; an unknown one is the template's to ignore."""
+    """`effort` is one of OpenAI's words; an unknown one is the template's to ignore.
+
+    The others are OpenRouter's. `max_tokens` bounds the thinking.
+    """
 
     effort: str | None = None
+    enabled: bool | None = None
+    max_tokens: Int | None = None
 
 
-class ChatBody(SamplingFields, OutputFields):
+class ThinkingFields(Fields):
+    """DeepSeek's and Anthropic's form: `type` is "enabled" or "disabled"."""
+
+    type: str | None = None
+    budget_tokens: Int | None = None
+
+
+class ChatBody(SamplingFields, OutputFields, ToolFields):
     """POST /v1/chat/completions."""
 
     messages: list[Any]
@@ -43,12 +56,8 @@ class ChatBody(SamplingFields, OutputFields):
     stream_options: StreamOptions = StreamOptions()
     reasoning_effort: str | None = None
     reasoning: ReasoningFields = ReasoningFields()
-    thinking: dict[str, Any] | None = None
+    thinking: ThinkingFields = ThinkingFields()
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
     modalities: list[str] = Field(default_factory=list)
 
 
@@ -58,15 +67,23 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
     Raises
     ------
     NotSupported
-        Tools, images, audio.
+        Files, audio as output.
     InvalidRequest
-        Messages that cannot be understood.
+        Messages or tools that cannot be understood.
     """
-    _refuse(body)
+    if "audio" in body.modalities:
+        raise UnsupportedValue(
+            "Audio output is not supported ('modalities').",
+            hint="Ask for text only.",
+            param="modalities",
+        )
+    toolbox = body.toolbox()
     messages = translate_messages(body.messages)
     common = Request(
         model=body.model,
         messages=messages,
+        tools=toolbox.tools,
+        tool_choice=toolbox.choice,
         output_format=body.output_format(),
         reasoning=_reasoning(body),
         template_kwargs=body.chat_template_kwargs,
@@ -82,26 +99,12 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
     return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
 
 
-def _refuse(body: ChatBody) -> None:
-    refuse_tools(body.tools, body.tool_choice)
-    refuse_tools(body.functions, body.function_call, "functions")
-    if not body.tools and body.tool_choice is not None and body.tool_choice not in ("none", "auto"):
-        raise InvalidValue(
-            "'tool_choice' asks for a tool call, but there are no 'tools'.", param="tool_choice"
-        )
-    if "audio" in body.modalities:
-        raise UnsupportedValue(
-            "Audio output is not supported ('modalities').",
-            hint="Ask for text only.",
-            param="modalities",
-        )
-
-
 def _reasoning(body: ChatBody) -> Reasoning:
-    kind = (body.thinking or {}).get("type")
-    return Reasoning(
-        enabled={"enabled": True, "disabled": False}.get(kind) if isinstance(kind, str) else None,
-        effort=body.reasoning_effort or body.reasoning.effort,
+    enabled = {"enabled": True, "disabled": False}.get(body.thinking.type or "")
+    return reasoning(
+        body.reasoning_effort or body.reasoning.effort,
+        enabled=body.reasoning.enabled if enabled is None else enabled,
+        budget=body.thinking.budget_tokens or body.reasoning.max_tokens,
     )
 
 

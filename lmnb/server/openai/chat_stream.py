@@ -17,6 +17,7 @@ from lmnb.chat.events import (
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
+    ToolCallEnd,
     ToolCallStart,
 )
 from lmnb.server.openai import ids
@@ -26,6 +27,8 @@ from lmnb.server.openai.chat_answer import (
     FinishReason,
     finish_reason,
 )
+from lmnb.server.openai.custom_input import CustomInput
+from lmnb.server.openai.toolbox import Toolbox
 from lmnb.server.openai.wire import Stats, Usage, logprobs, stats, usage
 
 
@@ -36,13 +39,21 @@ class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
 
 
+class CustomDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`name` comes first and once; `input` in pieces."""
+
+    input: str
+    name: str | None = None
+
+
 class ToolCallChunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """More of the `index`-th call."""
+    """More of the `index`-th call, of a function or a custom tool."""
 
     index: int
-    function: FunctionDelta
+    function: FunctionDelta | None = None
     id: str | None = None
     type: str | None = None
+    custom: CustomDelta | None = None
 
 
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,6 +63,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: tuple[ToolCallChunk, ...] | None = None
+    function_call: FunctionDelta | None = None
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
@@ -79,13 +91,18 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ChatStream:
     """Turns `(index, event)` into chunks. One per response."""
 
-    def __init__(self, model: str, choices: int, *, with_logprobs: bool, with_usage: bool) -> None:
+    def __init__(
+        self, model: str, choices: int, toolbox: Toolbox, *, with_logprobs: bool, with_usage: bool
+    ) -> None:
         self._id = ids.chat_completion()
         self._created = int(time.time())
         self._model = model
+        self._toolbox = toolbox
         self._with_logprobs = with_logprobs
         self._with_usage = with_usage
         self._calls = [0] * choices
+        self._inputs: dict[int, CustomInput] = {}
+        """Of each choice that is calling a custom tool: the reader of its input."""
         self._ends: list[Finished | None] = [None] * choices
 
     def start(self) -> Iterator[Chunk]:
@@ -101,16 +118,17 @@ class ChatStream:
                 return self._chunk(index, Delta(content=text), known)
             case ThinkingDelta(text=text):
                 return self._chunk(index, Delta(reasoning_content=text))
-            case ToolCallStart(index=call, id=id_, name=name):
-                self._calls[index] += 1
-                first = ToolCallChunk(call, FunctionDelta("", name), id_, "function")
-                return self._chunk(index, Delta(tool_calls=(first,)))
-            case ToolCallDelta(index=call, json=json):
-                more = ToolCallChunk(call, FunctionDelta(json))
-                return self._chunk(index, Delta(tool_calls=(more,)))
+            case ToolCallStart():
+                return self._chunk(index, self._begin_call(index, event))
+            case ToolCallDelta():
+                return self._more_of_call(index, event)
+            case ToolCallEnd(index=call):
+                reader = self._inputs.pop(index, None)
+                return self._input(index, call, reader.finish()) if reader else None
             case Finished():
                 self._ends[index] = event
-                reason = finish_reason(event, self._calls[index])
+                legacy = self._toolbox.legacy
+                reason = finish_reason(event, self._calls[index], legacy=legacy)
                 return self._chunk(index, Delta(), reason=reason)
             case _:
                 return None
@@ -129,6 +147,35 @@ class ChatStream:
                 usage=usage([ends]),
                 stats=stats(ends[0]),
             )
+
+    def _begin_call(self, index: int, event: ToolCallStart) -> Delta:
+        self._calls[index] += 1
+        first = FunctionDelta("", event.name)
+        if self._toolbox.legacy:
+            return Delta(function_call=first)
+        if self._toolbox.caller_knows(event.name).custom:
+            self._inputs[index] = CustomInput()
+            custom = CustomDelta("", event.name)
+            chunk = ToolCallChunk(event.index, None, event.id, "custom", custom)
+        else:
+            chunk = ToolCallChunk(event.index, first, event.id, "function")
+        return Delta(tool_calls=(chunk,))
+
+    def _more_of_call(self, index: int, event: ToolCallDelta) -> Chunk | None:
+        reader = self._inputs.get(index)
+        if reader is not None:
+            return self._input(index, event.index, reader.feed(event.json))
+        more = FunctionDelta(event.json)
+        if self._toolbox.legacy:
+            return self._chunk(index, Delta(function_call=more))
+        return self._chunk(index, Delta(tool_calls=(ToolCallChunk(event.index, more),)))
+
+    def _input(self, index: int, call: int, text: str) -> Chunk | None:
+        """More of the input of a custom tool's call, if there is more."""
+        if not text:
+            return None
+        chunk = ToolCallChunk(call, custom=CustomDelta(text))
+        return self._chunk(index, Delta(tool_calls=(chunk,)))
 
     def _chunk(
         self,

@@ -28,3 +28,7 @@ def reasoning() -> str:
 
 def function_call() -> str:
     return f"fc_{secrets.token_hex(24)}"
+
+
+def custom_call() -> str:
+    return f"ctc_{secrets.token_hex(24)}"

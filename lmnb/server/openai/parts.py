@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmnb.chat.conversation import Audio, Image, Part, Text, Thinking
+from lmnb.chat.conversation import Audio, Document, Image, Part, Text, Thinking
 from lmnb.server.media import from_base64, from_data_url
 from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedValue
 from lmnb.server.openai.values import json_type, mapping, string
@@ -26,6 +26,11 @@ def content(value: Any, where: str) -> tuple[Part, ...]:
             param=where,
         )
     return tuple(_part(part, f"{where}[{i}]") for i, part in enumerate(value))
+
+
+def shown(parts: tuple[Part, ...]) -> tuple[Text | Image | Document, ...]:
+    """What a tool's result can hold of a content."""
+    return tuple(part for part in parts if isinstance(part, Text | Image | Document))
 
 
 def _part(part: Any, where: str) -> Part:

@@ -24,7 +24,7 @@ from lmnb.server.openai.errors import (
 from lmnb.server.openai.replies import reply
 from lmnb.server.openai.responses_events import ResponseEvent
 from lmnb.server.openai.responses_objects import ResponseObject, in_progress
-from lmnb.server.openai.responses_request import ResponsesBody, translate
+from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
 from lmnb.server.openai.responses_stream import ResponseStream
 from lmnb.server.sse import Frames, frame, stream
 from lmnb.server.state import state_of
@@ -38,7 +38,9 @@ async def create(request: Request) -> Response:
     history = await _history(state.responses, body.previous_response_id)
     wanted, conversation = translate(body, request.headers, history)
     headers = await warnings(wanted)
-    run = Run(ResponseStream(in_progress(body)), conversation, state.responses)
+    sealed = SEALED_REASONING in body.include
+    answer = ResponseStream(in_progress(body), body.toolbox(), sealed=sealed)
+    run = Run(answer, conversation, state.responses)
     events = generate(state, wanted)
     if not body.stream:
         return reply(await until_disconnect(request, run.whole(events)), headers)

@@ -109,6 +109,26 @@ class ArgumentsDoneEvent(msgspec.Struct, frozen=True):
     name: str
 
 
+class InputDeltaEvent(msgspec.Struct, frozen=True):
+    """`response.custom_tool_call_input.delta`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+
+
+class InputDoneEvent(msgspec.Struct, frozen=True):
+    """`response.custom_tool_call_input.done`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    input: str
+
+
 ResponseEvent: TypeAlias = (
     Lifecycle
     | ItemEvent
@@ -119,4 +139,6 @@ ResponseEvent: TypeAlias = (
     | ReasoningDoneEvent
     | ArgumentsDeltaEvent
     | ArgumentsDoneEvent
+    | InputDeltaEvent
+    | InputDoneEvent
 )

@@ -12,8 +12,10 @@ from typing import Any
 from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
 from lmnb.server.openai.chat_messages import ROLES, arguments
 from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedValue
-from lmnb.server.openai.parts import content
+from lmnb.server.openai.parts import content, shown
+from lmnb.server.openai.toolbox import arguments_of, flat_name
 from lmnb.server.openai.values import array, json_type, mapping, string
+from lmnb.server.sealing import unseal
 
 log = logging.getLogger(__name__)
 
@@ -81,26 +83,12 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
         case "reasoning":
             turns.say(*_thinking(item, where))
         case "function_call":
-            turns.say(
-                ToolCall(
-                    string(item, "call_id", where),
-                    string(item, "name", where),
-                    arguments(item.get("arguments"), where),
-                )
-            )
-        case "function_call_output" | "custom_tool_call_output":
-            output = content(item.get("output") or "", f"{where}.output")
-            texts = tuple(part for part in output if isinstance(part, Text))
-            turns.add(Message("tool", (ToolResult(string(item, "call_id", where), texts),)))
+            turns.say(_call(item, where, arguments(item.get("arguments"), where)))
         case "custom_tool_call":
-            call = {"input": string(item, "input", where)}
-            turns.say(
-                ToolCall(
-                    string(item, "call_id", where),
-                    string(item, "name", where),
-                    arguments(call, where),
-                )
-            )
+            turns.say(_call(item, where, arguments_of(string(item, "input", where))))
+        case "function_call_output" | "custom_tool_call_output":
+            output = shown(content(item.get("output") or "", f"{where}.output"))
+            turns.add(Message("tool", (ToolResult(string(item, "call_id", where), output),)))
         case "item_reference":
             raise UnsupportedValue(
                 f"References to stored items are not supported ('{where}').",
@@ -109,6 +97,12 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
             )
         case kind:
             log.warning("Responses: an input item of the type %r was left out.", kind)
+
+
+def _call(item: dict[str, Any], where: str, arguments_: str) -> ToolCall:
+    namespace = item.get("namespace")
+    name = flat_name(string(item, "name", where), namespace if isinstance(namespace, str) else None)
+    return ToolCall(string(item, "call_id", where), name, arguments_)
 
 
 def _message(turns: _Turns, item: dict[str, Any], where: str) -> None:
@@ -142,4 +136,6 @@ def _thinking(item: dict[str, Any], where: str) -> list[Thinking]:
         texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
         if texts:
             return [Thinking("".join(texts))]
-    return []
+    blob = item.get("encrypted_content")
+    sealed = unseal(blob) if isinstance(blob, str) else None
+    return [Thinking(sealed)] if sealed else []

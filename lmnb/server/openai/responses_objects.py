@@ -51,7 +51,7 @@ class ReasoningItem(msgspec.Struct, frozen=True):
     status: ItemStatus
     content: tuple[ReasoningText, ...] = ()
     summary: tuple[()] = ()
-    encrypted_content: None = None
+    encrypted_content: str | None = None
     type: str = "reasoning"
 
 
@@ -63,10 +63,24 @@ class FunctionCallItem(msgspec.Struct, frozen=True):
     call_id: str
     name: str
     arguments: str = ""
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
     type: str = "function_call"
 
 
-Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem
+class CustomCallItem(msgspec.Struct, frozen=True):
+    """A call of a custom tool; `input` is plain text."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    input: str = ""
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
+    type: str = "custom_tool_call"
+
+
+CallItem: TypeAlias = FunctionCallItem | CustomCallItem
+Item: TypeAlias = MessageItem | ReasoningItem | CallItem
 
 
 class InputDetails(msgspec.Struct, frozen=True):

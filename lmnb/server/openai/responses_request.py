@@ -7,17 +7,21 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.datastructures import Headers
 
-from lmnb.chat.conversation import Message, OutputFormat, Reasoning, Request, Text
+from lmnb.chat.conversation import Message, OutputFormat, Request, Text
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
 from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.output_format import translate as translate_format
 from lmnb.server.openai.responses_items import translate as translate_items
+from lmnb.server.openai.responses_tools import ToolFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.unsupported import refuse_tools
+from lmnb.server.openai.thinking import reasoning
 
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log probabilities."""
+
+SEALED_REASONING = "reasoning.encrypted_content"
+"""The value of `include` that asks for thoughts in a form to be sent back unread."""
 
 
 class TextFields(Fields):
@@ -33,7 +37,7 @@ class ReasoningFields(Fields):
     summary: str | None = None
 
 
-class ResponsesBody(SamplingFields, OutputFields):
+class ResponsesBody(SamplingFields, OutputFields, ToolFields):
     """POST /v1/responses."""
 
     input: Any
@@ -42,13 +46,10 @@ class ResponsesBody(SamplingFields, OutputFields):
     store: bool = True
     max_output_tokens: Int | None = None
     max_tool_calls: Int | None = None
-    parallel_tool_calls: bool = True
     top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     include: list[str] = Field(default_factory=list)
     text: TextFields = TextFields()
     reasoning: ReasoningFields = ReasoningFields()
-    tools: Any = None
-    tool_choice: Any = None
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
     safety_identifier: str | None = None
@@ -79,6 +80,7 @@ def translate(
     this request only: they go in front of the request and are not stored.
     """
     _refuse(body)
+    toolbox = body.toolbox()
     conversation = history + translate_items(body.input)
     system: tuple[Message, ...] = ()
     if body.instructions:
@@ -88,8 +90,10 @@ def translate(
     request = Request(
         model=body.model,
         messages=system + conversation,
+        tools=toolbox.tools,
+        tool_choice=toolbox.choice,
         output_format=body.output_format(),
-        reasoning=Reasoning(effort=body.reasoning.effort),
+        reasoning=reasoning(body.reasoning.effort),
         sampling=body.sampling(),
         stop=body.stops(),
         max_tokens=token_limit(body.max_output_tokens),
@@ -103,7 +107,6 @@ def translate(
 
 
 def _refuse(body: ResponsesBody) -> None:
-    refuse_tools(body.tools, body.tool_choice)
     if body.prompt is not None:
         raise UnsupportedParameter(
             "'prompt' is not supported: there are no stored prompts here.",

@@ -22,9 +22,12 @@ from lmnb.chat.events import (
 )
 from lmnb.errors import ContextOverflow, LmnbError
 from lmnb.server.openai import ids
+from lmnb.server.openai.custom_input import CustomInput
 from lmnb.server.openai.responses_events import (
     ArgumentsDeltaEvent,
     ArgumentsDoneEvent,
+    InputDeltaEvent,
+    InputDoneEvent,
     ItemEvent,
     Lifecycle,
     PartEvent,
@@ -35,6 +38,8 @@ from lmnb.server.openai.responses_events import (
     TextDoneEvent,
 )
 from lmnb.server.openai.responses_objects import (
+    CallItem,
+    CustomCallItem,
     FunctionCallItem,
     Item,
     ItemStatus,
@@ -46,22 +51,30 @@ from lmnb.server.openai.responses_objects import (
     ResponseObject,
     usage,
 )
+from lmnb.server.openai.toolbox import NO_TOOLS, Toolbox, arguments_of, flat_name
 from lmnb.server.openai.wire import Logprob, logprobs
+from lmnb.server.sealing import seal
 
 
 class ResponseStream:
     """Turns events into a response and its stream. One per response.
 
-    Call `start`, then `feed` for every event, then `complete` and `end`; or `fail`.
+    Call `start`, then `feed` for every event, then `end`; or `fail`. With `sealed`, what was
+    thought is also given in a form that clients send back unread.
     """
 
-    def __init__(self, response: ResponseObject) -> None:
+    def __init__(
+        self, response: ResponseObject, toolbox: Toolbox = NO_TOOLS, *, sealed: bool = False
+    ) -> None:
         self.response = response
+        self._toolbox = toolbox
+        self._sealed = sealed
         self._sequence = -1
         self._items: list[Item] = []
         self._open: Item | None = None
         self._pieces: list[str] = []
         self._logprobs: list[Logprob] = []
+        self._input = CustomInput()
 
     def start(self) -> Iterator[ResponseEvent]:
         """The two events that come before all others."""
@@ -79,15 +92,11 @@ class ResponseStream:
                 yield from self._text(event)
             case ThinkingDelta(text=text):
                 yield from self._thinking(text)
-            case ToolCallStart(id=call, name=name):
+            case ToolCallStart():
                 yield from self._close("completed")
-                item = FunctionCallItem(ids.function_call(), "in_progress", call, name)
-                yield from self._add(item)
+                yield from self._add(self._new_call(event))
             case ToolCallDelta(json=json):
-                item_id, index = self._place()
-                self._pieces.append(json)
-                kind = "response.function_call_arguments.delta"
-                yield ArgumentsDeltaEvent(kind, self._next(), item_id, index, json)
+                yield from self._more_of_call(json)
             case ToolCallEnd():
                 yield from self._close("completed")
             case Finished():
@@ -121,7 +130,9 @@ class ResponseStream:
                 case MessageItem():
                     parts.extend(Text(part.text) for part in item.content)
                 case FunctionCallItem():
-                    parts.append(ToolCall(item.call_id, item.name, item.arguments))
+                    parts.append(ToolCall(item.call_id, _name(item), item.arguments))
+                case CustomCallItem():
+                    parts.append(ToolCall(item.call_id, _name(item), arguments_of(item.input)))
         return Message("assistant", tuple(parts))
 
     # --- items ------------------------------------------------------------------
@@ -151,6 +162,33 @@ class ResponseStream:
         kind = "response.reasoning_text.delta"
         yield ReasoningDeltaEvent(kind, self._next(), item_id, index, text)
 
+    def _new_call(self, event: ToolCallStart) -> CallItem:
+        tool = self._toolbox.caller_knows(event.name)
+        namespace = tool.namespace or msgspec.UNSET
+        if tool.custom:
+            self._input = CustomInput()
+            item_id = ids.custom_call()
+            return CustomCallItem(item_id, "in_progress", event.id, tool.name, namespace=namespace)
+        return FunctionCallItem(
+            ids.function_call(), "in_progress", event.id, tool.name, namespace=namespace
+        )
+
+    def _more_of_call(self, json: str) -> Iterator[ResponseEvent]:
+        if isinstance(self._open, CustomCallItem):
+            yield from self._more_input(self._input.feed(json))
+            return
+        item_id, index = self._place()
+        self._pieces.append(json)
+        kind = "response.function_call_arguments.delta"
+        yield ArgumentsDeltaEvent(kind, self._next(), item_id, index, json)
+
+    def _more_input(self, text: str) -> Iterator[ResponseEvent]:
+        if text:
+            item_id, index = self._place()
+            self._pieces.append(text)
+            kind = "response.custom_tool_call_input.delta"
+            yield InputDeltaEvent(kind, self._next(), item_id, index, text)
+
     def _add(self, item: Item) -> Iterator[ResponseEvent]:
         self._open = item
         self._pieces = []
@@ -162,6 +200,8 @@ class ResponseStream:
         """Finish the open item, if there is one."""
         if self._open is None:
             return
+        if isinstance(self._open, CustomCallItem):
+            yield from self._more_input(self._input.finish())
         item_id, index = self._place()
         text = "".join(self._pieces)
         done: Item
@@ -177,11 +217,18 @@ class ResponseStream:
                 kind = "response.reasoning_text.done"
                 yield ReasoningDoneEvent(kind, self._next(), item_id, index, text)
                 yield self._part("done", thought)
-                done = msgspec.structs.replace(item, status=status, content=(thought,))
+                blob = seal(text) if self._sealed else None
+                done = msgspec.structs.replace(
+                    item, status=status, content=(thought,), encrypted_content=blob
+                )
             case FunctionCallItem() as item:
                 kind = "response.function_call_arguments.done"
                 yield ArgumentsDoneEvent(kind, self._next(), item_id, index, text, item.name)
                 done = msgspec.structs.replace(item, status=status, arguments=text)
+            case CustomCallItem() as item:
+                kind = "response.custom_tool_call_input.done"
+                yield InputDoneEvent(kind, self._next(), item_id, index, text)
+                done = msgspec.structs.replace(item, status=status, input=text)
         self._open = None
         self._items.append(done)
         yield ItemEvent("response.output_item.done", self._next(), index, done)
@@ -218,6 +265,11 @@ class ResponseStream:
     def _next(self) -> int:
         self._sequence += 1
         return self._sequence
+
+
+def _name(item: CallItem) -> str:
+    """The name for the model."""
+    return flat_name(item.name, item.namespace or None)
 
 
 def failure_code(error: LmnbError) -> str:
