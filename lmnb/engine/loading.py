@@ -120,6 +120,7 @@ def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: f
         experts_on_cpu=estimate.experts_on_cpu,
         threads=engine.threads,
         offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
+        flash_attention=_flash_attention(engine, config),
         cache_type_k=config.cache_type_k or "f16",
         cache_type_v=config.cache_type_v or "f16",
         adapters=engine.adapters.loaded,
@@ -153,3 +154,12 @@ def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: f
         control_tokens=model.control_tokens,
         end_tokens=tuple(sorted(model.end_tokens)),
     )
+
+
+def _flash_attention(engine: Engine, config: LoadConfig) -> bool | None:
+    """Whether it is on; None where llama.cpp decides by device and does not tell."""
+    if config.flash_attention is not None or not isinstance(engine, Generator):
+        return config.flash_attention
+    if not engine.context.flash_attention:
+        return False
+    return None if engine.model.gpu_layers else True  # every CPU has it
