@@ -15,7 +15,7 @@ from lmnb.chat.formats.borders import common_prefix, common_suffix, counterpart,
 from lmnb.chat.formats.derive_calls import derive_calls
 from lmnb.chat.formats.derive_thinking import derive_words, opening
 from lmnb.chat.formats.families import RECOGNISERS
-from lmnb.chat.formats.format import Calls, Format
+from lmnb.chat.formats.format import Calls, Format, Span
 from lmnb.chat.formats.probe import SWITCHES, THOUGHT, WORDS, Probe, call
 
 if TYPE_CHECKING:
@@ -35,20 +35,29 @@ def _derive(template: Template, bos_text: str, eos_text: str) -> Format:
     probe = Probe(template, bos_text=bos_text, eos_text=eos_text)
     header, tail = _frame(probe)
     calls = derive_calls(probe, header, tail)
+    if calls is not None and (opened := opening(calls)).strip():
+        header = header.removesuffix(opened)
     thinking, answer = derive_words(probe, template.source, header, tail, calls)
-    ends = [tail]
-    if calls is not None and not calls.begin.strip() and calls.end.strip():
-        # What closes calls that nothing opens is the end of the turn.
-        ends.insert(0, calls.end)
-        calls = _without_end(calls)
-    if answer is not None and not answer.begin and answer.end.strip():
-        ends.append(answer.end)
+    if thinking is not None and calls is not None:
+        calls = _after_thinking(probe, thinking, calls)
+    after_calls, after_words = "", tail
+    if calls is not None and not calls.begin.strip():
+        # What closes calls that nothing opens is the end of the turn. So it is with words.
+        after_calls = calls.end
+        calls = msgspec.structs.replace(calls, end="")
+    if answer is not None and not answer.begin:
+        after_words = answer.end + tail
         answer = None
+    no_ends = {bos_text, eos_text, *markers(opening(calls) if calls else "")}
+    ends = [_end(text, no_ends) for text in (after_calls, after_words)]
+    if not any(ends):
+        next_turn = probe.turn(WORDS, followed=True).rpartition(WORDS)[2]
+        ends = [_end(next_turn, no_ends)]
     return Format(
         thinking=thinking,
         answer=answer,
         calls=calls,
-        ends=_ends(ends, header, calls, {eos_text, bos_text}),
+        ends=tuple(dict.fromkeys(filter(None, ends))),
     )
 
 
@@ -81,20 +90,21 @@ def _before_thinking(header: str, turns: list[str]) -> str:
     return header
 
 
-def _without_end(calls: Calls) -> Calls:
-    return msgspec.structs.replace(calls, end="")
+def _after_thinking(probe: Probe, thinking: Span, calls: Calls) -> Calls:
+    """`calls`, less white space that ends thinking as well: it stands after words, then."""
+    text = probe.turn(thinking=THOUGHT, calls=(call(0),)).rpartition(THOUGHT)[2]
+    rest, space = calls.begin.lstrip(), calls.begin
+    space = space[: len(space) - len(rest)]
+    written = thinking.end + opening(calls)
+    plain = thinking.end + opening(msgspec.structs.replace(calls, begin=rest))
+    if not space or text.startswith(written) or not text.startswith(plain):
+        return calls
+    return msgspec.structs.replace(calls, begin=rest, after_words=calls.after_words + space)
 
 
-def _ends(tails: list[str], header: str, calls: Calls | None, own: set[str]) -> tuple[str, ...]:
-    """The first words of the tails that are control tokens by their looks."""
-    begins_turn = markers(header)[1:]
-    found = []
-    for tail in tails:
-        word = next(iter(tail.split()), "")
-        if tags := markers(word):
-            word = tags[0] if word.startswith(tags[0]) else ""
-        if not word or word.isalnum() or word in own or word in begins_turn:
-            continue
-        if calls is None or word not in opening(calls):
-            found.append(word)
-    return tuple(dict.fromkeys(found))
+def _end(text: str, no_ends: set[str]) -> str:
+    """The first word of what follows a turn, if it is a control token by its looks."""
+    word = next(iter(text.split()), "")
+    if tags := markers(word):
+        word = tags[0] if word.startswith(tags[0]) else ""
+    return "" if not word or word[0].isalnum() or word in no_ends else word

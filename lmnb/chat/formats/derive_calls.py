@@ -66,15 +66,20 @@ def _derive(probe: Probe, header: str, tail: str, find: _Find) -> Calls | None:
     if not several:
         before = _before(probe, find, header, "")
         form = _wrap(first.call, before, _until(text[first.end :], tail))
-        return Calls(call=form, parallel=False, string_arguments=probe.string_arguments)
-    second = find(text, 1, first.end)
-    if second is None:
-        return None
-    between = text[first.end : second.begin]
-    before = _before(probe, find, header, between)
-    after = _until(text[second.end :], tail)
-    calls = _arrange(before, between, after, _with_index(first.call, second.call))
-    return msgspec.structs.replace(calls, string_arguments=probe.string_arguments)
+        calls = Calls(call=form, parallel=False)
+    else:
+        second = find(text, 1, first.end)
+        if second is None:
+            return None
+        between = text[first.end : second.begin]
+        before = _before(probe, find, header, between)
+        after = _until(text[second.end :], tail)
+        calls = _arrange(before, between, after, _with_index(first.call, second.call))
+    return msgspec.structs.replace(
+        calls,
+        after_words=_after_words(probe, find, before),
+        string_arguments=probe.string_arguments,
+    )
 
 
 def _until(text: str, tail: str) -> str:
@@ -101,6 +106,16 @@ def _before(probe: Probe, find: _Find, header: str, between: str) -> str:
     shared = common_suffix(texts if len(texts) > 1 else [*texts, between])
     repeated = between.endswith(shared) and len(shared.strip()) > len(own.strip())
     return shared if repeated else common_suffix([own, *texts[1:]])
+
+
+def _after_words(probe: Probe, find: _Find, before: str) -> str:
+    """White space that is printed before `before` where words precede it."""
+    text = probe.turn(WORDS, calls=_TWO[:1])
+    found = find(text, 0, 0)
+    if found is None or WORDS not in text[: found.begin]:
+        return ""
+    space = text[: found.begin].rpartition(WORDS)[2].removesuffix(before)
+    return "" if space.strip() else space
 
 
 def _arrange(before: str, between: str, after: str, form: Call) -> Calls:

@@ -117,6 +117,8 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
 
     begin, separator, end
         Around all the calls of a turn, and between two of them: `[TOOL_CALLS][`, `, `, `]`.
+    after_words
+        White space between the words, if there are some, and the calls.
     parallel
         Whether several calls in a turn are possible.
     string_arguments
@@ -127,6 +129,7 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
     begin: str = ""
     separator: str = ""
     end: str = ""
+    after_words: str = ""
     parallel: bool = True
     string_arguments: bool = False
 

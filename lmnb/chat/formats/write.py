@@ -1,4 +1,4 @@
-"""Calls written as a `Format` says: what its readers and grammars take apart again."""
+"""Answers written as a `Format` says: what its readers and grammars take apart again."""
 
 from __future__ import annotations
 
@@ -16,15 +16,45 @@ from lmnb.chat.formats.format import (
     Arguments,
     Calls,
     DictArguments,
+    Format,
     HarmonyCall,
     JsonArguments,
     JsonCall,
     PythonCall,
+    Span,
     TaggedArguments,
     WrittenCall,
 )
 
 _PLACE = re.compile("|".join(map(re.escape, (NAME, ID, INDEX, ARGUMENTS))))
+
+
+_NEXT_MESSAGE = "<|start|>assistant"
+"""Stands between the messages of one answer in harmony."""
+
+
+def write_answer(
+    form: Format, *, thinking: str = "", words: str = "", said: Sequence[ToolCall] = ()
+) -> str:
+    """A whole answer, from where the prompt leaves off without having opened anything.
+
+    Raises
+    ------
+    ValueError
+        There are calls, and the format has none.
+    """
+    pieces = []
+    if thinking and form.thinking is not None:
+        pieces.append(form.thinking.begin + thinking + form.thinking.end)
+    if words:
+        around = form.answer or Span("", "")
+        pieces.append(around.begin + words + around.end)
+    if said:
+        if form.calls is None:
+            raise ValueError("This format has no calls.")
+        pieces.append(form.calls.after_words * bool(words) + write_calls(form.calls, said))
+    harmony = form.calls is not None and isinstance(form.calls.call, HarmonyCall)
+    return (_NEXT_MESSAGE if harmony else "").join(pieces)
 
 
 def write_calls(calls: Calls, said: Sequence[ToolCall]) -> str:
