@@ -16,6 +16,7 @@ from lmnb.engine.adapters import Adapters
 from lmnb.engine.lanes import PACK_TEXTS, Lane, make_lanes
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
+from lmnb.engine.packing import BLOCK, Row, Texts
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import (
     Embed,
@@ -34,48 +35,34 @@ from lmnb.engine.watch import Watch
 from lmnb.errors import InvalidRequest, LmnbError, NumericError
 
 _PACK_TOKENS, _GPU_PACK_TOKENS = 192, 2048
-"""Tokens of a pack of several texts, at most. Attention looks at a whole pack at once, masked, so
-that larger packs of short texts waste more than they save on a CPU."""
-_SMALL_PACK = 64
-"""Tokens below which a pass is slow for its size: flash attention works on tiles of 64."""
+"""Tokens of a pack of several texts, at most: three tiles of attention. Measured on a CPU with MiniLM,
+packs of 128 to 256 are equally fast, smaller and larger ones slower."""
+_SMALL_PACK = BLOCK
+"""Tokens below which a pass is slow for its size: without a whole tile there is no fast attention."""
 _LOGITS_BYTES = 1 << 30
 _OLDEST_EVERY = 4
 _PROGRESS_INTERVAL = 0.2
 
 
-class _Row(NamedTuple):
-    """One text of a job."""
+class _Part(NamedTuple):
+    """One text of a job, in a pass."""
 
     job: _Job
-    number: int
-    tokens: Tokens
+    row: Row
 
 
 class _Job:
-    """One request: its texts still to do, shortest first, and the rows that are done."""
+    """One request: its texts still to do, and the rows that are done."""
 
     def __init__(self, command: Embed | Rerank, texts: Sequence[Tokens], width: int) -> None:
         self.command = command
         self.lengths = tuple(len(text) for text in texts)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        self.todo = [_Row(self, row, texts[row]) for row in order]
+        self.todo = Texts(texts)
         self.missing = len(texts)
-        self.waiting_tokens = sum(self.lengths)
         self.rows = np.empty((len(texts), width), np.float32)
         self.told = monotonic()
 
-    def take(self) -> _Row:
-        """The longest text that is still to do."""
-        row = self.todo.pop()
-        self.waiting_tokens -= len(row.tokens)
-        return row
-
-    def put_back(self, row: _Row) -> None:
-        """Its pass was broken off."""
-        self.todo.append(row)
-        self.waiting_tokens += len(row.tokens)
-
-    def finish(self, row: _Row, values: NDArray[np.float32]) -> None:
+    def finish(self, row: Row, values: NDArray[np.float32]) -> None:
         """Keep a result.
 
         Raises
@@ -117,7 +104,7 @@ class Pooler(abc.ABC):
         self._jobs: list[_Job] = []
         self._turn = 0
         self._pool = ThreadPoolExecutor(len(self._lanes))
-        self._running: dict[Lane, tuple[Future[tuple[int, NDArray[np.float32]]], list[_Row]]] = {}
+        self._running: dict[Lane, tuple[Future[tuple[int, NDArray[np.float32]]], list[_Part]]] = {}
 
     def close(self) -> None:
         """Give the memory back."""
@@ -138,8 +125,8 @@ class Pooler(abc.ABC):
 
     def interrupt(self, request: int) -> None:
         """Break off running passes that are this request's alone. Any thread."""
-        for lane, (_, rows) in tuple(self._running.items()):
-            if all(row.job.command.id == request for row in rows):
+        for lane, (_, parts) in tuple(self._running.items()):
+            if all(part.job.command.id == request for part in parts):
                 lane.abort_flag.set()
 
     def give_up(self) -> None:
@@ -158,7 +145,8 @@ class Pooler(abc.ABC):
 
     def counts(self) -> tuple[int, int, int]:
         """Running and waiting requests; nothing is kept in a cache."""
-        running = {row.job.command.id for _, rows in tuple(self._running.values()) for row in rows}
+        packs = [parts for _, parts in tuple(self._running.values())]
+        running = {part.job.command.id for parts in packs for part in parts}
         return len(running), max(0, len(self._jobs) - len(running)), 0
 
     # --- the loop's body -------------------------------------------------------------
@@ -168,9 +156,9 @@ class Pooler(abc.ABC):
         replies: list[Reply] = []
         self._start()
         if self._running:
-            packs = [rows for _, rows in self._running.values()]
-            tokens = sum(len(row.tokens) for rows in packs for row in rows)
-            with self.watch.passing(tokens, {r.job.command.id for rows in packs for r in rows}):
+            parts = [part for _, parts in self._running.values() for part in parts]
+            tokens = sum(len(part.row.tokens) for part in parts)
+            with self.watch.passing(tokens, {part.job.command.id for part in parts}):
                 wait([future for future, _ in self._running.values()], None, FIRST_COMPLETED)
                 for lane in [lane for lane in self._running if self._running[lane][0].done()]:
                     replies += self._collect(lane)
@@ -185,19 +173,19 @@ class Pooler(abc.ABC):
         for lane in self._lanes:
             if lane in self._running or not (jobs := self._order()):
                 continue
-            if len(jobs[0].todo[-1].tokens) > self._lanes[-1].capacity:
+            if jobs[0].todo.longest > self._lanes[-1].capacity:
                 return
-            waiting = sum(job.waiting_tokens for job in jobs)
+            waiting = sum(job.todo.tokens for job in jobs)
             size = max(_SMALL_PACK, min(self._pack_tokens, -(-waiting // len(self._lanes))))
             self._run(lane, self._pack(jobs, size), share)
 
-    def _lone(self) -> list[_Row]:
+    def _lone(self) -> list[_Part]:
         """A pack for all threads: the only one there is, or a text for which one lane has room."""
         jobs = self._order()
         if not jobs:
             return []
-        waiting = sum(job.waiting_tokens for job in jobs)
-        long = len(jobs[0].todo[-1].tokens) > self._lanes[-1].capacity
+        waiting = sum(job.todo.tokens for job in jobs)
+        long = jobs[0].todo.longest > self._lanes[-1].capacity
         if len(self._lanes) == 1 or waiting <= self._pack_tokens or long:
             return self._pack(jobs, self._pack_tokens)
         return []
@@ -206,30 +194,31 @@ class Pooler(abc.ABC):
         """Those with the least left to do go first, and now and then the oldest."""
         jobs = [job for job in self._jobs if job.todo]
         if self._turn % _OLDEST_EVERY:
-            jobs.sort(key=lambda job: job.waiting_tokens)
+            jobs.sort(key=lambda job: job.todo.tokens)
         return jobs
 
-    def _pack(self, jobs: list[_Job], size: int) -> list[_Row]:
-        """Texts of about the same length, of several jobs if one does not fill it."""
+    def _pack(self, jobs: list[_Job], size: int) -> list[_Part]:
+        """A long text and what goes well with it, of several jobs if one does not fill the pack."""
         self._turn += 1
-        pack: list[_Row] = []
+        pack: list[_Part] = []
+        used = 0
         for job in jobs:
             while job.todo and len(pack) < PACK_TEXTS:
-                length = len(job.todo[-1].tokens)
-                if pack and length > size:
+                length = job.todo.next_to(used, size) if pack else job.todo.longest
+                if length is None:
                     break
-                pack.append(job.take())
-                size -= length
+                pack.append(_Part(job, job.todo.take(length)))
+                used += length
         return pack
 
-    def _run(self, lane: Lane, rows: list[_Row], threads: int) -> None:
-        texts = [row.tokens for row in rows]
+    def _run(self, lane: Lane, parts: list[_Part], threads: int) -> None:
+        texts = [part.row.tokens for part in parts]
         future = self._pool.submit(lane.compute, texts, self.width, threads)
-        self._running[lane] = (future, rows)
+        self._running[lane] = (future, parts)
 
     def _collect(self, lane: Lane) -> list[Failed]:
         """The results of a pass that is done."""
-        future, rows = self._running.pop(lane)
+        future, parts = self._running.pop(lane)
         lane.abort_flag.clear()
         try:
             result, values = future.result()
@@ -237,17 +226,17 @@ class Pooler(abc.ABC):
                 stuck = self.watch.broken_off()
                 if result != 2 or stuck:
                     raise stuck or native.decode_error(result)
-                for row in rows:  # Aborted: its request is gone, or goes on.
-                    row.job.put_back(row)
+                for job, row in parts:  # Aborted: its request is gone, or goes on.
+                    job.todo.add(row)
                 return []
         except LmnbError as error:
-            return self._fail([row.job for row in rows], error)
+            return self._fail([part.job for part in parts], error)
         failed = []
-        for row, value in zip(rows, values, strict=True):
+        for (job, row), value in zip(parts, values, strict=True):
             try:
-                row.job.finish(row, value)
+                job.finish(row, value)
             except NumericError as error:
-                failed += self._fail([row.job], error)
+                failed += self._fail([job], error)
         return failed
 
     def _fail(self, jobs: Sequence[_Job], error: LmnbError) -> list[Failed]:
