@@ -22,6 +22,7 @@ _LOAD_OPTIONS = (
     "split_mode",
     "tensor_split",
     "flash_attention",
+    "bf16_weights",
     "offload_kv_cache_to_gpu",
     "num_experts",
     "cache_type_k",
@@ -135,6 +136,11 @@ def _add_load(load: ArgumentParser) -> None:
         help="keep what is behind a sliding window (default: if that takes little memory)",
     )
     load.add_argument("--flash-attention", action=BooleanOptionalAction, help=f"({_AUTO})")
+    load.add_argument(
+        "--bf16-weights",
+        action=BooleanOptionalAction,
+        help="hold an embedding model's weights of F16 as BF16 (default: where that is faster)",
+    )
     load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
     load.add_argument(
         "--estimate-only",

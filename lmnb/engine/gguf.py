@@ -87,13 +87,15 @@ Value: TypeAlias = Scalar | tuple[Scalar, ...] | LongArray
 class TensorInfo:
     """One tensor. `shape` is in ggml's order (fastest dimension first), `offset` in the data.
 
-    `size` in bytes is None for a tensor type that this reader does not know.
+    `size` in bytes is None for a tensor type that this reader does not know. `type_at` is where in
+    the file its type stands.
     """
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
+    type_at: int = 0
 
     @property
     def elements(self) -> int:
@@ -393,7 +395,8 @@ class _Parser:
         shape = tuple(self._u64() for _ in range(dimensions))
         if math.prod(shape) >= 1 << 63:
             raise InvalidModel("Damaged GGUF header: a tensor is larger than any file.")
-        tensor = TensorInfo(name, shape, self._u32(), self._u64())
+        type_at = self.at
+        tensor = TensorInfo(name, shape, self._u32(), self._u64(), type_at)
         if tensor.offset % alignment:
             raise InvalidModel("Damaged GGUF header: a tensor does not lie on a boundary.")
         return tensor

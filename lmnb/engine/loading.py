@@ -119,6 +119,7 @@ def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: f
         gpu_layers=model.gpu_layers,
         experts_on_cpu=estimate.experts_on_cpu,
         threads=engine.threads,
+        bf16_weights=model.bf16_weights,
         offload_kv_cache_to_gpu=bool(gpus) and config.offload_kv_cache_to_gpu is not False,
         flash_attention=_flash_attention(engine, config),
         cache_type_k=config.cache_type_k or "f16",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lmnb.engine import native, placement
+from lmnb.engine import bf16, native, placement
 from lmnb.engine.gguf import Header
 from lmnb.engine.native import L
 from lmnb.engine.prefixes import Tokens
@@ -49,8 +50,17 @@ class Loaded(Protocol):
 class Model:
     """A loaded model. Tokenizing is thread-safe; everything else is for the engine's thread."""
 
-    def __init__(self, handle: Any, path: Path, header: Header, gpu_layers: int) -> None:
+    def __init__(
+        self,
+        handle: Any,
+        path: Path,
+        header: Header,
+        gpu_layers: int,
+        *,
+        bf16_weights: bool = False,
+    ) -> None:
         self.handle = handle
+        self.bf16_weights = bf16_weights
         self.path = path
         self.header = header
         self.vocab = L.llama_model_get_vocab(handle)
@@ -98,6 +108,8 @@ class Model:
             The file is damaged or of an architecture this llama.cpp does not know.
         ModelLoadFailed
             There is not enough memory.
+        InvalidRequest, NotSupported
+            An option is out of range, or needs what this machine or model does not have.
         """
         params = placement.parameters(header, config)
 
@@ -107,8 +119,10 @@ class Model:
 
         callback = L.llama_progress_callback(progress)
         params.progress_callback = callback
-        handle = open_file(path, params)
-        return cls(handle, Path(path), header, params.n_gpu_layers)
+        converts = bf16.is_wanted(header, config, params.n_gpu_layers)
+        with bf16.converted(Path(path)) if converts else nullcontext(path) as source:
+            handle = open_file(str(source), params)
+        return cls(handle, Path(path), header, params.n_gpu_layers, bf16_weights=converts)
 
     def close(self) -> None:
         """Give the memory back."""

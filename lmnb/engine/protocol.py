@@ -66,6 +66,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Shares of the model for each of the devices, in any unit; default by their free memory.
     flash_attention
         None lets the engine decide by device.
+    bf16_weights
+        Embedding models: hold weights of F16 as BF16. Default on CPUs that multiply these faster.
     cache_type_k, cache_type_v
         KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
         A quantised `cache_type_v` needs flash attention.
@@ -102,6 +104,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     split_mode: Literal["none", "layer", "row", "tensor"] | None = None
     tensor_split: tuple[float, ...] | None = None
     flash_attention: bool | None = None
+    bf16_weights: bool | None = None
     offload_kv_cache_to_gpu: bool | None = None
     num_experts: int | None = None
     cache_type_k: str | None = None
