@@ -2,9 +2,9 @@
 
 Both take two bytes, so that a copy of the file in memory needs its tensors' types and values changed
 and nothing else. llama.cpp maps that copy as it would map the file. BF16 has 8 significant bits where
-F16 has 11, and llama.cpp rounds what it multiplies with to the weights' type: the vectors of MiniLM
-keep a cosine of at least 0.99997 with those of F16. Text that a model writes would change more, so
-this is for embedding models.
+F16 has 11, and llama.cpp rounds what it multiplies with to the weights' type. For 1,500 paragraphs
+the vectors of MiniLM kept a cosine of at least 0.9999 with those of F16 (0.99999 on average). An answer
+may change altogether where two tokens are nearly equal, so this is for embedding models only.
 """
 
 from __future__ import annotations

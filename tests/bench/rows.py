@@ -342,8 +342,9 @@ async def leave(port: int, dice: random.Random) -> list[float]:
 async def embed(port: int, dice: random.Random) -> list[float]:
     """400 texts of 8 to 40 words (24 on average), all distinct, in one call of /v1/embeddings.
 
-    lmnb with its defaults; llama-server with `--embedding --pooling mean`, once with its other
-    defaults and once with 16 slots and batches of 2,048: the better of the two counts.
+    lmnb with its defaults, so that it may hold weights of F16 as BF16; llama-server with `--embedding
+    --pooling mean`, once with its other defaults and once with 16 slots and batches of 2,048: the
+    better of the two counts.
     """
     inputs = [texts.words(dice.randint(8, 40), dice).strip() for _ in range(400)]
     answer = await load.post(port, "/v1/embeddings", {"model": "bench", "input": inputs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import gguf
@@ -27,8 +28,10 @@ def llama_cpp() -> None:
     native.init(lambda text: None)
 
 
-def header(kind: int = F16, name: str = "blk.0.ffn_up.weight", **keys: int | str) -> Header:
-    metadata = {"general.architecture": "bert", **keys}
+def header(
+    keys: dict[str, int | str] | None = None, *, kind: int = F16, name: str = "blk.0.ffn_up.weight"
+) -> Header:
+    metadata = {"general.architecture": "bert", **(keys or {})}
     return Header(3, metadata, (TensorInfo(name, (32, 32), kind, 0),), 0)
 
 
@@ -47,11 +50,11 @@ def test_numbers_are_rounded_as_ggml_rounds_them() -> None:
         (header(), WITH, 0, True),
         (header(), WITHOUT, 0, False),
         (header(), WITH, -1, False),
-        (header(F32), WITH, 0, False),
+        (header(kind=F32), WITH, 0, False),
         (header(name="token_embd.weight"), WITH, 0, False),
-        (header(**{"split.count": 2}), WITH, 0, False),
-        (header(**{"bert.pooling_type": 4}), WITH, 0, False),
-        (header(**{"general.architecture": "llama"}), WITH, 0, False),
+        (header({"split.count": 2}), WITH, 0, False),
+        (header({"bert.pooling_type": 4}), WITH, 0, False),
+        (header({"general.architecture": "llama"}), WITH, 0, False),
     ],
 )
 def test_embedding_models_are_converted_where_it_pays(
@@ -63,15 +66,20 @@ def test_embedding_models_are_converted_where_it_pays(
     assert bf16.is_wanted(model, LoadConfig(bf16_weights=False), gpu_layers) is False
 
 
-def test_what_cannot_be_converted_is_refused() -> None:
+def test_what_cannot_be_converted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
     wanted = LoadConfig(bf16_weights=True)
     with pytest.raises(InvalidRequest, match="embedding models only"):
-        bf16.is_wanted(header(**{"general.architecture": "llama"}), wanted, 0)
+        bf16.is_wanted(header({"general.architecture": "llama"}), wanted, 0)
     with pytest.raises(NotSupported, match="one file"):
-        bf16.is_wanted(header(**{"split.count": 2}), wanted, 0)
+        bf16.is_wanted(header({"split.count": 2}), wanted, 0)
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(NotSupported, match="Linux"):
+        bf16.is_wanted(header(), wanted, 0)
+    assert bf16.is_wanted(header(), LoadConfig(), 0) is False
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "memfd_create"), reason="needs Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="the copy lies in a memfd of Linux")
 class TestConverted:
     def test_matrices_of_f16_change_and_nothing_else(self, embedding_model_path: Path) -> None:
         before = read_header(embedding_model_path)
