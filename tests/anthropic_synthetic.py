@@ -44,16 +44,18 @@ async def each(events: Iterable[Event]) -> AsyncGenerator[Event, None]:
         yield event
 
 
-def frames(events: Iterable[Event]) -> bytes:
+def frames(events: Iterable[Event], *, hide_thinking: bool = False) -> bytes:
     async def run() -> bytes:
-        return b"".join([data async for data in MessageStream("m", "req_1").frames(each(events))])
+        writer = MessageStream("m", "req_1", hide_thinking=hide_thinking)
+        return b"".join([data async for data in writer.frames(each(events))])
 
     return asyncio.run(run())
 
 
-def whole(events: Iterable[Event]) -> bytes:
+def whole(events: Iterable[Event], *, hide_thinking: bool = False) -> bytes:
     async def run() -> bytes:
-        return msgspec.json.encode(message(await fold(each(events)), "m"))
+        answer = await fold(each(events))
+        return msgspec.json.encode(message(answer, "m", hide_thinking=hide_thinking))
 
     return asyncio.run(run())
 
