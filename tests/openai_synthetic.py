@@ -16,7 +16,7 @@ from lmnb.server.openai.chat_stream import ChatStream
 from lmnb.server.openai.fan_out import collect
 from lmnb.server.openai.replies import frames
 from lmnb.server.openai.responses_objects import in_progress
-from lmnb.server.openai.responses_request import ResponsesBody
+from lmnb.server.openai.responses_request import ReasoningFields, ResponsesBody
 from lmnb.server.openai.responses_stream import ResponseStream
 from lmnb.server.openai.toolbox import NO_TOOLS, Toolbox
 from lmnb.server.sse import frame
@@ -84,9 +84,10 @@ def response_frames(
     *,
     toolbox: Toolbox = NO_TOOLS,
     sealed: bool = False,
+    summary: str | None = None,
     heartbeat_after: int = -1,
 ) -> bytes:
-    body = ResponsesBody(model="m", input="hi")
+    body = ResponsesBody(model="m", input="hi", reasoning=ReasoningFields(summary=summary))
     answer = ResponseStream(in_progress(body), toolbox, sealed=sealed)
     sent = list(answer.start())
     for i, event in enumerate(events):

@@ -258,6 +258,30 @@ def test_thoughts_are_sealed_if_asked_for() -> None:
     assert thought.encrypted_content is None
 
 
+def test_thoughts_are_their_own_summary_if_one_is_asked_for() -> None:
+    """Vercel's SDK shows nothing else. Both forms at once would be shown twice by Codex."""
+    thoughts: list[Event] = [ThinkingDelta("Hm, "), ThinkingDelta("so.")]
+    body = response_frames([*thoughts, TextDelta("Yes."), finished()], summary="auto")
+    with sdk(body).responses.stream(model="m", input="x") as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds[2:9] == [
+        "response.output_item.added",
+        "response.reasoning_summary_part.added",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_summary_text.done",
+        "response.reasoning_summary_part.done",
+        "response.output_item.done",
+    ]
+    thought = final.output[0]
+    assert thought.type == "reasoning"
+    assert [part.text for part in thought.summary] == ["Hm, so."]
+    assert not thought.content
+    assert final.reasoning is not None
+    assert final.reasoning.summary == "auto"
+
+
 @given(st.text())
 def test_seals_open_again(text: str) -> None:
     text = text.encode("utf-8", "replace").decode()

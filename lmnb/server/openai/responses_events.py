@@ -10,7 +10,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from lmnb.server.openai.responses_objects import Item, OutputText, ReasoningText, ResponseObject
+from lmnb.server.openai.responses_objects import (
+    Item,
+    OutputText,
+    ReasoningText,
+    ResponseObject,
+    SummaryText,
+)
 from lmnb.server.openai.wire import Logprob
 
 
@@ -88,6 +94,39 @@ class ReasoningDoneEvent(msgspec.Struct, frozen=True):
     content_index: int = 0
 
 
+class SummaryPartEvent(msgspec.Struct, frozen=True):
+    """`response.reasoning_summary_part.added` and `.done`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    part: SummaryText
+    summary_index: int = 0
+
+
+class SummaryDeltaEvent(msgspec.Struct, frozen=True):
+    """`response.reasoning_summary_text.delta`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    delta: str
+    summary_index: int = 0
+
+
+class SummaryDoneEvent(msgspec.Struct, frozen=True):
+    """`response.reasoning_summary_text.done`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    text: str
+    summary_index: int = 0
+
+
 class ArgumentsDeltaEvent(msgspec.Struct, frozen=True):
     """`response.function_call_arguments.delta`."""
 
@@ -137,6 +176,9 @@ ResponseEvent: TypeAlias = (
     | TextDoneEvent
     | ReasoningDeltaEvent
     | ReasoningDoneEvent
+    | SummaryPartEvent
+    | SummaryDeltaEvent
+    | SummaryDoneEvent
     | ArgumentsDeltaEvent
     | ArgumentsDoneEvent
     | InputDeltaEvent

@@ -14,6 +14,7 @@ from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.wire import Logprob
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+SUMMARIES = ("auto", "concise", "detailed")
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -44,13 +45,20 @@ class ReasoningText(msgspec.Struct, frozen=True):
     type: str = "reasoning_text"
 
 
+class SummaryText(msgspec.Struct, frozen=True):
+    """The summary of a reasoning item: all of what was thought, where clients read that only."""
+
+    text: str
+    type: str = "summary_text"
+
+
 class ReasoningItem(msgspec.Struct, frozen=True):
-    """What the model thought."""
+    """What the model thought: in `content`, or, if a summary was asked for, in `summary`."""
 
     id: str
     status: ItemStatus
     content: tuple[ReasoningText, ...] = ()
-    summary: tuple[()] = ()
+    summary: tuple[SummaryText, ...] = ()
     encrypted_content: str | None = None
     type: str = "reasoning"
 
@@ -161,7 +169,7 @@ def in_progress(body: ResponsesBody) -> ResponseObject:
         parallel_tool_calls=body.parallel_tool_calls,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
-        reasoning={"effort": effort if effort in EFFORTS else None, "summary": None},
+        reasoning={"effort": effort if effort in EFFORTS else None, "summary": summary(body)},
         safety_identifier=body.safety_identifier,
         store=body.store,
         temperature=body.temperature,
@@ -173,6 +181,12 @@ def in_progress(body: ResponsesBody) -> ResponseObject:
         user=body.user,
         metadata=body.metadata,
     )
+
+
+def summary(body: ResponsesBody) -> str | None:
+    """The kind of summary that is asked for; there is only one kind here."""
+    wanted = body.reasoning.summary or body.reasoning.generate_summary
+    return wanted if wanted in SUMMARIES else None
 
 
 def format_object(form: OutputFormat) -> dict[str, Any]:

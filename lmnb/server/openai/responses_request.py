@@ -31,10 +31,14 @@ class TextFields(Fields):
 
 
 class ReasoningFields(Fields):
-    """How much to think. `summary` is accepted: reasoning is given in full."""
+    """How much to think, and whether thoughts are given as a summary, which is all of them.
+
+    `generate_summary` is the older name.
+    """
 
     effort: str | None = None
     summary: str | None = None
+    generate_summary: str | None = None
 
 
 class ResponsesBody(SamplingFields, OutputFields, ToolFields):

@@ -6,7 +6,7 @@ One machine for both forms: a plain answer is what a stream would have ended wit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import msgspec
 
@@ -34,6 +34,9 @@ from lmnb.server.openai.responses_events import (
     ReasoningDeltaEvent,
     ReasoningDoneEvent,
     ResponseEvent,
+    SummaryDeltaEvent,
+    SummaryDoneEvent,
+    SummaryPartEvent,
     TextDeltaEvent,
     TextDoneEvent,
 )
@@ -49,6 +52,7 @@ from lmnb.server.openai.responses_objects import (
     ReasoningText,
     ResponseError,
     ResponseObject,
+    SummaryText,
     usage,
 )
 from lmnb.server.openai.toolbox import NO_TOOLS, Toolbox, arguments_of, flat_name
@@ -69,6 +73,7 @@ class ResponseStream:
         self.response = response
         self._toolbox = toolbox
         self._sealed = sealed
+        self._summarized = response.reasoning["summary"] is not None
         self._sequence = -1
         self._items: list[Item] = []
         self._open: Item | None = None
@@ -126,7 +131,7 @@ class ResponseStream:
         for item in self._items:
             match item:
                 case ReasoningItem():
-                    parts.extend(Thinking(part.text) for part in item.content)
+                    parts.extend(Thinking(part.text) for part in item.content or item.summary)
                 case MessageItem():
                     parts.extend(Text(part.text) for part in item.content)
                 case FunctionCallItem():
@@ -156,11 +161,42 @@ class ResponseStream:
         if not isinstance(self._open, ReasoningItem):
             yield from self._close("completed")
             yield from self._add(ReasoningItem(ids.reasoning(), "in_progress"))
-            yield self._part("added", ReasoningText(""))
+            yield self._thought_part("added", "")
         item_id, index = self._place()
         self._pieces.append(text)
-        kind = "response.reasoning_text.delta"
-        yield ReasoningDeltaEvent(kind, self._next(), item_id, index, text)
+        if self._summarized:
+            kind = "response.reasoning_summary_text.delta"
+            yield SummaryDeltaEvent(kind, self._next(), item_id, index, text)
+        else:
+            kind = "response.reasoning_text.delta"
+            yield ReasoningDeltaEvent(kind, self._next(), item_id, index, text)
+
+    def _thought_part(self, what: str, text: str) -> ResponseEvent:
+        if not self._summarized:
+            return self._part(what, ReasoningText(text))
+        item_id, index = self._place()
+        kind = f"response.reasoning_summary_part.{what}"
+        return SummaryPartEvent(kind, self._next(), item_id, index, SummaryText(text))
+
+    def _end_thinking(
+        self, item: ReasoningItem, status: ItemStatus
+    ) -> Generator[ResponseEvent, None, ReasoningItem]:
+        item_id, index = self._place()
+        text = "".join(self._pieces)
+        if self._summarized:
+            kind = "response.reasoning_summary_text.done"
+            yield SummaryDoneEvent(kind, self._next(), item_id, index, text)
+        else:
+            kind = "response.reasoning_text.done"
+            yield ReasoningDoneEvent(kind, self._next(), item_id, index, text)
+        yield self._thought_part("done", text)
+        return msgspec.structs.replace(
+            item,
+            status=status,
+            content=() if self._summarized else (ReasoningText(text),),
+            summary=(SummaryText(text),) if self._summarized else (),
+            encrypted_content=seal(text) if self._sealed else None,
+        )
 
     def _new_call(self, event: ToolCallStart) -> CallItem:
         tool = self._toolbox.caller_knows(event.name)
@@ -213,14 +249,7 @@ class ResponseStream:
                 yield self._part("done", part)
                 done = msgspec.structs.replace(item, status=status, content=(part,))
             case ReasoningItem() as item:
-                thought = ReasoningText(text)
-                kind = "response.reasoning_text.done"
-                yield ReasoningDoneEvent(kind, self._next(), item_id, index, text)
-                yield self._part("done", thought)
-                blob = seal(text) if self._sealed else None
-                done = msgspec.structs.replace(
-                    item, status=status, content=(thought,), encrypted_content=blob
-                )
+                done = yield from self._end_thinking(item, status)
             case FunctionCallItem() as item:
                 kind = "response.function_call_arguments.done"
                 yield ArgumentsDoneEvent(kind, self._next(), item_id, index, text, item.name)
