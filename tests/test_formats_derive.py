@@ -70,3 +70,16 @@ def test_a_template_that_fails_on_everything_has_no_format() -> None:
 
 def test_no_template_is_one_without_calls() -> None:
     assert derived(None) == Format(ends=("<|im_end|>",))
+
+
+def test_thinking_that_only_the_last_answer_keeps() -> None:
+    template = """\
+{%- set last = namespace(at=-1) %}
+{%- for m in messages %}{% if m.role == 'assistant' %}{% set last.at = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}
+{{- '<|turn|>' + m.role + '\n' }}
+{{- m.content.split('</think>')[-1] if m.role == 'assistant' and loop.index0 != last.at else m.content }}
+{{- '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"""
+    assert derived(template).thinking == Span("<think>", "</think>")

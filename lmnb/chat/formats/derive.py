@@ -16,7 +16,7 @@ from lmnb.chat.formats.derive_calls import derive_calls
 from lmnb.chat.formats.derive_thinking import derive_words, opening
 from lmnb.chat.formats.families import RECOGNISERS
 from lmnb.chat.formats.format import Calls, Format, Span
-from lmnb.chat.formats.probe import SWITCHES, THOUGHT, WORDS, Probe, call
+from lmnb.chat.formats.probe import LATER, SWITCHES, THOUGHT, WORDS, Probe, call
 
 if TYPE_CHECKING:
     from lmnb.chat.render_template import Template
@@ -51,7 +51,7 @@ def _derive(template: Template, bos_text: str, eos_text: str) -> Format:
     no_ends = {bos_text, eos_text, *markers(opening(calls) if calls else "")}
     ends = [_end(text, no_ends) for text in (after_calls, after_words)]
     if not any(ends):
-        next_turn = probe.turn(WORDS, followed=True).rpartition(WORDS)[2]
+        next_turn = probe.turn(WORDS, after=LATER[:1]).rpartition(WORDS)[2]
         ends = [_end(next_turn, no_ends)]
     return Format(
         thinking=thinking,

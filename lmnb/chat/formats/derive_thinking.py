@@ -9,7 +9,7 @@ from lmnb.chat.formats.borders import (
     without_empty,
 )
 from lmnb.chat.formats.format import NAME, Calls, JsonCall, Span, WrittenCall
-from lmnb.chat.formats.probe import NAMES, SWITCHES, THOUGHT, WORDS, Probe, call
+from lmnb.chat.formats.probe import LATER, NAMES, SWITCHES, THOUGHT, WORDS, Probe, call
 
 
 def derive_words(
@@ -85,8 +85,8 @@ def _prefilled(probe: Probe, header: str) -> str:
 def _left_out(probe: Probe, source: str, header: str) -> Span | None:
     """From turns in which the template looks for the end of thinking, to leave it out."""
     for end in dict.fromkeys(markers(source)):
-        for followed in (False, True):
-            text = probe.turn(f"{THOUGHT}{end}{WORDS}", followed=followed)
+        for count in range(len(LATER) + 1):
+            text = probe.turn(f"{THOUGHT}{end}{WORDS}", after=LATER[:count])
             before, found, _ = text.partition(WORDS)
             if found and THOUGHT not in before:
                 opener = _prefilled(probe, header)

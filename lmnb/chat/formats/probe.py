@@ -27,6 +27,10 @@ VALUES = ("valueaa", "valuebb")
 IDS = ("callaaaa1", "callbbbb2")
 """Nine letters and digits, as Mistral's templates insist on."""
 
+LATER = (Turn("user", "Moreuu"), Turn("assistant", "Moreaa"))
+"""Turns that may follow: some templates leave thinking out of the answers before the last question,
+others out of those before the last answer."""
+
 SWITCHES = ("enable_thinking", "thinking")
 """Variables by which families let thinking be asked for."""
 
@@ -64,16 +68,15 @@ class Probe:
         thinking: str = "",
         calls: Sequence[ToolCall] = (),
         *,
-        followed: bool = False,
+        after: Sequence[Turn] = (),
     ) -> str:
         """What is printed after the user's words for such a turn; "" if the template fails on it.
 
         White space at the end is left out. Thinking is switched on where there is some: several
-        templates leave it out otherwise. `followed`: the user says something more after the turn.
+        templates leave it out otherwise. `after`: the turns that follow.
         """
         turns = [Turn("user", QUESTION), Turn("assistant", words, thinking, calls=tuple(calls))]
-        if followed:
-            turns.append(Turn("user", "More"))
+        turns += after
         variables = dict.fromkeys(SWITCHES, True) if thinking else {}
         shown = self._after_question(turns, variables)
         return "" if _PART.search(shown) else shown.rstrip()
