@@ -484,7 +484,6 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"input": [5]}, InvalidType, "input[0]"),
         ({"input": [{"role": "user"}]}, MissingParameter, "input[0].content"),
         ({"input": [{"role": "bot", "content": "x"}]}, InvalidValue, "input[0].role"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, UnsupportedValue, "input[0]"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
             MissingParameter,

@@ -99,6 +99,27 @@ def test_stored_responses_are_retrieved_and_deleted(sdk: openai.OpenAI) -> None:
         sdk.responses.delete(answer.id)
 
 
+def test_items_are_referred_to_by_their_ids(sdk: openai.OpenAI) -> None:
+    """As Vercel's SDK does for all that the model said in earlier turns."""
+    first = sdk.responses.create(model=LLM, input="Hello!", max_output_tokens=8, temperature=0)
+    [said] = first.output
+    ask: Any = {"model": LLM, "max_output_tokens": 1, "store": False}
+    user: Any = {"role": "user", "content": "Hello!"}
+    again: Any = {"role": "user", "content": "And now?"}
+    dumped: Any = said.model_dump()
+    whole = sdk.responses.create(**ask, input=[user, dumped, again])
+    references: list[Any] = [{"type": "item_reference", "id": said.id}, {"id": said.id}]
+    for reference in references:
+        short = sdk.responses.create(**ask, input=[user, reference, again])
+        assert short.usage is not None
+        assert whole.usage is not None
+        assert short.usage.input_tokens == whole.usage.input_tokens
+    sdk.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError) as raised:
+        sdk.responses.create(**ask, input=[user, references[0]])
+    assert raised.value.param == "input[1].id"
+
+
 def test_what_is_not_to_be_stored_is_not(sdk: openai.OpenAI) -> None:
     answer = sdk.responses.create(model=LLM, input="Hello.", max_output_tokens=3, store=False)
     assert answer.store is False  # type: ignore[attr-defined]

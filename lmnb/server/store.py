@@ -28,6 +28,12 @@ CREATE TABLE IF NOT EXISTS responses (
     created_at REAL NOT NULL
 ) WITHOUT ROWID
 """
+_ITEMS = """
+CREATE TABLE IF NOT EXISTS response_items (
+    id TEXT PRIMARY KEY,
+    response TEXT NOT NULL
+) WITHOUT ROWID
+"""
 _INDEX = "CREATE INDEX IF NOT EXISTS responses_previous ON responses (previous)"
 _CHAIN = """
 WITH RECURSIVE chain (id, previous, messages, depth) AS (
@@ -71,6 +77,7 @@ class ResponseStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.execute(_SCHEMA)
+        database.execute(_ITEMS)
         database.execute(_INDEX)
 
     async def save(
@@ -100,6 +107,16 @@ class ResponseStore:
             There is none of that id, or it was deleted.
         """
         return await asyncio.to_thread(self._load, id)
+
+    async def item(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """Find an item of a stored answer's `output`, as its protocol sent it.
+
+        Raises
+        ------
+        NotFound
+            There is none of that id, or its answer was deleted.
+        """
+        return await asyncio.to_thread(self._item, id)
 
     async def delete(self, id: str) -> None:  # noqa: A002
         """Forget a stored answer. Those that continue it keep their conversation.
@@ -133,6 +150,22 @@ class ResponseStore:
                 ),
             )
 
+            for item in (body or {}).get("output", ()):
+                execute("INSERT OR REPLACE INTO response_items VALUES (?, ?)", (item["id"], id_))
+
+    def _item(self, id_: str) -> dict[str, Any]:
+        rows = self._database.execute(
+            "SELECT body FROM responses JOIN response_items ON responses.id = response "
+            "WHERE response_items.id = ? AND body IS NOT NULL",
+            (id_,),
+        )
+        for (body,) in rows:
+            for item in msgspec.json.decode(body)["output"]:
+                if item["id"] == id_:
+                    found: dict[str, Any] = item
+                    return found
+        raise NotFound(f"No stored item has the id '{id_}'.")
+
     def _load(self, id_: str) -> StoredResponse:
         with self._database.transaction() as execute:
             rows = execute(
@@ -160,6 +193,7 @@ class ResponseStore:
                 "WHERE id = ? AND NOT deleted RETURNING id",
                 (id_,),
             )
+            execute("DELETE FROM response_items WHERE response = ?", (id_,))
             while found and execute(_PRUNE):
                 pass
         if not found:

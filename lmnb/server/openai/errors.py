@@ -9,6 +9,7 @@ __all__ = [
     "InvalidJson",
     "InvalidType",
     "InvalidValue",
+    "ItemNotFound",
     "MissingParameter",
     "PreviousResponseNotFound",
     "ResponseNotFound",
@@ -45,3 +46,9 @@ class ResponseNotFound(NotFound):
     """No stored response has that id."""
 
     code = "response_not_found"
+
+
+class ItemNotFound(NotFound):
+    """No stored item has that id."""
+
+    code = "item_not_found"

@@ -23,6 +23,7 @@ from lmnb.server.openai.errors import (
 )
 from lmnb.server.openai.replies import reply
 from lmnb.server.openai.responses_events import ResponseEvent
+from lmnb.server.openai.responses_items import resolve
 from lmnb.server.openai.responses_objects import ResponseObject, in_progress
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
 from lmnb.server.openai.responses_stream import ResponseStream
@@ -35,6 +36,7 @@ async def create(request: Request) -> Response:
     """Answer, whole or streamed, and remember the answer unless told not to."""
     body = await bodies.read(request, ResponsesBody)
     state = state_of(request)
+    body = body.model_copy(update={"input": await resolve(body.input, state.responses)})
     history = await _history(state.responses, body.previous_response_id)
     wanted, conversation = translate(body, request.headers, history)
     headers = await warnings(wanted)

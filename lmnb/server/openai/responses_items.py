@@ -10,12 +10,14 @@ import logging
 from typing import Any
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
+from lmnb.errors import NotFound
 from lmnb.server.openai.chat_messages import ROLES, arguments
-from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedValue
+from lmnb.server.openai.errors import InvalidType, InvalidValue, ItemNotFound
 from lmnb.server.openai.parts import content, shown
 from lmnb.server.openai.toolbox import arguments_of, flat_name
 from lmnb.server.openai.values import array, json_type, mapping, string
 from lmnb.server.sealing import unseal
+from lmnb.server.store import ResponseStore
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,35 @@ def translate(value: Any) -> tuple[Message, ...]:
     for i, item in enumerate(value):
         _add(turns, mapping(item, f"input[{i}]"), f"input[{i}]")
     return turns.messages()
+
+
+async def resolve(value: Any, store: ResponseStore) -> Any:
+    """`input` with stored items in the places of references to them.
+
+    Raises
+    ------
+    ItemNotFound
+        An item is not stored.
+    """
+    if not isinstance(value, list):
+        return value
+    return [await _resolve(item, f"input[{i}]", store) for i, item in enumerate(value)]
+
+
+async def _resolve(item: Any, where: str, store: ResponseStore) -> Any:
+    if not isinstance(item, dict):
+        return item
+    kind = item.get("type")
+    if kind != "item_reference" and (kind is not None or "role" in item or "id" not in item):
+        return item
+    try:
+        return await store.item(string(item, "id", where))
+    except NotFound:
+        raise ItemNotFound(
+            f"Item with id '{item['id']}' not found.",
+            hint="Send the item itself.",
+            param=f"{where}.id",
+        ) from None
 
 
 class _Turns:
@@ -89,12 +120,6 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
         case "function_call_output" | "custom_tool_call_output":
             output = shown(content(item.get("output") or "", f"{where}.output"))
             turns.add(Message("tool", (ToolResult(string(item, "call_id", where), output),)))
-        case "item_reference":
-            raise UnsupportedValue(
-                f"References to stored items are not supported ('{where}').",
-                hint="Send the item itself, or use 'previous_response_id'.",
-                param=where,
-            )
         case kind:
             log.warning("Responses: an input item of the type %r was left out.", kind)
 
