@@ -69,7 +69,7 @@ class Generator:
         self.watch = watch or Watch()
         self.adapters = Adapters(model, config.adapters or ())
         self.vision, blindness = open_vision(
-            model, config, threads=config.threads or default_threads()
+            model, config, self.watch, threads=config.threads or default_threads()
         )
         if self.vision and not self.vision.causal and config.eval_batch_size is None:
             # All tokens of an image have to fit a batch.
@@ -199,11 +199,8 @@ class Generator:
     def _look(self, vision: Vision) -> None:
         """Have media encoded, and read one that is. With nothing else to do, wait for it."""
         for sequence in self.scheduler.running:
-            vision.request(
-                span.medium
-                for span in sequence.media
-                if span.start >= sequence.computed and span.medium.encoding is None
-            )
+            ahead = (span.medium for span in sequence.media if span.start >= sequence.computed)
+            vision.request(ahead, sequence.id)
         if (seeing := self.scheduler.seeing()) is not None:
             self._read_medium(seeing)
         elif (running := self.scheduler.running) and all(s.awaits_encoding for s in running):

@@ -33,6 +33,7 @@ from lmnb.engine.pictures import check_picture, check_sound, is_sound
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.projector import find_projector
 from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.watch import Watch
 from lmnb.errors import EngineCrashed, InvalidModel, InvalidRequest, LmnbError, NotSupported
 
 Embeddings = NDArray[np.float32]
@@ -82,7 +83,9 @@ class Span(NamedTuple):
 class Encoding:
     """The embeddings of a medium, once they are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: int) -> None:
+        self.request = request
+        """Who asked for it first."""
         self.done = threading.Event()
         self.value: Embeddings | None = None
         self.error: LmnbError | None = None
@@ -105,9 +108,10 @@ class Encoding:
 class Vision:
     """A projector: prepares media for prompts (any thread), and encodes them (its own thread)."""
 
-    def __init__(self, model: Model, path: Path, *, threads: int) -> None:
+    def __init__(self, model: Model, path: Path, watch: Watch, *, threads: int) -> None:
         self._mtmd = native.mtmd()
         self._model = model
+        self._watch = watch
         self._width: int = L.llama_model_n_embd_inp(model.handle)
         self._handle = _open(self._mtmd, model, path, threads)
         if self._mtmd.mtmd_decode_use_mrope(self._handle):
@@ -253,13 +257,15 @@ class Vision:
 
     # --- encoding ------------------------------------------------------------------
 
-    def request(self, media: Iterable[Medium]) -> None:
-        """Have media encoded, unless they are, in order."""
+    def request(self, media: Iterable[Medium], request: int) -> None:
+        """Have media of a request encoded, unless they are, in order."""
         with self._lock:
             for medium in media:
+                if medium.encoding is not None:
+                    continue
                 encoding = self._known.get(medium.key)
-                if encoding is None or encoding.error is not None:
-                    encoding = self._known[medium.key] = Encoding()
+                if encoding is None:
+                    encoding = self._known[medium.key] = Encoding(request)
                     self._queue.put((medium.key, encoding))
                 self._known.move_to_end(medium.key)
                 encoding.sources.append(weakref.ref(medium))
@@ -278,17 +284,26 @@ class Vision:
                 if medium is None:  # whoever wanted it has left
                     self._known.pop(key, None)
                     continue
+            self._watch.encoding(encoding.request)
             try:
                 encoding.value = self._encode(medium)
             except LmnbError as error:
-                encoding.error = error
+                self._fail(key, encoding, error)
             except Exception as error:  # noqa: BLE001  (or all images after it would wait for ever)
-                encoding.error = EngineCrashed(f"The image could not be encoded: {error!r}.")
+                text = f"The image could not be encoded: {error!r}."
+                self._fail(key, encoding, EngineCrashed(text))
+            self._watch.encoding(0)
             del medium
             encoding.sources.clear()
             encoding.done.set()
             self._trim()
             self._progress.set()
+
+    def _fail(self, key: bytes, encoding: Encoding, error: LmnbError) -> None:
+        """Tell those who wait for it. Whoever comes later has it tried again."""
+        with self._lock:
+            encoding.error = error
+            del self._known[key]
 
     def _encode(self, medium: Medium) -> Embeddings:
         self.encoded += 1
@@ -310,7 +325,9 @@ class Vision:
                 total -= value.nbytes
 
 
-def open_vision(model: Model, config: LoadConfig, *, threads: int) -> tuple[Vision | None, str]:
+def open_vision(
+    model: Model, config: LoadConfig, watch: Watch, *, threads: int
+) -> tuple[Vision | None, str]:
     """The model's encoder for images and sounds, or the reason why there is none.
 
     Raises
@@ -321,12 +338,12 @@ def open_vision(model: Model, config: LoadConfig, *, threads: int) -> tuple[Visi
     if config.projector == "none":
         return None, "it was loaded without its projector"
     if config.projector is not None:
-        return Vision(model, Path(config.projector), threads=threads), ""
+        return Vision(model, Path(config.projector), watch, threads=threads), ""
     found = find_projector(model.path)
     if found is None:
         return None, "it has no projector file"
     try:
-        return Vision(model, found, threads=threads), ""
+        return Vision(model, found, watch, threads=threads), ""
     except LmnbError as error:
         return None, error.message.rstrip(".")
 

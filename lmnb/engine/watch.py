@@ -89,6 +89,11 @@ class Watch:
         if self._recorder is not None:
             self._recorder.passing(())
 
+    def encoding(self, request: int) -> None:
+        """The calling thread, another one, encodes an image of this request; 0: it is done."""
+        if self._recorder is not None:
+            self._recorder.encoding(request)
+
     def broken_off(self) -> EngineStuck | None:
         """The running pass was aborted or has failed, so it says nothing about how long one takes.
 

@@ -60,6 +60,7 @@ class Worker:
 
     def __init__(self, channel: Channel, recorder: Recorder) -> None:
         self.channel = channel
+        self.recorder = recorder
         self.watch = Watch(recorder)
         self.engine: Engine | None = None
         self.preparer = Preparer(self._prepare, self._put, recorder)
@@ -202,6 +203,7 @@ class Worker:
     # --- the end -------------------------------------------------------------------------
 
     def _last_words(self, text: str) -> None:
+        self.recorder.failing()
         cause = text.strip().splitlines()[0] if text.strip() else "an unknown assertion"
         kind: type[LmnbError]
         error: LmnbError = EngineCrashed(f"llama.cpp stopped the model's process: {cause}")

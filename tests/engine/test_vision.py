@@ -20,6 +20,7 @@ from pictures import picture, raw_png
 from lmnb.engine import native, pictures
 from lmnb.engine import vision as vision_module
 from lmnb.engine.protocol import Generate, LoadConfig, Segment
+from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import ContextOverflow, InvalidModel, InvalidRequest, LmnbError, NotSupported
 
 PROMPT = "What is to be seen in this image, and what is not? It is this one: "
@@ -260,6 +261,22 @@ def test_texts_go_on_while_an_image_is_encoded(engine: Engine, held: threading.E
     assert engine.ends[seeing].output_tokens == 12
 
 
+def test_who_has_an_image_encoded_is_named_if_the_process_dies(
+    engine: Engine, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_page() as page:
+        recorder = Recorder(page.fileno())
+        monkeypatch.setattr(engine.generator.watch, "_recorder", recorder)
+        seeing = submit(engine, picture(93))
+        talking = submit(engine, tokens=20)
+        while talking not in engine.ends:
+            engine.step()
+        assert recorder.read() == {seeing}
+        held.set()
+        engine.run()
+        assert recorder.read() == frozenset()
+
+
 def test_a_cancel_does_not_wait_for_the_encoder(engine: Engine, held: threading.Event) -> None:
     gone = submit(engine, picture(0))
     queued = submit(engine, picture(1))
@@ -285,6 +302,7 @@ def test_a_failed_encoding_fails_its_requests_only(
     engine.run()
     assert "could not encode" in engine.errors[broken].message
     assert engine.ends[fine].output_tokens == 12
+    assert all(encoding.error is None for encoding in vision._known.values())
     monkeypatch.undo()
     assert ask(engine, picture(0))  # it is tried again
     engine.check_idle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -147,6 +148,30 @@ def test_what_was_computed_outlives_the_process() -> None:
             assert ours.read() == {7, 8, 9, 12}
         theirs.tokenizing(0)
         assert ours.read() == frozenset()
+        watched.encoding(13)
+        with watched.passing(3, (7, 8)):
+            assert ours.read() == {7, 8, 13}
+        watched.encoding(0)
         with watched.passing(5000, range(5000)):
             assert ours.read() < set(range(5000))
         assert ours.read() == frozenset()
+
+
+@pytest.mark.parametrize(("encoder", "blamed"), [(True, {13}), (False, {7, 8, 12, 13})])
+def test_an_assertion_in_the_encoder_is_nobody_elses(encoder: bool, blamed: set[int]) -> None:
+    with make_page() as page:
+        recorder = Recorder(page.fileno())
+        recorder.passing((7, 8))
+        recorder.tokenizing(12)
+
+        def encode() -> None:
+            recorder.encoding(13)
+            if encoder:
+                recorder.failing()
+
+        thread = threading.Thread(target=encode)
+        thread.start()
+        thread.join()
+        if not encoder:
+            recorder.failing()
+        assert recorder.read() == blamed
