@@ -35,8 +35,8 @@ SWITCHES = ("enable_thinking", "thinking")
 """Variables by which families let thinking be asked for."""
 
 _SECONDS = 1.0
-_PART = re.compile(r"""["']type["']: ["'](text|thinking)["']""")
-"""A content in parts, printed as it is: the template does not know them."""
+_RAW = re.compile(r"""["'](type|role)["']: ["'](text|thinking|assistant)["']""")
+"""A message or its content printed as it is: the template does not take it apart."""
 
 
 class Probe:
@@ -79,7 +79,7 @@ class Probe:
         turns += after
         variables = dict.fromkeys(SWITCHES, True) if thinking else {}
         shown = self._after_question(turns, variables)
-        return "" if _PART.search(shown) else shown.rstrip()
+        return "" if _RAW.search(shown) else shown.rstrip()
 
     def _after_question(
         self, turns: list[Turn], variables: dict[str, Any], *, generate: bool = False
