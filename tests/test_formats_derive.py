@@ -171,7 +171,8 @@ def compare(source: str, form: Format) -> tuple[set[str], set[str]]:
         "properties": {k: {"type": "string", "description": "d"} for k in keys},
     }
     tools = [Tool(name, "d", schema) for name in ("get_one", "get_two")]
-    same, other = set(), set()
+    same: set[str] = set()
+    other: set[str] = set()
     for name, thinking, words, said in turns(form):
         asked = (Turn("user", "QQuery"), Turn("assistant", words, thinking, calls=said))
         on = {"enable_thinking": True, "thinking": True} if thinking else {}
@@ -189,13 +190,14 @@ def compare(source: str, form: Format) -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("name", sorted(OWN))
 def test_answers_in_our_formats_are_what_the_template_prints(name: str) -> None:
-    same, other = compare(own(name), OWN[name])
+    form = OWN[name]
+    same, other = compare(own(name), form)
     assert not other
     assert "words, no call" in same
-    if OWN[name].calls is not None:
+    if form.calls is not None:
         assert {"a call", "no arguments", "odd characters"} <= same
-        assert ("two calls" in same) == OWN[name].calls.parallel
-    if OWN[name].thinking is not None and "thinking" not in name:
+        assert ("two calls" in same) == form.calls.parallel
+    if form.thinking is not None and "thinking" not in name:
         assert any("thought" in turn for turn in same)
 
 
