@@ -14,6 +14,7 @@ from lmnb.chat import thinking
 from lmnb.chat.conversation import Audio, Image, Request, Text, Thinking
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, Timings, Usage
 from lmnb.chat.output_format import constraint
+from lmnb.chat.render_messages import SWITCHES
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Prompted, Renderer, choose_template
 from lmnb.engine.client import Worker
@@ -166,7 +167,7 @@ def _template_arguments(request: Request) -> dict[str, Any]:
     """The names under which most thinking models' templates look for these settings."""
     found: dict[str, Any] = {}
     if request.reasoning.enabled is not None:
-        found["enable_thinking"] = request.reasoning.enabled
+        found |= dict.fromkeys(SWITCHES, request.reasoning.enabled)
     if request.reasoning.effort is not None:
         found["reasoning_effort"] = request.reasoning.effort
     return found | request.template_kwargs

@@ -18,6 +18,9 @@ ThinkingKey = Literal[
 ]
 Ids = Literal["kept", "counted", "numbered", "nine"]
 
+SWITCHES = ("enable_thinking", "thinking", "reasoning")
+"""Variables by which families let thinking be switched on and off: most, DeepSeek and Granite, Cohere."""
+
 
 @dataclass(frozen=True)
 class Takes:

@@ -44,16 +44,20 @@ class _Plain:
         self._left -= 1
         if not isinstance(given, Mapping) or self._left < 0:
             return {"type": "object", "description": ""}
-        reference = given.get("$ref")
-        if isinstance(reference, str):
+        given, inside = self._followed(given, inside)
+        chosen, inside = self._followed(self._one_of_several(given, inside), inside)
+        return self._node(chosen, inside)
+
+    def _followed(
+        self, given: Mapping[str, Any], inside: tuple[str, ...]
+    ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """What `$ref` leads to, with what stands beside it; through several of them, if need be."""
+        while isinstance(reference := given.get("$ref"), str):
             target = None if reference in inside else self._target(reference)
             rest = {key: value for key, value in given.items() if key != "$ref"}
             given = {**(target or {"type": "object"}), **rest}
             inside = (*inside, reference)
-        given = self._one_of_several(given, inside)
-        if "$ref" in given and given["$ref"] not in inside:
-            return self.schema(given, inside)
-        return self._node(given, inside)
+        return given, inside
 
     def _node(self, given: Mapping[str, Any], inside: tuple[str, ...]) -> Schema:
         kinds = [kind for kind in _kinds(given) if kind != "null"]
@@ -85,7 +89,7 @@ class _Plain:
     ) -> Mapping[str, Any]:
         """All of `allOf` put together; the first of alternatives, the others as words."""
         for part in _schemas(given.get("allOf")):
-            given = _both(given, self._resolved(part, inside))
+            given = _both(given, self._followed(part, inside)[0])
         options = [*_schemas(given.get("anyOf")), *_schemas(given.get("oneOf"))]
         if not options:
             return given
@@ -99,12 +103,6 @@ class _Plain:
             "description": _sentences(chosen.get("description"), note),
             "nullable": len(real) < len(options) or given.get("nullable"),
         }
-
-    def _resolved(self, part: Mapping[str, Any], inside: tuple[str, ...]) -> Mapping[str, Any]:
-        reference = part.get("$ref")
-        if not isinstance(reference, str):
-            return part
-        return {} if reference in inside else self._target(reference) or {}
 
     def _target(self, reference: str) -> Mapping[str, Any] | None:
         """What a pointer into this schema leads to; others lead nowhere."""

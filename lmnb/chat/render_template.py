@@ -19,7 +19,7 @@ from lmnb.chat.formats.write import write_calls
 from lmnb.chat.render_environment import OutputTooLong, TemplateRefusal, print_template
 from lmnb.chat.render_job import Job, Outcome, Refused, Rendered, Turn
 from lmnb.chat.render_marks import Words, cut, mark, mark_json
-from lmnb.chat.render_messages import Takes, messages, tool_objects, tool_variables
+from lmnb.chat.render_messages import SWITCHES, Takes, messages, tool_objects, tool_variables
 from lmnb.chat.render_takes import plain_takes, thinking_takes, tool_takes, words_takes
 from lmnb.chat.render_turns import (
     bend_calls,
@@ -33,7 +33,7 @@ from lmnb.chat.render_turns import (
 from lmnb.engine.protocol import Segment
 
 _END = "\U0010fffd\U0010fffc"  # where a prefilled answer ends; private use, in no content
-_THINKING_ON = {"enable_thinking": True, "thinking": True}
+_THINKING_ON = dict.fromkeys(SWITCHES, True)
 
 
 class Template:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lmnb.chat.conversation import Document, Message, Thinking, ToolCall, ToolResult
+from lmnb.chat.formats.default import result_text
 from lmnb.chat.media import Media
 from lmnb.chat.render_job import Turn
 from lmnb.chat.tool_names import Adapted
@@ -14,8 +15,9 @@ from lmnb.errors import NotSupported
 def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tuple[Turn, ...]:
     """The turns, with names of tools as the model knows them.
 
-    Results follow in the order of the calls they belong to, since some templates pair them by
-    their places. Ids that come twice are told apart, since others pair them by their ids.
+    Results follow their calls at once and in their order, whatever was said in between: templates
+    pair them by their places. Ids that come twice are told apart, since others pair them by ids. A
+    result with an id that no call has belongs to the first open one of the calls right before it.
 
     Raises
     ------
@@ -24,36 +26,39 @@ def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tup
     NotSupported
         A result has a document.
     """
-    return tuple(_Turns(media, tools).of(messages))
+    return _Turns(media, tools).of(messages)
 
 
 class _Turns:
     def __init__(self, media: Media, tools: Adapted) -> None:
         self._media = media
         self._tools = tools
+        self._turns: list[Turn] = []
+        self._results: dict[str, Turn] = {}
+        """Of each call, under the id that the template gets."""
         self._calls: dict[str, ToolCall] = {}
-        """The last call of every id, under the id and the name that the template gets."""
+        """The last call of every id, as the template gets it."""
         self._ids: set[str] = set()
-        self._order: dict[str, int] = {}
-        """The places of the last turn's calls."""
 
-    def of(self, messages: Iterable[Message]) -> Iterator[Turn]:
-        waiting: list[Turn] = []
+    def of(self, messages: Iterable[Message]) -> tuple[Turn, ...]:
         for message in messages:
             results = [part for part in message.parts if isinstance(part, ToolResult)]
-            waiting += [self._result(result) for result in results]
-            if message.role == "tool" and len(results) == len(message.parts):
-                continue
-            yield from self._in_order(waiting)
-            waiting = []
-            yield self._turn(message)
-        yield from self._in_order(waiting)
+            for result in results:
+                self._add_result(result)
+            if message.role != "tool" or len(results) < len(message.parts):
+                self._turns.append(self._turn(message))
+        return tuple(self._with_results())
+
+    def _with_results(self) -> Iterator[Turn]:
+        for turn in self._turns:
+            yield turn
+            for call in turn.calls:
+                if call.id in self._results:
+                    yield self._results[call.id]
 
     def _turn(self, message: Message) -> Turn:
         thinking = "".join(part.text for part in message.parts if isinstance(part, Thinking))
         calls = tuple(self._call(part) for part in message.parts if isinstance(part, ToolCall))
-        if calls:
-            self._order = {call.id: place for place, call in enumerate(calls)}
         role = "user" if message.role == "tool" else message.role
         return Turn(role, self._media.take_out(message.parts), thinking, calls)
 
@@ -67,21 +72,24 @@ class _Turns:
         self._calls[call.id] = made
         return made
 
-    def _result(self, result: ToolResult) -> Turn:
+    def _add_result(self, result: ToolResult) -> None:
         if any(isinstance(part, Document) for part in result.parts):
             raise NotSupported(
                 "Tool results with documents are not supported.",
                 hint="Send text or images.",
                 param="messages",
             )
-        call = self._calls.get(result.id)
         text = self._media.take_out(result.parts)
         if result.is_error and "error" not in text[:100].lower():
             text = f"Error: {text}" if text else "Error"
-        if call is None:
-            return Turn("tool", text, call_id=result.id)
-        return Turn("tool", text, call_id=call.id, name=call.name)
+        call = self._calls.get(result.id) or self._open_call()
+        if call is None or call.id in self._results:
+            # Of a call that was cut off with the beginning of the conversation, or a second one.
+            self._turns.append(Turn("user", result_text([text])))
+        else:
+            self._results[call.id] = Turn("tool", text, call_id=call.id, name=call.name)
 
-    def _in_order(self, results: list[Turn]) -> list[Turn]:
-        last = len(self._order)
-        return sorted(results, key=lambda turn: self._order.get(turn.call_id, last))
+    def _open_call(self) -> ToolCall | None:
+        """The first without a result of the calls that were said last."""
+        last = self._turns[-1].calls if self._turns else ()
+        return next((call for call in last if call.id not in self._results), None)

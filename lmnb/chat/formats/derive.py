@@ -16,7 +16,8 @@ from lmnb.chat.formats.derive_calls import derive_calls
 from lmnb.chat.formats.derive_thinking import derive_words, opening
 from lmnb.chat.formats.families import RECOGNISERS
 from lmnb.chat.formats.format import Calls, Format, Span
-from lmnb.chat.formats.probe import LATER, SWITCHES, THOUGHT, WORDS, Probe, call
+from lmnb.chat.formats.probe import LATER, THOUGHT, WORDS, Probe, call
+from lmnb.chat.render_messages import SWITCHES
 
 if TYPE_CHECKING:
     from lmnb.chat.render_template import Template

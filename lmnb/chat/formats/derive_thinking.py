@@ -9,7 +9,8 @@ from lmnb.chat.formats.borders import (
     without_empty,
 )
 from lmnb.chat.formats.format import NAME, Calls, JsonCall, Span, WrittenCall
-from lmnb.chat.formats.probe import LATER, NAMES, SWITCHES, THOUGHT, WORDS, Probe, call
+from lmnb.chat.formats.probe import LATER, NAMES, THOUGHT, WORDS, Probe, call
+from lmnb.chat.render_messages import SWITCHES
 
 
 def derive_words(

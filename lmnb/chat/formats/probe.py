@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.render_job import Turn
+from lmnb.chat.render_messages import SWITCHES
 
 if TYPE_CHECKING:
     from lmnb.chat.render_template import Template
@@ -30,9 +31,6 @@ IDS = ("callaaaa1", "callbbbb2")
 LATER = (Turn("user", "Moreuu"), Turn("assistant", "Moreaa"))
 """Turns that may follow: some templates leave thinking out of the answers before the last question,
 others out of those before the last answer."""
-
-SWITCHES = ("enable_thinking", "thinking")
-"""Variables by which families let thinking be asked for."""
 
 _SECONDS = 1.0
 _RAW = re.compile(r"""["'](type|role)["']: ["'](text|thinking|assistant)["']""")
