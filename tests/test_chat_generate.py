@@ -28,6 +28,7 @@ from lmnb.chat.conversation import (
 from lmnb.chat.events import Event, Finished, Prompt, TextDelta
 from lmnb.chat.generate import _template_arguments, ensure_supported, generate, tokenize
 from lmnb.chat.joining import join
+from lmnb.chat.render_messages import SWITCHES
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Renderer
 from lmnb.engine.client import Update, Worker
@@ -88,7 +89,7 @@ def test_reasoning_becomes_template_variables() -> None:
         return _template_arguments(asking(**more))
 
     assert variables() == {}
-    assert variables(reasoning=Reasoning(False)) == {"enable_thinking": False}
+    assert variables(reasoning=Reasoning(False)) == dict.fromkeys(SWITCHES, False)
     assert variables(reasoning=Reasoning(None, "low")) == {"reasoning_effort": "low"}
     both = variables(reasoning=Reasoning(True), template_kwargs={"enable_thinking": False})
     assert both == {"enable_thinking": False}

@@ -166,7 +166,8 @@ async def _prompt(request: Request, worker: Worker, renderer: Renderer) -> Promp
 def _template_arguments(request: Request) -> dict[str, Any]:
     """The names under which most thinking models' templates look for these settings."""
     found: dict[str, Any] = {}
-    if request.reasoning.enabled is not None:
+    decided = request.template_kwargs.keys() & set(SWITCHES)
+    if request.reasoning.enabled is not None and not decided:
         found |= dict.fromkeys(SWITCHES, request.reasoning.enabled)
     if request.reasoning.effort is not None:
         found["reasoning_effort"] = request.reasoning.effort
