@@ -164,6 +164,10 @@ class Client:
         """
         return self._call("POST", "/lmnb/estimate", {"model": _absolute(model)} | _options(options))
 
+    def inspect(self, model: str) -> Json:
+        """How a model writes thinking and calls: the fields of `lmnb.server.inspecting.Inspected`."""
+        return self._call("POST", "/lmnb/inspect", {"model": _absolute(model)})
+
     def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002
         """Unload one instance, or `all`; the ids of what was unloaded."""
         body = {"instance_id": name, "all": all}

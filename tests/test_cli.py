@@ -80,6 +80,25 @@ def test_load_ps_unload(server: ServerHome, unloaded: Client) -> None:
     assert "No model is loaded" in server.lmnb("ps").stderr
 
 
+def test_inspect_shows_how_a_model_writes(server: ServerHome, unloaded: Client) -> None:
+    text = server.lmnb("inspect", CHAT).stdout
+    assert text.startswith(f"{CHAT}\n")
+    assert "calls     in lmnb's own syntax, since its template has none" in text
+    assert 'turn ends "<|im_end|>", ' in text
+    assert '  | {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}' in text
+    found = json.loads(server.lmnb("inspect", CHAT, "--json").stdout)
+    assert found["default_calls"]
+    assert found["format"]["calls"]["call"]["type"] == "json"
+    assert found["written"]["calls"].count("<tool_call>") == 2
+    assert unloaded.ps() == []
+
+
+def test_inspect_refuses_models_that_write_nothing(server: ServerHome) -> None:
+    result = server.lmnb("inspect", "all-minilm-l6-v2", check=False)
+    assert result.returncode == 1
+    assert "is no language model" in result.stderr
+
+
 def test_an_estimate_loads_nothing(server: ServerHome, unloaded: Client) -> None:
     small = ["--context-length", "1024", "--parallel", "1"]
     text = server.lmnb("load", CHAT, *small, "--estimate-only").stdout

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import models, server, tokens
+    from lmnb.cli import inspect, models, server, tokens
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lmnb {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_commands(commands)
+    inspect.add_commands(commands)
     server.add_commands(commands)
     tokens.add_commands(commands)
     return parser

@@ -25,7 +25,7 @@ from lmnb.models import download
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
 from lmnb.runtime import log_path
-from lmnb.server import sse
+from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.state import state_of
 
@@ -54,6 +54,10 @@ class _Load(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: float | None = None
     identifier: str | None = None
     jit: bool = False
+
+
+class _Inspect(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
 
 
 class _Unload(msgspec.Struct, forbid_unknown_fields=True):
@@ -234,6 +238,15 @@ async def estimate(request: Request) -> Response:
     if error is not None:
         raise ModelLoadFailed(f"What {plan.entry.key} would take could not be found out: {error}")
     return _json(answer)
+
+
+@router.post("/inspect")
+async def inspect(request: Request) -> Response:
+    """How a model writes: `lmnb.server.inspecting.Inspected`. Loads nothing."""
+    body = await _body(request, _Inspect)
+    state = state_of(request)
+    entry = await state.catalog.resolve(body.model)
+    return _json(await inspecting.inspect(entry, state.renderer))
 
 
 def _config(body: _Load) -> LoadConfig:
