@@ -8,11 +8,13 @@ contents, so a mark put around a content is lost or disturbs them.
 Therefore single characters are marked, and only where they matter: in a content that has brackets
 or bars at all, every word (a run without white space or quotes) with one of them is written with
 private-use characters in place of its own, one for one. Lengths, white space and all other words
-stay as they are for the template to work on; what JSON escapes does too, so that `tojson` does. Contents without brackets and bars, which is most of them, are not touched. No such character
-gets into the prompt unmarked, whatever the template does, so no control token can be made of
-people's words. Afterwards the characters are put back, and the whole content around them, if it is
-found in the output as it was given (less white space at its ends), is cut out as plain text: a
-tokenizer should see a content in one piece. Otherwise just the marked words are.
+stay as they are for the template to work on; what JSON escapes stays too, so that `tojson` finds it.
+Contents without brackets and bars, which is most of them, are not touched. No such character gets
+into the prompt unmarked, whatever the template does, so no control token can be made of people's
+words. Afterwards the characters are put back, and the whole content around them, if it is found in
+the output as it was given (less white space at its ends), is cut out as plain text: a tokenizer
+should see a content in one piece. Otherwise just the marked words are, with quotes between them:
+Gemma's `<|"|>` is a control token.
 
 What a tool is given as arguments, and what describes it, are values: strings in them are marked, keys
 too, however deep. Templates print such values as JSON or as Python writes them, so these strings
@@ -34,6 +36,7 @@ from lmnb.engine.protocol import Segment
 _BASE = 0xF0000  # plane 15, private use: U+F0000 + code point
 _LAST = 0xFFFD
 _MARKED = re.compile("[\U000f0000-\U000ffffd]+")
+_WORDS = re.compile("[\U000f0000-\U000ffffd]+(?:[\"'\\\\]+[\U000f0000-\U000ffffd]+)*")
 _SUSPECT = re.compile(r"[<>\[\]{}|｜▁]")
 _WORD = re.compile(r"[^\x00-\x1f\s'\"\\]+")
 _THINK = re.compile(r"(</?think>)")
@@ -150,7 +153,7 @@ def cut(output: str, contents: Iterable[str]) -> tuple[Segment, ...]:
 
 def _regions(output: str, contents: Iterable[str]) -> list[tuple[int, int]]:
     """Where people's words with marks stand, in order. Those that touch are one."""
-    found = sorted([*_wholes(output, contents), *(m.span() for m in _MARKED.finditer(output))])
+    found = sorted([*_wholes(output, contents), *(m.span() for m in _WORDS.finditer(output))])
     regions: list[tuple[int, int]] = []
     for start, end in found:
         if regions and start <= regions[-1][1]:
