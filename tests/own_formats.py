@@ -97,6 +97,7 @@ OWN: dict[str, Format] = {
         calls=Calls(call=json_call("<call>\n", "\n</call>"), separator="\n", after_words="\n"),
         ends=_END,
     ),
+    "key_in_both_tags": Format(ends=_END),
     "last_answer_keeps_thinking": Format(thinking=Span("<think>", "</think>"), ends=_END),
     "name_as_key": Format(
         calls=Calls(call=written('<|call|>{"', NAME, '": ', ARGUMENTS, "}<|/call|>")), ends=_END

@@ -143,7 +143,7 @@ def turns(form: Format) -> Iterator[tuple[str, str, str, tuple[ToolCall, ...]]]:
         )
         for thinking in ("", THOUGHT):
             for words in ("", WORDS):
-                if words or said:
+                if (words or said) and (form.calls or not said):
                     name = ", ".join(
                         filter(None, [thinking and "thought", words and "words", what])
                     )

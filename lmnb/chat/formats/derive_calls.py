@@ -24,6 +24,7 @@ from lmnb.chat.formats.format import (
     WrittenCall,
 )
 from lmnb.chat.formats.probe import IDS, KEYS, NAMES, THOUGHT, VALUES, WORDS, Probe, call
+from lmnb.chat.formats.write import write_calls
 
 _JSON = json.JSONDecoder()
 _TWO = (call(0), call(1))
@@ -47,13 +48,27 @@ def derive_calls(probe: Probe, header: str, tail: str) -> Calls | None:
 
     `header` and `tail` are what stands around every turn of the assistant.
     """
-    for find in (_find_json, _find_python):
-        if calls := _derive(probe, header, tail, find):
-            return calls
-    arguments = find_arguments(probe)
-    if arguments is None:
-        return None
-    return _derive(probe, header, tail, _finder(arguments))
+    finders: list[_Find] = [_find_json, _find_python]
+    if arguments := find_arguments(probe):
+        finders.append(_finder(arguments))
+    found = (_derive(probe, header, tail, find) for find in finders)
+    return next((calls for calls in found if calls and _holds(probe, calls)), None)
+
+
+def _holds(probe: Probe, calls: Calls) -> bool:
+    """Whether calls that are written so are what the template prints, white space aside.
+
+    A syntax that `Calls` cannot say (the key in the closing tag, …) is told from others by that.
+    """
+    both = dict(zip(KEYS, VALUES, strict=True))
+    said = (call(0, both), call(1)) if calls.parallel else (call(0, both),)
+    counted = [msgspec.structs.replace(each, id=str(index)) for index, each in enumerate(said)]
+    printed = _without_space(probe.turn(calls=said))
+    return any(_without_space(write_calls(calls, ids)) in printed for ids in (said, counted))
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 def _derive(probe: Probe, header: str, tail: str, find: _Find) -> Calls | None:
