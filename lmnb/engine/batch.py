@@ -21,6 +21,9 @@ class Batch:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.size = 0
+        self.outputs = 0
+        self.runs: list[tuple[int, int]] = []
+        """Sequence and first position of each run of tokens."""
         self.token = np.zeros(capacity, np.int32)
         self.pos = np.zeros(capacity, np.int32)
         self.sequence = np.zeros(capacity, np.int32)
@@ -46,7 +49,8 @@ class Batch:
 
     def clear(self) -> None:
         """Forget all rows."""
-        self.size = 0
+        self.size = self.outputs = 0
+        self.runs.clear()
 
     def add(self, tokens: NDArray[np.int32], start: int, sequence: int, outputs: int) -> None:
         """Append a run of tokens at positions from `start`; logits for the last `outputs` of them."""
@@ -58,6 +62,8 @@ class Batch:
         if outputs:
             self.output[end - outputs : end] = 1
         self.size = end
+        self.outputs += outputs
+        self.runs.append((sequence, start))
 
     def of_embeddings(self, rows: NDArray[np.float32]) -> Any:
         """The batch with the same positions and sequences, of embeddings instead of tokens."""

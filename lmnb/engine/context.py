@@ -82,14 +82,10 @@ class Context:
         """Run the batch. 0: done; 1: no room in the cache; 2: aborted; below 0: failed."""
         batch = self.batch
         # Each of these would be an assertion failure, hence the end of the process.
-        if (
-            not 0 < batch.size <= self.batch_size
-            or batch.output[: batch.size].sum() > self.max_outputs
-        ):
+        if not 0 < batch.size <= self.batch_size or batch.outputs > self.max_outputs:
             raise AssertionError(f"bad batch: {batch.size} rows")
         # This one would be computed, without what should stand before it.
-        runs = (0, *(np.flatnonzero(np.diff(batch.sequence[: batch.size])) + 1))
-        if any(self.length(batch.sequence[row]) != batch.pos[row] for row in runs):
+        if any(self.length(sequence) != start for sequence, start in batch.runs):
             raise AssertionError("bad batch: positions do not go on where the slot ends")
         batch.raw.n_tokens = batch.size
         set_threads(self.handle, self._threads)

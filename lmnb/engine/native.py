@@ -226,7 +226,8 @@ def floats(pointer: Any, count: int) -> NDArray[np.float32]:
     if not pointer:
         raise EngineCrashed("llama.cpp has computed no result.")
     address = ctypes.addressof(pointer.contents)
-    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+    # Ten times as fast as np.ctypeslib.as_array, and this is once a step.
+    return np.frombuffer(memoryview((ctypes.c_float * count).from_address(address)), np.float32)
 
 
 def address_of_tokenize() -> int:

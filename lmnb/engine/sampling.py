@@ -51,7 +51,7 @@ Ids = NDArray[np.int64]
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MAX_SEED = 0xFFFFFFFF  # llama.cpp reads this value as "random"
 _NEAR = np.float32(8.0)  # within it there are often 40 tokens, and still few
-_GRID = 64  # lines of the grid in which the best logits are looked for
+_GRID = 128  # lines of the grid in which the best logits are looked for
 _UNDERFLOW = 87.0  # exp(-87) is about the smallest normal number in single precision
 _ALMOST_ZERO = 1e-6  # logits divided by less could overflow
 _MIROSTAT_CANDIDATES = 100  # llama.cpp's server's m
@@ -62,6 +62,7 @@ class Candidates:
 
     def __init__(self, n_vocab: int) -> None:
         self._data = np.empty(n_vocab, _CANDIDATE)
+        self._ids, self._logits = self._data["id"], self._data["logit"]
         self._everything = np.arange(n_vocab, dtype=np.int32)
         self._pointer = self._data.ctypes.data_as(ctypes.POINTER(L.llama_token_data))
         self._array = L.llama_token_data_array(data=self._pointer)
@@ -71,7 +72,7 @@ class Candidates:
         """Run samplers that only change logits over these tokens (None: all); `row` is changed."""
         size = self._fill(row, ids)
         L.llama_sampler_apply(chain, self._reference)
-        row[slice(None) if ids is None else ids] = self._data["logit"][:size]
+        row[slice(None) if ids is None else ids] = self._logits[:size]
 
     def draw(self, chain: object, row: Row, ids: Ids | None = None) -> int | None:
         """Run a sampler chain over these tokens (None: all).
@@ -86,8 +87,8 @@ class Candidates:
 
     def _fill(self, row: Row, ids: Ids | None) -> int:
         size = len(row) if ids is None else len(ids)
-        self._data["id"][:size] = self._everything if ids is None else ids
-        self._data["logit"][:size] = row if ids is None else row[ids]
+        self._ids[:size] = self._everything if ids is None else ids
+        self._logits[:size] = row if ids is None else row[ids]
         array = self._array
         array.data, array.size, array.selected, array.sorted = self._pointer, size, -1, False
         return size
@@ -213,8 +214,9 @@ def best(row: Row, highest: np.float32, count: int) -> Ids:
     """
     if count >= len(row):
         return np.arange(len(row))
-    if (ids := _above_peaks(row, count)) is not None:
-        return ids
+    border = _border(row, count)
+    if border is not None:
+        return np.flatnonzero(row >= border)
     near: Ids = np.flatnonzero(row >= highest - _NEAR)
     if len(near) < count:
         near = np.flatnonzero(row >= highest - 2 * _NEAR)
@@ -226,24 +228,20 @@ def best(row: Row, highest: np.float32, count: int) -> Ids:
     return near
 
 
-def _above_peaks(row: Row, count: int) -> Ids | None:
-    """What `best` is to find, by one pass over the row; None where that does not work.
+def _border(row: Row, count: int) -> np.float32 | None:
+    """A logit that at least `count` reach, and few more; None where none is found quickly.
 
     The row is laid out as a grid. As many of its columns as are looked for have a highest logit of
-    `border` or more, so that none of the best is below it, nor in any other column.
+    so much or more.
     """
     width = len(row) // _GRID
     if width < 4 * count:
         return None
-    grid = row[: _GRID * width].reshape(_GRID, width)
-    peaks = grid.max(axis=0)
-    border = np.partition(peaks, width - count)[width - count]
-    columns = np.flatnonzero(peaks >= border)
-    if border == -np.inf or len(columns) > 2 * count:
-        return None
-    lines, places = np.nonzero(grid[:, columns] >= border)
-    rest = _GRID * width + np.flatnonzero(row[_GRID * width :] >= border)
-    return np.concatenate([lines * width + columns[places], rest])
+    peaks = row[: _GRID * width].reshape(_GRID, width).max(axis=0)
+    peaks.sort()
+    border: np.float32 = peaks[width - count]
+    # The columns at the border itself may be many: those a grammar forbids, or all of them equal.
+    return None if border == -np.inf or border == peaks[width - 2 * count] else border
 
 
 def _is_greedy(options: Sampling) -> bool:
