@@ -93,7 +93,7 @@ class Generator:
         self.answers = Answers(model)
         self._sequences: dict[int, Sequence] = {}
         self._cancelled: set[int] = set()
-        self._failures: list[Failed] = []
+        self._failures: list[Reply] = []
         self._failed_passes = 0
         self._wipe_first = False
         self._interrupting = threading.Lock()
@@ -342,18 +342,23 @@ class Generator:
     def _report(self, ends: list[End]) -> list[Reply]:
         running = self.scheduler.running
         progress = [p for s in running if s.reported < s.prompt_length and (p := s.progress())]
-        deltas: list[Delta] = [d for s in running if (d := s.delta())]
+        # Text may be held back only if the next step is sure to come soon.
+        patient = not any(s.reading for s in running)
+        deltas: list[Delta] = [d for s in running if (d := s.delta(patient=patient))]
+        deltas += [d for s in self.scheduler.suspended if (d := s.delta())]
         finished = [sequence for sequence in running if sequence.reason is not None]
         for sequence in finished:
             self._release(sequence)
             ends.append(sequence.end())
-        replies: list[Reply] = list(self._failures)
+        replies = list(self._failures)
         self._failures.clear()
         if progress or deltas or ends:
             replies.append(Step(tuple(progress), tuple(deltas), tuple(ends)))
         return replies
 
     def _fail(self, sequence: Sequence, error: LmnbError) -> None:
+        if last := sequence.delta():
+            self._failures.append(Step((), (last,), ()))
         self._failures.append(Failed(sequence.id, error.to_dict()))
         self._release(sequence)
 

@@ -45,6 +45,8 @@ class Scheduler:
         self.cache = Cache(context, context.parallel, cache_bytes, files)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.suspended: list[Sequence] = []
+        """Those that gave way in this step."""
         self._turns = Turns(PLAIN)
         self._slice = _SLICE if context.flash_attention else _PLAIN_SLICE
         self._seconds_per_token = 0.0
@@ -58,6 +60,7 @@ class Scheduler:
 
         One whose prefix another sequence is just computing lets others pass until it is there.
         """
+        self.suspended.clear()
         position = 0
         while position < min(len(self.waiting), self._context.parallel):
             sequence = self.waiting[position]
@@ -95,6 +98,7 @@ class Scheduler:
         self.cache.release(last.slot, computed)
         self.running.remove(last)
         last.suspend()
+        self.suspended.append(last)
         self.add(last)
 
     def _last_of_all(self) -> Sequence:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lmnb.engine.sampling import Sampler
     from lmnb.engine.vision import Span
 
+SEND_INTERVAL = 0.025
+"""Seconds between two pieces of an answer's text, at least: 40 a second look like all of them at once.
+Each wakes the server and the client, which on a CPU takes time from the forward passes."""
+
 Reason = Literal["stop", "stop_string", "length", "context", "aborted"]
 
 
@@ -71,6 +75,7 @@ class Sequence:
         self.admitted = 0.0
         self.prefilled = 0.0
         self.finished = 0.0
+        self._sent = 0.0
         self.reported = -1
 
     @property
@@ -220,12 +225,21 @@ class Sequence:
         self.reason = reason
         self.stream.finish()
 
-    def delta(self) -> Delta | None:
-        """What can be sent since the last call, if anything."""
+    def delta(self, *, patient: bool = False) -> Delta | None:
+        """What is to be sent now, if anything.
+
+        With patience only the first text and the last come at once, others after `SEND_INTERVAL`.
+        """
         if not (self.prefilled or self.reason):
             return None  # tokens the grammar put before the first sampled one
+        now = monotonic()
+        if patient and not self.reason and now < self._sent + SEND_INTERVAL:
+            return None
         text, logprobs = self.stream.take()
-        return Delta(self.id, text, logprobs) if text or logprobs else None
+        if not (text or logprobs):
+            return None
+        self._sent = now
+        return Delta(self.id, text, logprobs)
 
     def progress(self) -> Progress | None:
         """How far the prompt has been read, if that has changed since the last call."""
