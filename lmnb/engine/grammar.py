@@ -26,6 +26,9 @@ CONTROL = b"\xff"
 
 _MOST_COMPILED = 32
 _MOST_FORCED = 64
+_CLOSER = re.compile(rb"\s*(?:[\"'\])}]+\s*|</[^<]*|<\|\"\|>)")
+_STRONGEST_PULL = 12.0
+"""What closers gain at the limit. A model that is sure of going on is so by more than that."""
 _PENALTIES = np.where(
     np.arange(256)[:, None] >> np.arange(8) & 1, np.float32(0), np.float32(-np.inf)
 )
@@ -48,6 +51,8 @@ class Vocabulary:
         ]
         """The pieces as llguidance wants them: those that show no text begin with `CONTROL`."""
         self.ends = np.array(sorted(model.end_tokens), np.int64)
+        closers = (token for token, piece in enumerate(self.pieces) if _CLOSER.fullmatch(piece))
+        self.closers = np.array(sorted({*closers, *model.end_tokens}), np.int64)
         self.tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
             tokens=self.marked,
             vocab_ptr=model.vocab,
@@ -70,8 +75,10 @@ class Grammars:
         self._vocabulary: Vocabulary | None = None
         self._compiled: OrderedDict[tuple[str, str, bool], LLMatcher] = OrderedDict()
 
-    def start(self, spec: ConstraintSpec) -> Grammar:
+    def start(self, spec: ConstraintSpec, most: int | None = None) -> Grammar:
         """The grammar at the beginning of an answer, or of what follows its trigger.
+
+        `most`: tokens the answer may have.
 
         The first call takes about 0.1 s per 50,000 tokens of the vocabulary, for which llguidance
         keeps the GIL, so that running answers pause once; models that never meet a grammar are
@@ -94,7 +101,10 @@ class Grammars:
         opening = self._model.tokenize((Segment(spec.opening or "", special=True),), add_bos=False)
         if spec.trigger is not None:  # whoever looks for it sees to the thinking too
             spec = msgspec.structs.replace(spec, after=None)
-        return Grammar(matcher.deep_copy(), self._vocabulary, spec, opening.tolist())
+        grammar = Grammar(matcher.deep_copy(), self._vocabulary, spec, opening.tolist())
+        if spec.closing:
+            grammar.most = most
+        return grammar
 
 
 class Grammar:
@@ -116,6 +126,9 @@ class Grammar:
         self._waiting = bool(self._after) and not self._opening
         self._seen = b""  # the end of the thinking, as far as `after` may have begun in it
         self._ahead: deque[int] = deque()
+        self.most: int | None = None
+        """Tokens the answer may have, if it is to be drawn to its end."""
+        self.written = 0
 
     @property
     def finished(self) -> bool:
@@ -145,6 +158,8 @@ class Grammar:
             first = self._opening[0]
             mask[first // 8] |= 1 << first % 8
         apply(mask, row)
+        if self.most is not None and 2 * self.written > self.most:
+            row[self.vocabulary.closers] += _STRONGEST_PULL * (2 * self.written / self.most - 1)
 
     def accept(self, token: int) -> None:
         """Advance by a token.
@@ -154,6 +169,7 @@ class Grammar:
         LmnbError
             The grammar does not allow it: an error of the engine.
         """
+        self.written += 1
         if self._ahead and self._ahead[0] == token:
             self._ahead.popleft()
         else:

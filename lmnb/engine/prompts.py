@@ -15,7 +15,7 @@ from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammars
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import ConstraintSpec, Generate, Segment
+from lmnb.engine.protocol import Generate, Segment
 from lmnb.engine.sampling import Sampler
 from lmnb.engine.triggered import Triggered
 from lmnb.engine.vision import Part, Span, Vision
@@ -78,7 +78,7 @@ class Prompts:
         self._check_media(tokens, media)
         if not 0 <= (command.logprobs or 0) <= self._model.n_vocab:
             raise InvalidRequest("logprobs must not be negative.", param="logprobs")
-        constraint = self._constraint(command.constraint)
+        constraint = self._constraint(command, len(tokens))
         # Images are no tokens that a draft model could read.
         drafter = None if media else self._draft_models.lease(command.draft_model)
         try:
@@ -113,10 +113,13 @@ class Prompts:
         shift = len(whole) - len(tokens)
         return whole, tuple(Span(s.start + shift, s.end + shift, s.medium) for s in media)
 
-    def _constraint(self, spec: ConstraintSpec | None) -> Constraint | None:
-        if spec is None:
+    def _constraint(self, command: Generate, prompt_length: int) -> Constraint | None:
+        if (spec := command.constraint) is None:
             return None
-        grammar = self._grammars.start(spec)
+        most = self._context_length - prompt_length
+        if command.max_tokens is not None and command.max_tokens >= 0:
+            most = min(most, command.max_tokens)
+        grammar = self._grammars.start(spec, most)
         if spec.trigger is None:
             return grammar
         return Triggered(grammar, self._model, spec, spec.trigger)

@@ -178,6 +178,10 @@ class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     trigger
         The answer is free, and may end, until one of these texts; thinking has none. None: the
         grammar binds from the beginning.
+    closing
+        From half of the most tokens it may have, the answer is drawn to its end, the more the
+        closer it comes to them: closing quotes and brackets become likelier. A model that has
+        something to say goes on nevertheless; one that rambles stops, instead of being cut.
     """
 
     kind: Literal["json_object", "json_schema", "regex", "lark"]
@@ -186,6 +190,7 @@ class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     after: str | None = None
     opening: str | None = None
     trigger: Trigger | None = None
+    closing: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -26,7 +26,8 @@ class Watcher:
     leading
         A trigger counts at the beginning of the answer only, white space aside.
     opening, after
-        Around the thinking; b"" is none. Without an `opening` the thinking has begun.
+        Around the thinking; b"" is none. Without an `opening` the thinking has begun. Once there are
+        words, `opening` is one of them.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Watcher:
         self._after = after
         self._thinking = bool(after) and not opening
         self._over = False  # nothing can trigger any more
+        self._said = False  # there are words
         self._seen = b""  # the end of the answer, as far as something may have begun in it
         longest = max(map(len, (*triggers, self._opening)))
         self._keep = longest - 1
@@ -59,13 +61,13 @@ class Watcher:
                 if position < 0:
                     self._seen = _end(self._seen, len(self._after) - 1)
                     return None
-                self._pass(position + len(self._after))
-                self._thinking = False
+                self._seen = self._seen[position + len(self._after) :]
+                self._thinking = self._said = False
             found = self._first()
             if found is None:
                 return None
             position, text = found
-            self._pass(position + len(text))
+            self._seen = self._seen[position + len(text) :]
             if text != self._opening:
                 return text, self._seen
             self._thinking = True
@@ -74,21 +76,26 @@ class Watcher:
         """What was found was not the beginning of a call after all."""
         self._over = self._leading
 
-    def _pass(self, length: int) -> None:
-        self._seen = self._seen[length:]
-
     def _first(self) -> tuple[int, bytes] | None:
         """Where a trigger or the thinking begins, and which; the longest of those at one place."""
         if self._leading:
             return self._at_start()
         seen = self._seen
+        begins = len(seen) - len(seen.lstrip(_SPACE))
+        thinks = bool(self._opening) and not self._said and seen.startswith(self._opening, begins)
         found = [
             (position, -len(text), text)
-            for text in (*self._triggers, self._opening)
-            if text and (position := seen.find(text)) >= 0
+            for text in self._triggers
+            if (position := seen.find(text)) >= 0
         ]
+        if thinks:
+            found.append((begins, -len(self._opening), self._opening))
         if not found:
-            self._seen = _end(seen, self._keep)
+            kept = _end(seen, self._keep)
+            # Half of an opening is no word yet.
+            whole = self._opening.startswith(seen[begins:]) and not self._said
+            self._said = not whole
+            self._seen = seen[begins:] if whole else kept
             return None
         position, _, text = min(found)
         return position, text
@@ -142,6 +149,7 @@ class Triggered:
         if self._grammar is not None:
             self._grammar.accept(token)
             return
+        self._waiting.written += 1
         found = self._watcher.find(self._vocabulary.marked[token])
         if found is None:
             return

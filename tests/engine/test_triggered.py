@@ -68,21 +68,17 @@ def test_triggers_are_found_however_the_text_is_cut(
 
 @given(st.lists(st.sampled_from([b"<", b"call", b">", b"think", b"/", b" ", b"<call>"])))
 def test_thinking_hides_triggers(pieces: list[bytes]) -> None:
-    text = b"".join(pieces)
-    said, thinking = b"", False
-    rest = text
-    while rest:  # what is said outside of the thinking, the slow way
-        mark = b"</think>" if thinking else b"<think>"
-        before, mark_found, after = rest.partition(mark)
-        if not thinking:
-            if b"<call>" in before:
-                said = before
-                break
-            said = b""
-        thinking = thinking != bool(mark_found)
-        rest = after if mark_found else b""
+    rest, calls = b"".join(pieces), False
+    while not calls:  # the slow way
+        thought = rest.lstrip().removeprefix(b"<think>")
+        if thought == rest.lstrip():
+            calls = b"<call>" in rest
+            break
+        _, mark, rest = thought.partition(b"</think>")
+        if not mark:
+            break
     result = found(watcher(opening="<think>", after="</think>"), *pieces)
-    assert (result is not None) == (b"<call>" in said)
+    assert (result is not None) == calls
 
 
 def test_thinking_that_the_prompt_has_begun() -> None:

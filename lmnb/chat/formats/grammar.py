@@ -187,6 +187,7 @@ class _Builder:
             opening=around.opening,
             after=around.after,
             trigger=trigger,
+            closing=choice.mode != "auto",
         )
 
     @property
