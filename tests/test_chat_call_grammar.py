@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from call_formats import FORMATS
 from json_schemas import HOSTILE, REFUSED
 from llguidance import LLMatcher
 
-from lmnb.chat.conversation import OutputFormat, Tool, ToolCall, ToolChoice
+from lmnb.chat import tool_check
+from lmnb.chat.conversation import OutputFormat, Request, Tool, ToolCall, ToolChoice
 from lmnb.chat.formats import schemas
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
 from lmnb.chat.formats.grammar import Around, Control, call_constraint
@@ -338,6 +340,22 @@ def test_tools_that_are_too_long_together_keep_the_strict_ones(judge: Judge) -> 
     strict = [msgspec.structs.replace(tool, strict=True) for tool in tools]
     with pytest.raises(InvalidRequest, match="too long together"):
         call_constraint(FORMATS["hermes"], strict, REQUIRED, judge.control)
+
+
+def test_tools_are_checked_before_anything_is_loaded() -> None:
+    def checked(mode: str = "auto", *, strict: bool = False) -> tuple[str, ...]:
+        schema = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
+        tool = Tool("mein.werkzeug", parameters=schema, strict=strict)
+        choice = ToolChoice(mode)  # type: ignore[arg-type]
+        request = Request(model="m", tools=(NOW, tool, WEATHER), tool_choice=choice)
+        return asyncio.run(tool_check.check(request))
+
+    (warning,) = checked()
+    assert "'mein.werkzeug'" in warning
+    assert "'uniqueItems'" in warning
+    assert checked("none", strict=True) == ()
+    with pytest.raises(NotSupported, match=r"'mein.werkzeug'.*'uniqueItems'"):
+        checked(strict=True)
 
 
 def test_objects_are_closed_where_that_cannot_contradict() -> None:

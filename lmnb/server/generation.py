@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from lmnb.chat import generate as chat
-from lmnb.chat import output_format
+from lmnb.chat import output_format, tool_check
 from lmnb.chat.conversation import Request
 from lmnb.chat.events import (
     Event,
@@ -47,6 +47,9 @@ PATIENCE = 5.0
 """Seconds to wait for a sign of life before a stream's headers are sent."""
 
 
+_LONGEST_HEADER = 2000
+"""Characters: agents bring dozens of tools, and clients refuse headers of more than 8 KB."""
+
 # --- events -----------------------------------------------------------------------
 
 
@@ -60,12 +63,14 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     Raises
     ------
     InvalidRequest
-        The wanted output format cannot be enforced; nothing has been loaded or queued.
+        The wanted output format, or a strict tool, cannot be enforced; nothing has been loaded or
+        queued.
     LmnbError
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
     await output_format.check(request.output_format)
+    await tool_check.check(request)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -115,16 +120,16 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
 
 
 async def warnings(request: Request) -> dict[str, str]:
-    """Headers that say which parts of the wanted output format are not enforced; mostly none.
+    """Headers that say what of the wanted format and the tools is not enforced; mostly none.
 
     Raises
     ------
     InvalidRequest
         As `generate`.
     """
-    texts = await output_format.check(request.output_format)
+    texts = (*await output_format.check(request.output_format), *await tool_check.check(request))
     value = " ".join(texts).encode("ascii", "backslashreplace").decode()
-    return {"x-lmnb-warning": " ".join(value.split())} if texts else {}
+    return {"x-lmnb-warning": " ".join(value.split())[:_LONGEST_HEADER]} if texts else {}
 
 
 async def _lease(

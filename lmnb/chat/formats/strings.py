@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lmnb.chat.formats.lark import SPACE, Lark, either, regex, sequence
+from lmnb.chat.formats.lark import Lark, either, regex, sequence
 
 _DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
 _TIME = (
@@ -26,7 +26,8 @@ _FORMATS = {
 def raw(lark: Lark, schema: dict[str, Any], end: str, unenforced: set[str]) -> str:
     """A string as it is, and `end` after it. Adds what of the schema it cannot keep.
 
-    White space around the mark in `end` is the model's choice, since readers do not look at it.
+    White space before the mark in `end` may be left out: readers do not insist on it, so that a mark
+    without it ends the string as well.
     """
     core = end.strip() or end
     plain, controls = _split(lark, core)
@@ -34,8 +35,8 @@ def raw(lark: Lark, schema: dict[str, Any], end: str, unenforced: set[str]) -> s
     pattern = regex(_pattern(schema, unenforced))
     if not plain:  # no text is a control token, so that the string needs no look at its end
         return sequence(lark.terminal(pattern), lark.literal(controls + trailing))
-    optional_space = f"{SPACE}?" if end[: len(end) - len(end.lstrip())] else ""
-    body = sequence(pattern, optional_space, lark.literal(plain))
+    border = end[: len(end) - len(end.lstrip())]
+    body = sequence(pattern, f"({lark.literal(border)})?" if border else "", lark.literal(plain))
     value = lark.rule(lark.terminal(body), lazy=True)
     return sequence(value, lark.literal(controls + trailing))
 
