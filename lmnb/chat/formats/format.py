@@ -139,14 +139,15 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
     thinking
         None: the model does not think. Whether it is already open when the prompt ends is seen from
-        the prompt itself.
+        the prompt itself. With an empty `begin` every answer begins with thinking (Apriel).
     answer
         What stands around the words for the user, where the family writes anything there.
     calls
         None: the template knows no tools (then lmnb's own prompt and syntax are used,
         `lmnb.chat.formats.default`).
     ends
-        Control tokens, as text, that end the turn besides the model's own end of generation.
+        What follows a turn in the template: control tokens, by their looks, that end it besides the
+        model's own end of generation.
     family
         The file of `lmnb.chat.formats.families` that made it; "" if it was derived.
     """
