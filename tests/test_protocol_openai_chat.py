@@ -69,6 +69,15 @@ def test_streamed_and_whole_answers_agree(sdk: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
 
 
+def test_chats_of_lm_studios_older_api(client: Client) -> None:
+    sdk = client.openai(base_url="http://local/api/v0", _strict_response_validation=True)
+    completion = sdk.chat.completions.create(model=LLM, messages=COLOURS, max_tokens=2)
+    stats: Any = getattr(completion, "stats", None)
+    assert stats["stop_reason"] == "maxPredictedTokensReached"
+    stream = sdk.chat.completions.create(model=LLM, messages=COLOURS, max_tokens=2, stream=True)
+    assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+
+
 def test_stream_helper_with_stop(sdk: openai.OpenAI) -> None:
     """A stop string ends the answer and is no part of it; the helper wants a natural end."""
     wanted: dict[str, Any] = {"model": LLM, "messages": COLOURS, "temperature": 0}
