@@ -1,0 +1,119 @@
+"""All the calls of a turn, one after another."""
+
+from __future__ import annotations
+
+from lmnb.chat.formats.format import Calls, HarmonyCall, JsonCall, PythonCall, WrittenCall
+from lmnb.chat.formats.reading.call import CallReader, NotACall
+from lmnb.chat.formats.reading.json_call import JsonCallReader
+from lmnb.chat.formats.reading.python_call import PythonCallReader
+from lmnb.chat.formats.reading.source import Begun, Cut, Marker, Reading, Source
+from lmnb.chat.formats.reading.tools import Tools
+from lmnb.chat.formats.reading.written_call import WrittenReader
+
+
+class Section:
+    """Reads calls, wherever a format begins them.
+
+    begins
+        With what they begin. What stands around all calls may be missing, as models forget it.
+    plain
+        The same, of formats without any marker: calls begin with a mere bracket, as other text
+        does. They count only at the beginning of a line, and only if they name a tool there is.
+    strays
+        What stands at the end of calls, and means nothing where there is none.
+    """
+
+    def __init__(self, calls: Calls, tools: Tools) -> None:
+        self._begin = Marker(calls.begin)
+        self._separator = Marker(calls.separator)
+        self._end = Marker(calls.end)
+        self._call = _reader(calls, tools, (self._end, self._separator))
+        first = self._begin or self._call.opening
+        begins = [marker for marker in dict.fromkeys((first, self._call.opening)) if marker]
+        self.begins = [marker for marker in begins if not marker.is_plain]
+        self.plain = [marker for marker in begins[:1] if marker.is_plain]
+        ends = (*self._call.closers, *self._end.parts)
+        self.strays = [marker for marker in ends if not marker.is_plain]
+
+    def read(self, source: Source, begun: Marker) -> Reading[bool]:
+        """Read all calls; False, and nothing read, if there is not even one.
+
+        `begun` is the marker that comes next. Of a call that is cut before its name is known,
+        nothing is left: it was no text.
+
+        Raises
+        ------
+        Cut
+            The text ended within a call that has begun.
+        """
+        place = source.keep()
+        known = begun.is_plain
+        try:
+            yield from source.take(self._begin)
+            if not known and (yield from source.take(self._end)):
+                source.release()
+                return True
+            if not (yield from self._read(source, place, known=known)):
+                return False
+        except Cut:
+            if not source.keeps:
+                raise
+            if known or not source.was_cut:
+                source.back(place)
+                return False
+            source.at = len(source.text)
+            return True
+        while (yield from self._next(source, known=known)):
+            pass
+        yield from source.take(self._end)
+        return True
+
+    def _next(self, source: Source, *, known: bool) -> Reading[bool]:
+        """Read another call, if one comes next."""
+        place = source.keep()
+        separated = yield from source.take(self._separator)
+        opening = self._call.opening
+        if not (separated or (opening and (yield from source.accepts(opening)) >= 0)):
+            source.release()
+            return False
+        try:
+            return (yield from self._read(source, place, known=known))
+        except Cut:
+            if not source.keeps:
+                raise
+            if source.was_cut:
+                source.at = len(source.text)
+            else:
+                source.back(place)
+            return False
+
+    def _read(self, source: Source, place: int, *, known: bool) -> Reading[bool]:
+        """Read a call; if it is none, go back to `place`.
+
+        Raises
+        ------
+        Cut
+            The text ended within it. The source keeps nothing any more if the call had begun.
+        """
+        try:
+            for piece in self._call.read(source, known=known):
+                if isinstance(piece, Begun):
+                    source.release()
+                yield piece
+        except NotACall:
+            source.back(place)
+            source.release()
+            return False
+        return True
+
+
+def _reader(calls: Calls, tools: Tools, behind: tuple[Marker, ...]) -> CallReader:
+    match calls.call:
+        case WrittenCall() as form:
+            return WrittenReader(form, tools, behind)
+        case JsonCall() as form:
+            return JsonCallReader(form, tools)
+        case PythonCall():
+            return PythonCallReader(tools)
+        case HarmonyCall():
+            raise AssertionError("Harmony has no section of calls.")

@@ -1,0 +1,312 @@
+"""Text that arrives in pieces, read as if it were all there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Said(msgspec.Struct, frozen=True):
+    """Words or, if `thinking`, thoughts. `at` is their place in the whole text; -1: nowhere."""
+
+    text: str
+    at: int
+    thinking: bool = False
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A call begins. `id` is what the model wrote as its id, if it did."""
+
+    name: str
+    id: str = ""
+
+
+class More(msgspec.Struct, frozen=True):
+    """More of the JSON text of the call's arguments."""
+
+    json: str
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The call is complete."""
+
+
+Piece: TypeAlias = Said | Begun | More | Ended
+Reading: TypeAlias = Generator[Piece | None, None, T]
+"""Reads on, yields what it finds, or None where more text is needed; returns T."""
+Json: TypeAlias = Generator[str | None, None, T]
+"""As `Reading`, of JSON text."""
+
+
+Waiting: TypeAlias = Generator[None, None, T]
+"""As `Reading`, but finds nothing on the way."""
+Follows: TypeAlias = Callable[[str, int, bool], bool | None]
+"""Looks at a text from an index on, ended or not; None: more of it is needed."""
+
+_SPACE = re.compile(r"\s+")
+
+
+class Cut(Exception):
+    """The text ended in the middle of something."""
+
+
+class Source:
+    """The text of an answer, as far as it has come. What has been read is forgotten with the next.
+
+    Readers must not keep an index into `text` while they wait: they keep places.
+
+    text, at
+        What is not forgotten, and where reading goes on in it.
+    was_cut
+        Once it has ended: whether it would have gone on (a limit, a stop string).
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.at = 0
+        self.ended = False
+        self.was_cut = False
+        self._dropped = 0
+        self._kept: int | None = None
+
+    @property
+    def place(self) -> int:
+        """Where reading goes on, counted from the beginning of the whole text."""
+        return self._dropped + self.at
+
+    def index(self, place: int) -> int:
+        """Where a place is in `text` now."""
+        return place - self._dropped
+
+    def feed(self, text: str) -> None:
+        """There is more text."""
+        drop = self.at if self._kept is None else self.index(self._kept)
+        self.text = self.text[drop:] + text
+        self._dropped += drop
+        self.at -= drop
+
+    def end(self, *, was_cut: bool) -> None:
+        """There is no more text."""
+        self.ended = True
+        self.was_cut = was_cut
+
+    def keep(self) -> int:
+        """From here on nothing is forgotten, so that one can go `back` to this place."""
+        self._kept = self.place
+        return self._kept
+
+    def release(self) -> None:
+        """What has been read can be forgotten again."""
+        self._kept = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether one could go back."""
+        return self._kept is not None
+
+    def back(self, place: int) -> None:
+        """Read again from an earlier place."""
+        self.at = self.index(place)
+
+    def more(self) -> Waiting[None]:
+        """Wait for more text.
+
+        Raises
+        ------
+        Cut
+            There is none.
+        """
+        if self.ended:
+            raise Cut
+        yield None
+
+    def peek(self) -> Waiting[str]:
+        """The next character, not yet read."""
+        while self.at >= len(self.text):
+            yield from self.more()
+        return self.text[self.at]
+
+    def ahead(self) -> Waiting[str]:
+        """The next character that is no white space, not yet read; "" at the end of the text."""
+        while True:
+            rest = self.text[self.at :].lstrip()
+            if rest or self.ended:
+                return rest[:1]
+            yield None
+
+    def match(self, pattern: re.Pattern[str]) -> Waiting[re.Match[str] | None]:
+        """The match that comes next, not yet read. More text cannot make it longer."""
+        while True:
+            found = pattern.match(self.text, self.at)
+            end = self.at if found is None else found.end()
+            if end < len(self.text) or self.ended:
+                return found
+            yield None
+
+    def word(self, pattern: re.Pattern[str]) -> Waiting[str]:
+        """Read what matches, if anything does."""
+        found = yield from self.match(pattern)
+        if found is None:
+            return ""
+        self.at = found.end()
+        return found[0]
+
+    def space(self) -> Waiting[str]:
+        """Read white space."""
+        return self.word(_SPACE)
+
+    def accepts(self, marker: Marker) -> Waiting[int]:
+        """The place where `marker` ends if it comes next, white space aside; -1 if it does not."""
+        if not marker:
+            return -1
+        while True:
+            start = self.at
+            while start < len(self.text) and self.text[start].isspace():
+                start += 1
+            end = marker.match(self.text, start)
+            if end != PARTIAL or self.ended:
+                return self._dropped + end if end >= 0 else -1
+            yield None
+
+    def accepts_any(self, markers: Iterable[Marker]) -> Waiting[bool]:
+        """Whether one of the markers comes next, white space aside."""
+        for marker in markers:
+            if (yield from self.accepts(marker)) >= 0:
+                return True
+        return False
+
+    def take(self, marker: Marker) -> Waiting[bool]:
+        """Read `marker` if it comes next, and the white space before it; else nothing."""
+        place = yield from self.accepts(marker)
+        if place >= 0:
+            self.back(place)
+        return place >= 0
+
+    def until(self, end: Marker, border: str, follows: Follows) -> Json[None]:
+        """Read text up to `end`, which is read too. Yields the text as it is.
+
+        Parameters
+        ----------
+        border
+            What belongs to the marker if it stands before it.
+        follows
+            Whether what comes behind shows that it was the end, and not part of the text.
+
+        Raises
+        ------
+        Cut
+            It never comes. All text has been yielded.
+        """
+        markers = Markers([end])
+        passed = self.place
+        while True:
+            start = max(self.at, self.index(passed))
+            found, marker = markers.find(self.text, start, ended=self.ended)
+            stop = found if marker is None else marker.match(self.text, found)
+            whole = marker and follows(self.text, stop, self.ended)
+            if whole is False:
+                passed = self._dropped + found + 1
+                continue
+            before = self.text[self.at : found]
+            if whole:
+                self.at = stop
+                yield before.removesuffix(border)
+                return
+            if not self.ended:
+                before = before[: len(before) - len(border)]
+            self.at += len(before)
+            if before:
+                yield before
+            yield from self.more()
+
+
+NO = -1
+PARTIAL = -2
+_CHUNKS = re.compile(r"[<\[][^\s<>\[\]]*[>\]]?|[^\s<\[>\]]+[>\]]?|[>\]]")
+
+
+class Marker:
+    r"""A literal of a format. White space at its borders, and between its parts, is free.
+
+    The parts are what stands between white space, and everything that is in brackets:
+    `<tool_call>` and `<function=` of `<tool_call>\n<function=`.
+    """
+
+    def __init__(self, literal: str) -> None:
+        self.literal = literal
+        self._parts = _CHUNKS.findall(literal)
+        self.first = self._parts[0][0] if self._parts else ""
+        """Its first character; "" if there is nothing to look for."""
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    @property
+    def parts(self) -> tuple[Marker, ...]:
+        """Its parts, as markers."""
+        return tuple(Marker(part) for part in self._parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it could be anybody's text: brackets that JSON or Python begin with."""
+        return all(character in "{[(\"'," for part in self._parts for character in part)
+
+    def match(self, text: str, at: int) -> int:
+        """Where it ends if it stands at `at`; `NO`; or `PARTIAL` if the text ends in its middle."""
+        for number, part in enumerate(self._parts):
+            if number:
+                while at < len(text) and text[at].isspace():
+                    at += 1
+            if not text.startswith(part, at):
+                return PARTIAL if part.startswith(text[at:]) else NO
+            at += len(part)
+        return at
+
+
+class Markers:
+    """Several markers, of which the earliest is looked for, and of those at one place the longest.
+
+    Those in `at_line_start` count at the beginning of a line only.
+    """
+
+    def __init__(self, markers: Iterable[Marker], at_line_start: Iterable[Marker] = ()) -> None:
+        self._markers = [marker for marker in markers if marker]
+        self._lines = [marker for marker in at_line_start if marker]
+        firsts = {marker.first for marker in (*self._markers, *self._lines)}
+        # What never matches is looked for where there is no marker.
+        self._first = re.compile("|".join(map(re.escape, sorted(firsts))) or r"(?!)")
+
+    def __bool__(self) -> bool:
+        return bool(self._markers or self._lines)
+
+    def find(
+        self, text: str, at: int, *, start: int | None = None, line: bool = False, ended: bool
+    ) -> tuple[int, Marker | None]:
+        """The index of the first marker, and the marker: None if it may only become one.
+
+        At the end of the text nothing becomes one any more. Without any, the index is the end of
+        the text. They are looked for from `start`, by default `at`; `line`: whether `at` is the
+        beginning of a line.
+        """
+        for found in self._first.finditer(text, at if start is None else start):
+            start = found.start()
+            markers = self._markers
+            if self._lines and _begins_line(text, at, start, line=line):
+                markers = [*markers, *self._lines]
+            ends = [marker.match(text, start) for marker in markers]
+            if PARTIAL in ends and not ended:
+                return start, None
+            longest = max(ends, default=NO)
+            if longest > NO:
+                return start, markers[ends.index(longest)]
+        return len(text), None
+
+
+def _begins_line(text: str, at: int, start: int, *, line: bool) -> bool:
+    before = text[at:start].rstrip(" \t")
+    return before.endswith("\n") or (not before and line)

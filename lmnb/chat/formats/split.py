@@ -1,0 +1,219 @@
+"""The text of an answer, taken apart into thinking, words and tool calls while it arrives.
+
+What a model writes is forgiven as far as its meaning is clear: white space beside markers,
+brackets and end markers that are missing, JSON that is nearly JSON, keys in any order. A call of a
+tool that does not exist is a call all the same, since the caller answers it with an error from
+which the model learns. What begins like a call and is none is given as text, and nothing is lost.
+
+A call that the text ends in has no `ToolCallEnd`. If not even its name is known, it is left out
+where a limit cut it, and is text where the model ended there itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from lmnb.chat.events import (
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from lmnb.chat.formats import default
+from lmnb.chat.formats.format import Format, HarmonyCall, Span
+from lmnb.chat.formats.reading.answer import Answer
+from lmnb.chat.formats.reading.harmony import START, Harmony
+from lmnb.chat.formats.reading.source import (
+    Begun,
+    Cut,
+    Ended,
+    Marker,
+    More,
+    Piece,
+    Reading,
+    Said,
+    Source,
+)
+from lmnb.chat.formats.reading.tools import Tools
+from lmnb.chat.formats.token_places import TokenPlaces
+from lmnb.chat.tool_names import Adapted
+from lmnb.engine.protocol import TokenLogprob
+
+Part: TypeAlias = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
+
+_USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
+_SHORTEST = 3
+"""Characters of a marker's beginning that nothing else ends in."""
+
+
+class Splitter:
+    """Splits one answer.
+
+    Parameters
+    ----------
+    form
+        How the model writes.
+    tools
+        The tools it was told of; without any, calls are not looked for.
+    prompt
+        The control text of the prompt, or its end: thinking that has begun in it goes on.
+    continued
+        The prompt ends with the beginning of the answer.
+    taken
+        Ids of calls in the conversation, which are not given again.
+    """
+
+    def __init__(
+        self,
+        form: Format,
+        tools: Adapted,
+        prompt: str = "",
+        *,
+        continued: bool = False,
+        taken: Iterable[str] = (),
+    ) -> None:
+        self._source = Source()
+        self._tools = tools
+        self._places = TokenPlaces()
+        self._taken = set(taken)
+        self._index = -1
+        self._in_call = False
+        self.calls = 0
+        """Complete calls so far."""
+        self.thinking_tokens = 0
+        """Tokens of thinking, with its markers."""
+        known = Tools(tools.tools)
+        calls = form.calls or default.CALLS
+        self._reader: Harmony | Answer
+        if isinstance(calls.call, HarmonyCall):
+            self._reader = Harmony(self._source, known)
+            begun = prompt[prompt.rfind(START) :] if START in prompt else ""
+        else:
+            open_ = thinking_open(form.thinking, prompt, continued=continued)
+            self._reader = Answer(
+                self._source, form, calls if known else None, known, open_=open_, bare=continued
+            )
+            begun = "" if open_ else begun_marker(self._reader.markers, prompt)
+        self._running = self._run()
+        self._offset = len(begun)
+        list(self._parts(begun))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last call has begun, but not ended."""
+        return self._in_call
+
+    def feed(
+        self, text: str, ends: Sequence[int] = (), logprobs: Sequence[TokenLogprob] = ()
+    ) -> list[Part]:
+        """What more text says.
+
+        `ends` are the places in the text of the whole answer where its tokens end, those that came
+        with this text, and `logprobs` is theirs or nothing.
+        """
+        self._places.add([end + self._offset for end in ends], logprobs)
+        thinking = self._reader.thinking
+        parts = list(self._parts(text))
+        if thinking or self._reader.thinking:
+            self.thinking_tokens += len(ends)
+        return parts
+
+    def finish(self, *, cut: bool) -> list[Part]:
+        """What the end of the text says. `cut`: the model would have gone on."""
+        self._source.end(was_cut=cut)
+        return list(self._parts(""))
+
+    # --- inside ------------------------------------------------------------------
+
+    def _run(self) -> Reading[None]:
+        with contextlib.suppress(Cut):  # in a call, which then has no end
+            yield from self._reader.read()
+
+    def _parts(self, text: str) -> Iterator[Part]:
+        """Parts of the same kind that come together are one."""
+        self._source.feed(text)
+        last: Part | None = None
+        for piece in self._running:
+            if piece is None:
+                break
+            part = self._part(piece)
+            joined = None if last is None else _joined(last, part)
+            if last is not None and joined is None:
+                yield last
+            last = joined or part
+        if last is not None:
+            yield last
+
+    def _part(self, piece: Piece) -> Part:
+        match piece:
+            case Said():
+                return self._said(piece)
+            case Begun(name=name, id=written):
+                self._index += 1
+                self._in_call = True
+                return ToolCallStart(self._index, self._id(written), self._tools.original(name))
+            case More(json=json):
+                return ToolCallDelta(self._index, json)
+            case Ended():
+                self._in_call = False
+                self.calls += 1
+                return ToolCallEnd(self._index)
+
+    def _said(self, piece: Said) -> Part:
+        text = piece.text[max(self._offset - piece.at, 0) :] if piece.at >= 0 else piece.text
+        if piece.thinking:
+            return ThinkingDelta(text)
+        if piece.at < 0:
+            return TextDelta(text)
+        return TextDelta(text, self._places.take(piece.at, piece.at + len(piece.text)))
+
+    def _id(self, written: str) -> str:
+        """The id the model wrote, if it tells calls apart; else a new one."""
+        made = written
+        if not _USABLE_ID.fullmatch(made) or made in self._taken:
+            made = f"call_{secrets.token_hex(12)}"
+        self._taken.add(made)
+        return made
+
+
+def _joined(first: Part, second: Part) -> Part | None:
+    match first, second:
+        case ThinkingDelta(), ThinkingDelta():
+            return ThinkingDelta(first.text + second.text)
+        case TextDelta(), TextDelta():
+            return TextDelta(first.text + second.text, first.logprobs + second.logprobs)
+        case ToolCallDelta(), ToolCallDelta():
+            return ToolCallDelta(first.index, first.json + second.json)
+    return None
+
+
+def thinking_open(thinking: Span | None, prompt: str, *, continued: bool) -> bool:
+    """Whether thinking has begun when the prompt ends. Other arguments as of `Splitter`."""
+    if thinking is None:
+        return False
+    begin, end = thinking.begin.strip(), thinking.end.strip()
+    if not begin:
+        return not (end and prompt.rstrip().endswith(end))
+    begun = prompt.rfind(begin)
+    if begun < 0 or (end and prompt.rfind(end) > begun):
+        return False
+    return continued or not prompt[begun + len(begin) :].strip()
+
+
+def begun_marker(markers: Iterable[Marker], prompt: str) -> str:
+    """The marker, or the beginning of one, that the prompt ends with."""
+    ending = prompt.rstrip()
+    found = ""
+    for marker in markers:
+        literal = marker.literal.strip()
+        lengths = range(len(literal), _SHORTEST - 1, -1)
+        begun = next(
+            (literal[:length] for length in lengths if ending.endswith(literal[:length])), ""
+        )
+        found = max(found, begun, key=len)
+    return found
