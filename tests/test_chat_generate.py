@@ -24,6 +24,7 @@ from lmnb.chat.conversation import (
     Tool,
     ToolCall,
     ToolChoice,
+    ToolResult,
 )
 from lmnb.chat.events import Event, Finished, Prompt, TextDelta
 from lmnb.chat.generate import _template_arguments, ensure_supported, generate, tokenize
@@ -56,10 +57,8 @@ def asking(*messages: Message, **more: Any) -> Request:
 @pytest.mark.parametrize(
     ("request_", "param"),
     [
-        (asking(tools=(Tool("look"),)), "tools"),
-        (asking(tools=(Tool("look"),), tool_choice=ToolChoice("required")), "tools"),
         (asking(said("user", "Hi", Document(b"", "application/pdf"))), "messages"),
-        (asking(said("assistant", ToolCall("1", "look", "{}")), said("user", "x")), "messages"),
+        (asking(said("tool", ToolResult("1", (Document(b"", "application/pdf"),)))), "messages"),
     ],
 )
 def test_what_cannot_be_done_is_refused(request_: Request, param: str | None) -> None:
@@ -73,7 +72,8 @@ def test_what_cannot_be_done_is_refused(request_: Request, param: str | None) ->
 def test_what_makes_no_sense_is_refused() -> None:
     begun = asking(said("user", "x"), said("assistant", "{"), continue_final=True)
     form = msgspec.structs.replace(begun, output_format=OutputFormat("json_object"))
-    for request in (Request(model="m"), asking(max_tokens=0), form):
+    demanded = asking(tool_choice=ToolChoice("required"))
+    for request in (Request(model="m"), asking(max_tokens=0), form, demanded):
         with pytest.raises(InvalidRequest):
             ensure_supported(request)
 
@@ -81,6 +81,8 @@ def test_what_makes_no_sense_is_refused() -> None:
 def test_what_needs_nothing_is_taken() -> None:
     ensure_supported(asking(tools=(Tool("look"),), tool_choice=ToolChoice("none")))
     ensure_supported(asking(said("assistant", Thinking("hm"), "Yes"), said("user", "x")))
+    ensure_supported(asking(tools=(Tool("look"),), tool_choice=ToolChoice("required")))
+    ensure_supported(asking(said("assistant", ToolCall("1", "look", "{}")), said("user", "x")))
     ensure_supported(Request(model="m", prompt=""))
 
 

@@ -6,40 +6,10 @@ import asyncio
 
 import pytest
 
-from lmnb.chat import output_format, thinking
+from lmnb.chat import output_format
 from lmnb.chat.conversation import OutputFormat
 from lmnb.engine.protocol import ConstraintSpec
 from lmnb.errors import InvalidRequest, NotSupported
-
-PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
-QWEN = "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-MISTRAL = "{{ '[THINK]' + message.thinking + '[/THINK]' }}"
-HARMONY = "{{ '<|channel|>analysis<|message|>' }}{{ '<|channel|>final<|message|>' }}"
-TURN = "<|im_start|>assistant\n"
-
-
-@pytest.mark.parametrize(
-    ("template", "prompt", "wanted", "expected"),
-    [
-        (None, TURN, None, (None, None)),
-        (PLAIN, TURN, None, (None, None)),
-        (PLAIN, "<think>\n", None, (None, None)),
-        (QWEN, TURN, None, ("<think>", "</think>")),
-        (QWEN, TURN, True, ("<think>", "</think>")),
-        (QWEN, f"{TURN}<think>\n", None, (None, "</think>")),
-        (QWEN, f"{TURN}<think>\n", False, (None, "</think>")),
-        (QWEN, f"{TURN}<think>\n\n</think>\n\n", False, (None, None)),
-        (QWEN, f"{TURN}<think>\n\n</think>\n\n", None, (None, None)),
-        (QWEN, TURN, False, (None, None)),
-        (QWEN, f"<think>earlier</think>{TURN}", None, ("<think>", "</think>")),
-        (MISTRAL, "[/INST]", None, ("[THINK]", "[/THINK]")),
-        (HARMONY, "<|start|>assistant", None, (None, "<|channel|>final<|message|>")),
-    ],
-)
-def test_where_thinking_begins_and_ends(
-    template: str | None, prompt: str, wanted: bool | None, expected: tuple[str | None, str | None]
-) -> None:
-    assert thinking.span(template, prompt, wanted=wanted) == expected
 
 
 def test_what_the_engine_is_told() -> None:

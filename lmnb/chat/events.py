@@ -1,8 +1,9 @@
 """The one event type: what a generation says while it runs.
 
-Order: `Loading`* `Prompt`* then deltas, then exactly one `Finished`. Tool calls
-come one after another, each `ToolCallStart`, `ToolCallDelta`*, `ToolCallEnd`.
-A failure is not an event but an `LmnbError` raised by the iterator.
+Order: `Loading`* `Prompt`* then deltas, then exactly one `Finished`. Thinking comes
+before words, but may come again after calls or, in some families, after words. Tool calls
+come one after another, each `ToolCallStart`, `ToolCallDelta`*, `ToolCallEnd`; words may stand
+before, between and, rarely, after them. A failure is not an event but an `LmnbError` raised by the iterator.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ class TextDelta(msgspec.Struct, frozen=True):
 
 
 class ToolCallStart(msgspec.Struct, frozen=True):
-    """The model begins its `index`-th call (from 0)."""
+    """The model begins its `index`-th call (from 0).
+
+    `id` is unique in the conversation. `name` is the caller's name of the tool, or whatever the
+    model wrote if there is none of that name.
+    """
 
     index: int
     id: str
@@ -53,25 +58,33 @@ class ToolCallStart(msgspec.Struct, frozen=True):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    """More of the JSON text of the call's arguments."""
+    """More of the JSON text of the call's arguments: together one object, once the call has ended."""
 
     index: int
     json: str
 
 
 class ToolCallEnd(msgspec.Struct, frozen=True):
-    """The call is complete."""
+    """The call is complete.
+
+    One that has no end was cut: the last of an answer that ended for `length`, `context` or
+    `stop_string`, or for `stop` where the model ended its turn in the middle of the call. Its
+    arguments are the beginning of JSON text.
+    """
 
     index: int
 
 
 FinishReason: TypeAlias = Literal["stop", "stop_string", "length", "context", "tool_calls"]
 """`stop`: the model ended its turn. `stop_string`: a string of the request was met.
-`length`: max_tokens reached. `context`: the context is full. `tool_calls`: the turn ends in calls."""
+`length`: max_tokens reached. `context`: the context is full. `tool_calls`: the model ended its turn
+and made calls, all of them complete."""
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts. `input` includes `cached`; `output` includes `reasoning` and `accepted`.
+
+    `reasoning` are the tokens of thinking and of its markers.
 
     `drafted` tokens were guessed by speculation, the answer took `accepted` of them.
     """

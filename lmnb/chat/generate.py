@@ -10,13 +10,20 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from lmnb.chat import thinking
-from lmnb.chat.conversation import Audio, Image, Request, Text, Thinking
-from lmnb.chat.events import Event, Finished, FinishReason, Prompt, TextDelta, Timings, Usage
+import msgspec
+
+from lmnb.chat.conversation import Document, Request, Tool, ToolCall, ToolResult
+from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Timings, Usage
+from lmnb.chat.formats import default
+from lmnb.chat.formats.format import Format
+from lmnb.chat.formats.grammar import Around, Control, call_constraint
+from lmnb.chat.formats.prompt_end import thinking_around
+from lmnb.chat.formats.split import Splitter
 from lmnb.chat.output_format import constraint
 from lmnb.chat.render_messages import SWITCHES
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.template import Prompted, Renderer, choose_template
+from lmnb.chat.tool_names import Adapted, adapt
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import (
     AdapterChoice,
@@ -24,6 +31,7 @@ from lmnb.engine.protocol import (
     Delta,
     End,
     Generate,
+    ModelInfo,
     Progress,
     Segment,
 )
@@ -36,15 +44,14 @@ def ensure_supported(request: Request) -> None:
     Raises
     ------
     NotSupported
-        Tools, documents.
+        Documents.
     InvalidRequest
-        No message at all, a `max_tokens` below 1, or a format for a message that has begun.
+        No message at all, a `max_tokens` below 1, a format for a message that has begun, or a call
+        that is demanded where there are no tools.
     """
-    if request.tools and request.tool_choice.mode != "none":
-        raise NotSupported(
-            "Tool calls are not supported.",
-            hint="Leave out the tools, or forbid their use with tool_choice none.",
-            param="tools",
+    if request.tool_choice.mode in {"required", "named"} and not request.tools:
+        raise InvalidRequest(
+            "A tool call is demanded, but there are no tools.", param="tool_choice"
         )
     if request.output_format.type != "text" and request.continue_final:
         raise InvalidRequest(
@@ -63,11 +70,12 @@ def _check_messages(request: Request) -> None:
         raise InvalidRequest("There is no message to answer.", param="messages")
     for message in request.messages:
         for part in message.parts:
-            if not isinstance(part, Text | Thinking | Image | Audio):
-                kind = type(part).__name__
-                what = "tool calls" if kind.startswith("Tool") else f"{kind.lower()}s"
+            parts = part.parts if isinstance(part, ToolResult) else (part,)
+            if any(isinstance(each, Document) for each in parts):
                 raise NotSupported(
-                    f"Messages with {what} are not supported.", hint="Send text.", param="messages"
+                    "Messages with documents are not supported.",
+                    hint="Send text.",
+                    param="messages",
                 )
 
 
@@ -80,7 +88,7 @@ async def generate(
     load_seconds: float | None = None,
     draft: Path | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """Answer `request`: `Prompt`*, `TextDelta`*, `Finished`.
+    """Answer `request`, with the events that `lmnb.chat.events` describes, but for `Loading`.
 
     Closing the generator, or cancelling the task that reads it, stops the engine at once.
     `instance` and `load_seconds` are passed through to `Finished`. `draft` is the file of the
@@ -94,29 +102,73 @@ async def generate(
         See `Worker.generate`.
     """
     ensure_supported(request)
-    prompt = await _prompt(request, worker, renderer)
+    prompt = await _prompt(request, worker.info, renderer)
+    form = await _form(request, worker.info, renderer)
+    tools = adapt(_tools(request))
+    splitter = Splitter(
+        form,
+        tools,
+        _control_text(prompt),
+        continued=request.continue_final,
+        taken=_call_ids(request),
+    )
+    own_stop = (*prompt.stop, *form.ends)
     command = Generate(
         id=0,
         segments=prompt.segments,
         tokens=request.prompt if isinstance(request.prompt, tuple) else None,
         sampling=fill_in(request.sampling, worker.info.sampling),
         max_tokens=request.max_tokens,
-        stop=(*request.stop, *prompt.stop),
+        stop=(*request.stop, *own_stop),
         logprobs=request.logprobs,
+        show_special=(*splitter.markers, *own_stop),
         cache_key=request.cache_key,
         adapters=_adapters(request),
-        constraint=_constraint(request, prompt, worker),
+        constraint=_constraint(request, form, tools, _control_text(prompt), worker.info),
         draft_model=str(draft) if draft else None,
     )
     async with aclosing(worker.generate(command)) as updates:
         async for update in updates:
-            if isinstance(update, Delta):
-                if update.text or update.logprobs:
-                    yield TextDelta(update.text, update.logprobs)
-            elif isinstance(update, Progress):
+            if isinstance(update, Progress):
                 yield Prompt(update.done, update.total, update.cached)
+            elif isinstance(update, Delta):
+                for part in splitter.feed(update.text, update.ends, update.logprobs):
+                    yield part
             else:
-                yield _finished(update, prompt.stop, instance, load_seconds, request.draft)
+                end = _own(update, own_stop)
+                for part in splitter.finish(cut=end.reason != "stop"):
+                    yield part
+                yield _finished(end, splitter, instance, load_seconds, request.draft)
+
+
+def _tools(request: Request) -> tuple[Tool, ...]:
+    """The tools the model is told of. It is not tempted with those it must not call."""
+    return () if request.tool_choice.mode == "none" else request.tools
+
+
+async def _form(request: Request, info: ModelInfo, renderer: Renderer) -> Format:
+    """How the answer is written. To a raw prompt it is all words."""
+    if request.prompt is not None:
+        return Format()
+    tools = _tools(request)
+    form = await renderer.format(
+        choose_template(info.chat_templates, tools=bool(tools)),
+        bos_text=info.bos_text,
+        eos_text=info.eos_text,
+    )
+    if tools and form.calls is None:
+        return msgspec.structs.replace(form, calls=default.CALLS)
+    return form
+
+
+def _control_text(prompt: Prompted) -> str:
+    """The prompt without people's words."""
+    return "".join(segment.text for segment in prompt.segments if segment.special)
+
+
+def _call_ids(request: Request) -> set[str]:
+    parts = (part for message in request.messages for part in message.parts)
+    return {part.id for part in parts if isinstance(part, ToolCall)}
 
 
 def _adapters(request: Request) -> tuple[AdapterChoice, ...] | None:
@@ -125,15 +177,25 @@ def _adapters(request: Request) -> tuple[AdapterChoice, ...] | None:
     return tuple(AdapterChoice(name, scale) for name, scale in request.adapters)
 
 
-def _constraint(request: Request, prompt: Prompted, worker: Worker) -> ConstraintSpec | None:
-    """The answer's format, which does not bind what the model thinks before it answers."""
-    if request.prompt is not None:
-        return constraint(request.output_format)
-    template = choose_template(worker.info.chat_templates, tools=bool(request.tools))
-    wanted = _template_arguments(request).get("enable_thinking")
-    text = "".join(segment.text for segment in prompt.segments if segment.special)
-    opening, after = thinking.span(template, text, wanted=wanted)
-    return constraint(request.output_format, opening=opening, after=after)
+def _constraint(
+    request: Request, form: Format, tools: Adapted, prompt: str, info: ModelInfo
+) -> ConstraintSpec | None:
+    """What the tools and the format of the answer demand. It does not bind what the model thinks."""
+    choice = request.tool_choice
+    free = choice.mode == "auto" and request.output_format.type == "text"
+    opening, after = thinking_around(
+        form,
+        prompt,
+        calls=None if not tools.tools else "free" if free else "forced",
+        wanted=_template_arguments(request).get("enable_thinking"),
+    )
+    if not tools.tools:
+        return constraint(request.output_format, opening=opening, after=after)
+    if choice.name is not None:
+        choice = msgspec.structs.replace(choice, name=tools.name(choice.name))
+    control = Control(info.control_tokens, info.end_tokens)
+    around = Around(opening, after, request.output_format)
+    return call_constraint(form, tools.tools, choice, control, around)
 
 
 async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tuple[int, ...]:
@@ -141,21 +203,21 @@ async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tupl
     ensure_supported(request)
     if isinstance(request.prompt, tuple):
         return request.prompt
-    prompt = await _prompt(request, worker, renderer)
+    prompt = await _prompt(request, worker.info, renderer)
     return await worker.tokenize(prompt.segments)
 
 
-async def _prompt(request: Request, worker: Worker, renderer: Renderer) -> Prompted:
+async def _prompt(request: Request, info: ModelInfo, renderer: Renderer) -> Prompted:
     if isinstance(request.prompt, str):
         # Who writes a raw prompt writes the control tokens too.
         return Prompted((Segment(request.prompt, special=True),))
     if request.prompt is not None:
         return Prompted(())
-    info = worker.info
+    tools = _tools(request)
     return await renderer.render(
-        choose_template(info.chat_templates, tools=bool(request.tools)),
+        choose_template(info.chat_templates, tools=bool(tools)),
         request.messages,
-        tools=request.tools,
+        tools=tools,
         bos_text=info.bos_text,
         eos_text=info.eos_text,
         continue_final=request.continue_final,
@@ -174,9 +236,16 @@ def _template_arguments(request: Request) -> dict[str, Any]:
     return found | request.template_kwargs
 
 
+def _own(end: End, own_stop: tuple[str, ...]) -> End:
+    """The end as the caller sees it: the template's end of turn is the model's business."""
+    if end.reason == "stop_string" and end.stop in own_stop:
+        return msgspec.structs.replace(end, reason="stop", stop=None)
+    return end
+
+
 def _finished(
     end: End,
-    own_stop: tuple[str, ...],
+    splitter: Splitter,
     instance: str,
     load_seconds: float | None,
     draft: str | None,
@@ -184,15 +253,15 @@ def _finished(
     if end.reason == "aborted":
         raise Cancelled("The generation was cancelled.")
     reason: FinishReason = end.reason
-    stop = end.stop
-    if stop in own_stop:  # the template's end of turn, which is the model's business
-        reason, stop = "stop", None
+    if reason == "stop" and splitter.calls and not splitter.is_cut:
+        reason = "tool_calls"
     return Finished(
         reason=reason,
         usage=Usage(
             end.prompt_tokens,
             end.cached_tokens,
             end.output_tokens,
+            reasoning=splitter.thinking_tokens,
             drafted=end.drafted_tokens,
             accepted=end.accepted_tokens,
         ),
@@ -203,7 +272,7 @@ def _finished(
             generation=end.generation_seconds,
             load=load_seconds,
         ),
-        stop=stop,
+        stop=end.stop,
         instance=instance,
         draft=draft,
     )

@@ -12,6 +12,9 @@ from lmnb.engine.protocol import TokenLogprob
 from lmnb.engine.sampling import Candidates
 from lmnb.engine.sequence import Sequence
 
+_MOST_SHOWN = 16
+"""Vocabularies kept; a model's template makes for one or two."""
+
 
 class Answers:
     """Extends the answers of one model, one at a time."""
@@ -19,7 +22,7 @@ class Answers:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._candidates = Candidates(model.n_vocab)
-        self._special_pieces: list[bytes] | None = None
+        self._shown: dict[tuple[str, ...], list[bytes]] = {}
 
     def extend(self, sequence: Sequence, rows: NDArray[np.float32]) -> None:
         """Take tokens as far as there are logits: `rows`, after its last token and each draft.
@@ -69,8 +72,16 @@ class Answers:
         return sequence.take(token, piece, ends=token in self._model.end_tokens, logprob=report)
 
     def _pieces(self, sequence: Sequence) -> list[bytes]:
-        if not sequence.command.show_special:
+        """The text of every token, as the request wants to have it."""
+        shown = sequence.command.show_special
+        if not shown:
             return self._model.pieces
-        if self._special_pieces is None:
-            self._special_pieces = self._model.special_pieces()
-        return self._special_pieces
+        pieces = self._shown.get(shown)
+        if pieces is None:
+            if len(self._shown) >= _MOST_SHOWN:
+                self._shown.clear()
+            pieces = self._shown[shown] = self._model.pieces.copy()
+            for text, token in self._model.control_tokens.items():
+                if any(text in marker for marker in shown):
+                    pieces[token] = text.encode()
+        return pieces

@@ -307,7 +307,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     """Generate from a prompt: `segments` of text, or ready `tokens`.
 
     `add_bos`: put the model's BOS token in front unless the text already begins with it.
-    `show_special`: render control tokens the model writes into the text (tool-call markers).
+    `show_special`: control tokens that the model writes are spelled out in the text if they occur
+    in one of these (markers of tool calls); else they are left out.
     `draft_model`: path of the model that drafts, loaded if need be; "" is none, None that of the
     load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
     `adapters` None is what the model was loaded with.
@@ -322,7 +323,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
-    show_special: bool = False
+    show_special: tuple[str, ...] = ()
     priority: int = 0
     cache_key: str | None = None
     constraint: ConstraintSpec | None = None
@@ -390,11 +391,16 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """More of one generation, and the logprobs of the tokens that became final with it."""
+    """More of one generation, and the tokens that became final with it: there may be no text.
+
+    `logprobs` of these tokens, if they were asked for; `ends`, where each of them ends in the whole
+    text, in characters.
+    """
 
     id: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):

@@ -235,11 +235,11 @@ class Sequence:
         now = monotonic()
         if patient and not self.reason and now < self._sent + SEND_INTERVAL:
             return None
-        text, logprobs = self.stream.take()
-        if not (text or logprobs):
+        text, logprobs, ends = self.stream.take()
+        if not (text or ends):
             return None
         self._sent = now
-        return Delta(self.id, text, logprobs)
+        return Delta(self.id, text, logprobs, ends)
 
     def progress(self) -> Progress | None:
         """How far the prompt has been read, if that has changed since the last call."""

@@ -53,15 +53,19 @@ class TextStream:
         self._ready += self._held + tail
         self._held = ""
 
-    def take(self) -> tuple[str, tuple[TokenLogprob, ...]]:
-        """Text that became final since the last call, and the logprobs of its tokens."""
+    def take(self) -> tuple[str, tuple[TokenLogprob, ...], tuple[int, ...]]:
+        """Text that became final since the last call, the logprobs of its tokens, and their ends.
+
+        A token's end is counted in characters of the whole text.
+        """
         text, self._ready = self._ready, ""
         final = self._length - len(self._held)
         count = 0
         while count < len(self._pending) and self._pending[count][0] <= final:
             count += 1
         done, self._pending = self._pending[:count], self._pending[count:]
-        return text, tuple(entry for _, entry in done if entry is not None)
+        logprobs = tuple(entry for _, entry in done if entry is not None)
+        return text, logprobs, tuple(end for end, _ in done)
 
     def _find_stop(self) -> int | None:
         """Where the earliest stop string begins in the held text."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import made_models
 import numpy as np
 import pytest
-from made_models.writer import VOCABULARY
+from made_models.writer import CONTROL, VOCABULARY
 from numpy.typing import NDArray
 
 from lmnb.engine import native
@@ -86,7 +86,7 @@ class Engine:
             sampling=sampling,
             max_tokens=answer,
             logprobs=VOCABULARY,
-            show_special=True,
+            show_special=CONTROL,
             cache_key=key,
         )
         self.rows[command.id] = []

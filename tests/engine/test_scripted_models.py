@@ -36,7 +36,7 @@ async def _answer(worker: Worker, prompt: str, temperature: float) -> tuple[str,
         id=0,
         segments=(Segment(prompt, special=True),),
         sampling=Sampling(temperature=temperature, seed=1),
-        show_special=True,
+        show_special=CONTROLS,
         max_tokens=1000,
     )
     async for update in worker.generate(command):

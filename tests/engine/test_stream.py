@@ -75,12 +75,12 @@ def test_each_logprob_leaves_with_the_text_of_its_token(stops: tuple[str, ...]) 
     text = ""
     for piece in ["ab", "x", "y", "q", "x"]:
         stream.push(piece.encode(), TokenLogprob(piece, piece.encode(), -1.0))
-        new, entries = stream.take()
+        new, entries, _ = stream.take()
         text += new
         seen += [entry.token for entry in entries]
         assert "".join(seen) == text
     stream.finish()
-    new, entries = stream.take()
+    new, entries, _ = stream.take()
     assert text + new == "abxyqx"
     assert [*seen, *(entry.token for entry in entries)] == ["ab", "x", "y", "q", "x"]
 
@@ -89,6 +89,6 @@ def test_logprobs_of_a_cut_stop_string_are_dropped() -> None:
     stream = TextStream(("end",))
     for piece in ["so", " e", "nd"]:
         stream.push(piece.encode(), TokenLogprob(piece, piece.encode(), -1.0))
-    text, entries = stream.take()
+    text, entries, _ = stream.take()
     assert text == "so "
     assert [entry.token for entry in entries] == ["so"]

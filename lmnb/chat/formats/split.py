@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
+from lmnb.chat.conversation import ToolCall
 from lmnb.chat.events import (
     TextDelta,
     ThinkingDelta,
@@ -24,15 +25,15 @@ from lmnb.chat.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from lmnb.chat.formats import default
-from lmnb.chat.formats.format import Format, HarmonyCall, Span
+from lmnb.chat.formats.format import Format, HarmonyCall
+from lmnb.chat.formats.prompt_end import begun_marker, thinking_open
 from lmnb.chat.formats.reading.answer import Answer
+from lmnb.chat.formats.reading.harmony import MARKERS as HARMONY_MARKERS
 from lmnb.chat.formats.reading.harmony import START, Harmony
 from lmnb.chat.formats.reading.source import (
     Begun,
     Cut,
     Ended,
-    Marker,
     More,
     Piece,
     Reading,
@@ -41,14 +42,16 @@ from lmnb.chat.formats.reading.source import (
 )
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.token_places import TokenPlaces
+from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import Adapted
 from lmnb.engine.protocol import TokenLogprob
 
 Part: TypeAlias = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
 
 _USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
-_SHORTEST = 3
-"""Characters of a marker's beginning that nothing else ends in."""
+
+_CALLS = [ToolCall("id", "name", '{"key": "text", "other": 1}')] * 2
+"""With all markers that calls have."""
 
 
 class Splitter:
@@ -57,9 +60,9 @@ class Splitter:
     Parameters
     ----------
     form
-        How the model writes.
+        How the model writes. Without calls, none are looked for.
     tools
-        The tools it was told of; without any, calls are not looked for.
+        The tools it was told of; without any, calls are words as well.
     prompt
         The control text of the prompt, or its end: thinking that has begun in it goes on.
     continued
@@ -83,21 +86,20 @@ class Splitter:
         self._taken = set(taken)
         self._index = -1
         self._in_call = False
+        self.markers = _markers(form, calls=bool(tools.tools))
+        """Texts whose control tokens have to be seen in the answer."""
         self.calls = 0
         """Complete calls so far."""
         self.thinking_tokens = 0
         """Tokens of thinking, with its markers."""
         known = Tools(tools.tools)
-        calls = form.calls or default.CALLS
         self._reader: Harmony | Answer
-        if isinstance(calls.call, HarmonyCall):
+        if form.calls is not None and isinstance(form.calls.call, HarmonyCall):
             self._reader = Harmony(self._source, known)
             begun = prompt[prompt.rfind(START) :] if START in prompt else ""
         else:
             open_ = thinking_open(form.thinking, prompt, continued=continued)
-            self._reader = Answer(
-                self._source, form, calls if known else None, known, open_=open_, bare=continued
-            )
+            self._reader = Answer(self._source, form, known, open_=open_, bare=continued)
             begun = "" if open_ else begun_marker(self._reader.markers, prompt)
         self._running = self._run()
         self._offset = len(begun)
@@ -126,7 +128,11 @@ class Splitter:
     def finish(self, *, cut: bool) -> list[Part]:
         """What the end of the text says. `cut`: the model would have gone on."""
         self._source.end(was_cut=cut)
-        return list(self._parts(""))
+        parts = list(self._parts(""))
+        if parts and not isinstance(parts[-1], TextDelta):
+            return parts
+        rest = self._places.rest()
+        return [*parts, TextDelta("", rest)] if rest else parts
 
     # --- inside ------------------------------------------------------------------
 
@@ -192,28 +198,11 @@ def _joined(first: Part, second: Part) -> Part | None:
     return None
 
 
-def thinking_open(thinking: Span | None, prompt: str, *, continued: bool) -> bool:
-    """Whether thinking has begun when the prompt ends. Other arguments as of `Splitter`."""
-    if thinking is None:
-        return False
-    begin, end = thinking.begin.strip(), thinking.end.strip()
-    if not begin:
-        return not (end and prompt.rstrip().endswith(end))
-    begun = prompt.rfind(begin)
-    if begun < 0 or (end and prompt.rfind(end) > begun):
-        return False
-    return continued or not prompt[begun + len(begin) :].strip()
-
-
-def begun_marker(markers: Iterable[Marker], prompt: str) -> str:
-    """The marker, or the beginning of one, that the prompt ends with."""
-    ending = prompt.rstrip()
-    found = ""
-    for marker in markers:
-        literal = marker.literal.strip()
-        lengths = range(len(literal), _SHORTEST - 1, -1)
-        begun = next(
-            (literal[:length] for length in lengths if ending.endswith(literal[:length])), ""
-        )
-        found = max(found, begun, key=len)
-    return found
+def _markers(form: Format, *, calls: bool) -> tuple[str, ...]:
+    spans = [span for span in (form.thinking, form.answer) if span is not None]
+    found = [text for span in spans for text in (span.begin, span.end)]
+    if form.calls is not None and isinstance(form.calls.call, HarmonyCall):
+        found += HARMONY_MARKERS
+    elif form.calls is not None and calls:
+        found.append(write_calls(form.calls, _CALLS))
+    return tuple(text for text in found if text)

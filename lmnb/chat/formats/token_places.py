@@ -33,3 +33,7 @@ class TokenPlaces:
             if last > start or first == last == start:
                 taken.append(logprob)
         return tuple(taken)
+
+    def rest(self) -> tuple[TokenLogprob, ...]:
+        """The tokens without text at the end of all."""
+        return tuple(logprob for first, last, logprob in self._tokens if first == last == self._end)

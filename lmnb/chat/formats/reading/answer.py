@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmnb.chat.formats.format import Calls, Format
+from lmnb.chat.formats.format import Format
 from lmnb.chat.formats.reading.section import Section
 from lmnb.chat.formats.reading.source import Marker, Markers, Reading, Source
 from lmnb.chat.formats.reading.tools import Tools
@@ -17,8 +17,8 @@ class Answer:
 
     Parameters
     ----------
-    calls
-        None: they are words.
+    tools
+        Without any, calls are words.
     open_
         Thinking has begun before the text does.
     bare
@@ -29,13 +29,13 @@ class Answer:
         self,
         source: Source,
         form: Format,
-        calls: Calls | None,
         tools: Tools,
         *,
         open_: bool,
         bare: bool,
     ) -> None:
         self._source = source
+        calls = form.calls if tools else None
         self._section = None if calls is None else Section(calls, tools)
         self._think_begin = Marker(form.thinking.begin if form.thinking else "")
         self._think_end = Marker(form.thinking.end if form.thinking else "")

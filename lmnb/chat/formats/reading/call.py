@@ -93,7 +93,7 @@ def read_word(source: Source, behind: Marker) -> Waiting[str]:
         return _checked((yield from source.word(_WORD)))
     markers = Markers([behind])
     while True:
-        place, marker = markers.find(source.text, source.at, ended=source.ended)
+        place, marker = markers.find(source.text, source.at, ended=source.over)
         word = source.text[source.at : place].rstrip()
         if marker is not None or word:
             _checked(word)

@@ -16,6 +16,15 @@ from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.reading.words import Words
 
 START = "<|start|>assistant"
+MARKERS = (
+    "<|start|>",
+    "<|channel|>",
+    "<|constrain|>",
+    "<|message|>",
+    "<|end|>",
+    "<|call|>",
+    "<|return|>",
+)
 _MESSAGE = Marker("<|message|>")
 _ENDS = tuple(map(Marker, ("<|end|>", "<|call|>", "<|return|>")))
 _NEXT = tuple(map(Marker, ("<|start|>", "<|channel|>")))
@@ -84,7 +93,7 @@ class Harmony:
             if len(rest) > _LONGEST:
                 return None
             if source.ended:
-                if not rest.startswith("<|"):
+                if not (rest.startswith("<|") or (rest == "<" and not source.over)):
                     return None
                 source.at = len(source.text)
                 return ""

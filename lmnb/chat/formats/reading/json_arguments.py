@@ -33,7 +33,7 @@ class JsonReader:
             yield "{}"
         else:
             value = yield from _whole(values)
-            yield "{}" if value == "null" else value
+            yield "{}" if value.strip() == "null" else value
 
 
 def _unwrapped(values: Values) -> Waiting[str]:

@@ -69,7 +69,7 @@ class _Object:
         try:
             yield from self._entries(source)
         except Cut:
-            if source.was_cut or not (self._begun or self._name):
+            if not source.over or not (self._begun or self._name):
                 raise
         if self._begun:
             return

@@ -33,10 +33,9 @@ class PythonReader:
                 source.at += 1
                 break
             if not character:
-                # As in JSON: a model that has ended its turn itself needs no bracket.
-                if source.was_cut or not written:
-                    raise Cut
-                break
+                if written:
+                    break  # as in JSON: a model that has ended its turn needs no bracket
+                raise Cut
             if character in "]}=:":
                 source.at += 1
                 continue

@@ -58,7 +58,7 @@ class Section:
         except Cut:
             if not source.keeps:
                 raise
-            if known or not source.was_cut:
+            if known or source.over:
                 source.back(place)
                 return False
             source.at = len(source.text)
@@ -81,10 +81,10 @@ class Section:
         except Cut:
             if not source.keeps:
                 raise
-            if source.was_cut:
-                source.at = len(source.text)
-            else:
+            if source.over:
                 source.back(place)
+            else:
+                source.at = len(source.text)
             return False
 
     def _read(self, source: Source, place: int, *, known: bool) -> Reading[bool]:

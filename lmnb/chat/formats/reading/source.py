@@ -62,15 +62,18 @@ class Source:
 
     text, at
         What is not forgotten, and where reading goes on in it.
-    was_cut
-        Once it has ended: whether it would have gone on (a limit, a stop string).
+    ended
+        No more text comes.
+    over
+        The same, and the model ended it there. Where it was cut (by a limit, a stop string), no
+        reader takes the end of the text for the end of anything: they get a `Cut`.
     """
 
     def __init__(self) -> None:
         self.text = ""
         self.at = 0
         self.ended = False
-        self.was_cut = False
+        self.over = False
         self._dropped = 0
         self._kept: int | None = None
 
@@ -91,9 +94,9 @@ class Source:
         self.at -= drop
 
     def end(self, *, was_cut: bool) -> None:
-        """There is no more text."""
+        """There is no more text. `was_cut`: it would have gone on."""
         self.ended = True
-        self.was_cut = was_cut
+        self.over = not was_cut
 
     def keep(self) -> int:
         """From here on nothing is forgotten, so that one can go `back` to this place."""
@@ -135,18 +138,18 @@ class Source:
         """The next character that is no white space, not yet read; "" at the end of the text."""
         while True:
             rest = self.text[self.at :].lstrip()
-            if rest or self.ended:
+            if rest or self.over:
                 return rest[:1]
-            yield None
+            yield from self.more()
 
     def match(self, pattern: re.Pattern[str]) -> Waiting[re.Match[str] | None]:
         """The match that comes next, not yet read. More text cannot make it longer."""
         while True:
             found = pattern.match(self.text, self.at)
             end = self.at if found is None else found.end()
-            if end < len(self.text) or self.ended:
+            if end < len(self.text) or self.over:
                 return found
-            yield None
+            yield from self.more()
 
     def word(self, pattern: re.Pattern[str]) -> Waiting[str]:
         """Read what matches, if anything does."""
@@ -169,9 +172,9 @@ class Source:
             while start < len(self.text) and self.text[start].isspace():
                 start += 1
             end = marker.match(self.text, start)
-            if end != PARTIAL or self.ended:
+            if end != PARTIAL or self.over:
                 return self._dropped + end if end >= 0 else -1
-            yield None
+            yield from self.more()
 
     def accepts_any(self, markers: Iterable[Marker]) -> Waiting[bool]:
         """Whether one of the markers comes next, white space aside."""
@@ -200,15 +203,15 @@ class Source:
         Raises
         ------
         Cut
-            It never comes. All text has been yielded.
+            It never comes. All text has been yielded but for what may be its beginning.
         """
         markers = Markers([end])
         passed = self.place
         while True:
             start = max(self.at, self.index(passed))
-            found, marker = markers.find(self.text, start, ended=self.ended)
+            found, marker = markers.find(self.text, start, ended=self.over)
             stop = found if marker is None else marker.match(self.text, found)
-            whole = marker and follows(self.text, stop, self.ended)
+            whole = marker and follows(self.text, stop, self.over)
             if whole is False:
                 passed = self._dropped + found + 1
                 continue
@@ -217,7 +220,7 @@ class Source:
                 self.at = stop
                 yield before.removesuffix(border)
                 return
-            if not self.ended:
+            if not self.over:
                 before = before[: len(before) - len(border)]
             self.at += len(before)
             if before:

@@ -30,9 +30,8 @@ class TaggedReader:
         self._value_end = Marker(form.value_end)
         self._separator = Marker(form.separator)
         self._closers = [closer for closer in closers if closer]
-        after_key, after_value = form.key_end, form.value_end
-        self._before = after_key[len(after_key.rstrip()) :]
-        self._behind = after_value[: len(after_value) - len(after_value.lstrip())]
+        self._before = _border(form.key_end)
+        self._behind = form.value_end[: len(form.value_end) - len(form.value_end.lstrip())]
 
     def begins(self, source: Source) -> Waiting[bool]:
         return (yield from source.accepts_any([self._key_begin, *self._closers]))
@@ -48,9 +47,6 @@ class TaggedReader:
             yield ("," if count else "{") + f'"{escaped(key)}":'
             yield from self._value(source, None if tool is None else parameter_types(tool, key))
             count += 1
-        # Where the text ends here there may be no more arguments, or there would have been.
-        if not (yield from source.ahead()) and source.was_cut:
-            raise Cut
         yield "}" if count else "{}"
 
     def _key(self, source: Source) -> Waiting[str]:
@@ -63,13 +59,12 @@ class TaggedReader:
         return key.strip().strip("\"'")
 
     def _value(self, source: Source, types: frozenset[str] | None) -> Json[None]:
-        form = self._form
-        if form.typed is not None:
-            is_text = yield from self._typed(source)
-            types = _STRING if is_text else frozenset()
-        elif not form.raw_strings:
-            types = frozenset()
-        yield from self._skip(source, self._before)
+        before = self._before
+        if self._form.typed is not None:
+            types, before = yield from self._typed(source, *self._form.typed)
+        elif not self._form.raw_strings:
+            types = None
+        yield from self._skip(source, before)
         text = source.until(self._value_end, self._behind, self._follows)
         if types == _STRING:
             yield '"'
@@ -85,22 +80,21 @@ class TaggedReader:
                 whole += piece
         yield as_json(whole, types)
 
-    def _typed(self, source: Source) -> Waiting[bool]:
-        """Whether the tag says that a string follows."""
-        assert self._form.typed is not None
-        of_text, of_other = map(Marker, self._form.typed)
-        if (yield from source.take(of_text)):
-            return True
-        yield from source.take(of_other)
-        return False
+    def _typed(
+        self, source: Source, of_text: str, of_other: str
+    ) -> Waiting[tuple[frozenset[str] | None, str]]:
+        """The types that the tag says, and the white space at its end."""
+        if (yield from source.take(Marker(of_text))):
+            return _STRING, _border(of_text)
+        yield from source.take(Marker(of_other))
+        return None, _border(of_other)
 
     def _skip(self, source: Source, border: str) -> Waiting[None]:
         """Read what belongs to the tag, if it is there."""
         for character in border:
-            if source.at < len(source.text) or not source.ended:
-                if (yield from source.peek()) != character:
-                    return
-                source.at += 1
+            if (yield from source.peek()) != character:
+                return
+            source.at += 1
 
     def _follows(self, text: str, at: int, ended: bool) -> bool | None:
         rest = text[at:].lstrip()
@@ -113,6 +107,10 @@ class TaggedReader:
         if max(ends) >= 0 or not self._closers:
             return True
         return None if PARTIAL in ends and not ended else False
+
+
+def _border(literal: str) -> str:
+    return literal[len(literal.rstrip()) :]
 
 
 def as_json(text: str, types: frozenset[str] | None) -> str:

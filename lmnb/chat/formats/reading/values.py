@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import hexdigits
 
-from lmnb.chat.formats.reading.source import Cut, Json, Marker, Source, Waiting
+from lmnb.chat.formats.reading.source import Json, Marker, Source, Waiting
 
 _OPENERS = {"{": ("}", "}"), "[": ("]", "]"), "(": (")", "]")}
 """What closes it, and what that is in JSON."""
@@ -108,8 +108,6 @@ class Values:
         space = yield from self._gap()
         character = source.text[source.at : source.at + 1]
         if not character:
-            if source.was_cut:
-                raise Cut
             # The model has ended its turn without the last brackets, which say nothing new.
             yield self._close_all()
         elif character in "}])":
