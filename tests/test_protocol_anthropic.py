@@ -216,10 +216,17 @@ def test_a_prompt_that_is_too_long(sdk: anthropic.Anthropic) -> None:
             sdk.messages.create(**ask(messages=messages, stream=stream))
 
 
-def test_tools_are_not_supported(sdk: anthropic.Anthropic) -> None:
-    tool: Any = {"name": "look", "input_schema": {"type": "object"}}
-    with pytest.raises(anthropic.BadRequestError, match="Tool calls are not supported"):
-        sdk.messages.create(**ask(tools=[tool]))
+def test_tools_with_the_real_model(sdk: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool: Any = {"name": "get_weather", "input_schema": schema}
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    wanted = ask(tools=[tool], tool_choice=choice, max_tokens=120)
+    found = sdk.messages.create(**wanted)
+    (block,) = found.content
+    assert found.stop_reason == "tool_use"
+    assert isinstance(block, anthropic.types.ToolUseBlock)
+    assert block.name == "get_weather"
+    assert isinstance(block.input["city"], str)
     assert sdk.messages.create(**ask(tools=[tool], tool_choice={"type": "none"})).content
 
 
