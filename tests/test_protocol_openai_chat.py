@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -320,12 +321,18 @@ def test_a_prompt_longer_than_the_context(sdk: openai.OpenAI) -> None:
         assert raised.value.code == "context_length_exceeded"
 
 
-def test_tools_are_refused_by_name(sdk: openai.OpenAI) -> None:
-    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    with pytest.raises(openai.BadRequestError) as raised:
-        sdk.chat.completions.create(model=LLM, messages=COLOURS, tools=tools)
-    assert raised.value.code == "unsupported_parameter"
-    assert raised.value.param == "tools"
+def test_a_demanded_call(sdk: openai.OpenAI) -> None:
+    parameters = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tools: Any = [{"type": "function", "function": {"name": "f.g", "parameters": parameters}}]
+    choice: Any = {"type": "function", "function": {"name": "f.g"}}
+    answer = sdk.chat.completions.create(
+        model=LLM, messages=COLOURS, tools=tools, tool_choice=choice, max_tokens=80
+    )
+    assert answer.choices[0].finish_reason == "tool_calls"
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "f.g"
+    assert isinstance(json.loads(call.function.arguments)["n"], int)
 
 
 def test_paths_and_methods(raw: httpx2.Client) -> None:
