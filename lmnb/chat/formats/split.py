@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -84,14 +85,13 @@ class Splitter:
         self._tools = tools
         self._places = TokenPlaces()
         self._taken = set(taken)
+        self._ends: list[int] = []
         self._index = -1
         self._in_call = False
         self.markers = _markers(form, calls=bool(tools.tools))
         """Texts whose control tokens have to be seen in the answer."""
         self.calls = 0
         """Complete calls so far."""
-        self.thinking_tokens = 0
-        """Tokens of thinking, with its markers."""
         known = Tools(tools.tools)
         self._reader: Harmony | Answer
         if form.calls is not None and isinstance(form.calls.call, HarmonyCall):
@@ -106,6 +106,15 @@ class Splitter:
         list(self._parts(begun))
 
     @property
+    def thinking_tokens(self) -> int:
+        """Tokens of thinking, with its markers, so far."""
+        return sum(
+            (len(self._ends) if thought.end is None else bisect_right(self._ends, thought.end))
+            - bisect_right(self._ends, thought.begin)
+            for thought in self._reader.thoughts
+        )
+
+    @property
     def is_cut(self) -> bool:
         """Whether the last call has begun, but not ended."""
         return self._in_call
@@ -118,12 +127,10 @@ class Splitter:
         `ends` are the places in the text of the whole answer where its tokens end, those that came
         with this text, and `logprobs` is theirs or nothing.
         """
-        self._places.add([end + self._offset for end in ends], logprobs)
-        thinking = self._reader.thinking
-        parts = list(self._parts(text))
-        if thinking or self._reader.thinking:
-            self.thinking_tokens += len(ends)
-        return parts
+        places = [end + self._offset for end in ends]
+        self._ends += places
+        self._places.add(places, logprobs)
+        return list(self._parts(text))
 
     def finish(self, *, cut: bool) -> list[Part]:
         """What the end of the text says. `cut`: the model would have gone on."""

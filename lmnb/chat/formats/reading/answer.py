@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmnb.chat.formats.format import Format
 from lmnb.chat.formats.reading.section import Section
-from lmnb.chat.formats.reading.source import Marker, Markers, Reading, Source
+from lmnb.chat.formats.reading.source import Marker, Markers, Reading, Source, Thought
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.reading.words import Words
 
@@ -44,8 +44,9 @@ class Answer:
         self._calls = [] if self._section is None else [*self._section.begins, *self._section.plain]
         self._words = Words(source, bare=not open_)
         self._bare = bare
-        self.thinking = open_
-        """Whether what is being read is thinking."""
+        self._open = open_
+        self.thoughts: list[Thought] = []
+        """Where there has been thinking, and where there is."""
 
     @property
     def markers(self) -> list[Marker]:
@@ -55,7 +56,7 @@ class Answer:
 
     def read(self) -> Reading[None]:
         """Read to the end of the text."""
-        if self.thinking:
+        if self._open:
             yield from self._think(bare=self._bare)
         markers = self._markers(called=False)
         while (marker := (yield from self._words.read(markers))) is not None:
@@ -75,12 +76,13 @@ class Answer:
             self._words.again()
 
     def _think(self, *, bare: bool = False) -> Reading[None]:
-        self.thinking = True
+        thought = Thought(self._source.place - len(self._think_begin.literal.strip()))
+        self.thoughts.append(thought)
         behind = [self._think_end] if self._think_end else [self._answer_begin, *self._calls]
         words = Words(self._source, thinking=True, bare=bare)
         if (yield from words.read(Markers(behind))) is not None:
             yield from self._source.take(self._think_end)
-            self.thinking = False
+            thought.end = self._source.place
 
     def _markers(self, *, called: bool) -> Markers:
         always = [self._think_begin, self._think_end, self._answer_begin, self._answer_end]

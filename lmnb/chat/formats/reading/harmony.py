@@ -11,7 +11,15 @@ import re
 
 from lmnb.chat.formats.reading.call import read_arguments
 from lmnb.chat.formats.reading.json_arguments import JsonReader
-from lmnb.chat.formats.reading.source import Marker, Markers, Reading, Said, Source, Waiting
+from lmnb.chat.formats.reading.source import (
+    Marker,
+    Markers,
+    Reading,
+    Said,
+    Source,
+    Thought,
+    Waiting,
+)
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.reading.words import Words
 
@@ -45,8 +53,8 @@ class Harmony:
         self._tools = tools
         self._arguments = JsonReader(_ENDS + _NEXT)
         self._said = {False: False, True: False}
-        self.thinking = False
-        """Whether what is being read is thinking."""
+        self.thoughts: list[Thought] = []
+        """Where there has been thinking, and where there is."""
 
     def read(self) -> Reading[None]:
         """Read messages to the end of the text."""
@@ -61,6 +69,7 @@ class Harmony:
 
     def _message(self) -> Reading[None]:
         source = self._source
+        begin = source.place
         header = yield from self._header()
         if header is None:  # none, or none that is understood
             yield from self._words(Words(source, past=source.place + 1))
@@ -71,9 +80,12 @@ class Harmony:
             yield from read_arguments(source, self._arguments, self._tools, recipient[1])
             yield from self._words(Words(source))
             return
-        self.thinking = channel is not None and channel[1] == "analysis"
-        yield from self._words(Words(source, thinking=self.thinking))
-        self.thinking = False
+        thinking = channel is not None and channel[1] == "analysis"
+        if thinking:
+            self.thoughts.append(Thought(begin))
+        yield from self._words(Words(source, thinking=thinking))
+        if thinking:
+            self.thoughts[-1].end = source.place
 
     def _header(self) -> Waiting[str | None]:
         """Read a header; None, and nothing read, if there is none.

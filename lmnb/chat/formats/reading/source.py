@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -34,6 +35,14 @@ class More(msgspec.Struct, frozen=True):
 
 class Ended(msgspec.Struct, frozen=True):
     """The call is complete."""
+
+
+@dataclass
+class Thought:
+    """Places between which there is thinking, with its markers; without `end` it goes on."""
+
+    begin: int
+    end: int | None = None
 
 
 Piece: TypeAlias = Said | Begun | More | Ended
