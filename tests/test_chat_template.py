@@ -273,7 +273,7 @@ def test_hostile_templates_are_stopped(name: str) -> None:
 
     seconds, error = run(work)
     assert error.status == 400
-    assert seconds < 8  # 0.9 s of computing, 5 s by the clock on a machine that is busy
+    assert seconds < 8  # 0.8 s of computing, 5 s by the clock on a machine that is busy
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from lmnb.chat.render_environment import make_environment
 from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
 from lmnb.chat.render_template import Template, refusal
 
-CPU_SECONDS = 0.9
+CPU_SECONDS = 0.8
 CPU_SECONDS_PER_TURN = 0.002
 """For every turn and every tool."""
 MEMORY = 512 * 1024 * 1024
