@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 from lmnb.client import Client
 
@@ -329,8 +330,10 @@ def test_a_demanded_call(sdk: openai.OpenAI) -> None:
         model=LLM, messages=COLOURS, tools=tools, tool_choice=choice, max_tokens=80
     )
     assert answer.choices[0].finish_reason == "tool_calls"
-    (call,) = answer.choices[0].message.tool_calls or ()
-    assert call.type == "function"
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "f.g"
     assert isinstance(json.loads(call.function.arguments)["n"], int)
 
