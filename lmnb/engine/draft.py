@@ -28,37 +28,56 @@ _LOST = 32
 """Tokens between two looks at a text from which on a lookup begins anew."""
 _MARGIN = 1.05
 """What a draft must win at least: forecasts are rough, and the drafting itself takes time."""
+_LIKELY_LENGTH = 8
+"""Tokens of a draft that are looked at to see whether any would pay."""
+_FADE = 0.998
+"""What is left of a measured cost after each pass of another size."""
 _SILENCE = 64
 """Passes after which a draft model that has not paid is tried once more."""
 
 
 class Cost:
-    """How long a decode pass takes by its rows: `unit * (1 + share * rows)`.
+    """How long a decode pass takes by its rows: `unit * (1 + share * rows)`, and what was measured.
 
     Both are followed as the passes go by, by steps against the error of the prediction. A slower
-    machine moves `unit`; only passes of different sizes say something about `share`.
+    machine moves `unit`; only passes of different sizes say something about `share`. No line is
+    true everywhere, though: CPUs multiply by blocks of rows, so that two can cost nearly twice as
+    much as one and four hardly more than two. So each number of rows has its own `bend`, which
+    fades while nothing is measured: what did not pay once is tried again some day.
     """
 
     def __init__(self) -> None:
         self.share = 0.5
         self._unit = 0.0
         self._usual = 0.0  # rows of late
+        self._bends: dict[int, tuple[float, int]] = {}  # of the logarithm, and in which pass
+        self._passes = 0
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a pass."""
+        self._passes += 1
         if not self._unit:
             self._unit, self._usual = seconds / (1 + self.share * rows), rows
             return
-        error = math.log(max(seconds, 1e-9) / self.seconds(rows))
+        error = math.log(max(seconds, 1e-9) / self._line(rows))
         error = max(-1.0, min(1.0, error))  # a pass may have been held up by anything
+        bend = self._bend(rows)
+        self._bends[rows] = (bend + 0.5 * (error - bend), self._passes)
         unusual = (rows - self._usual) / max(rows, self._usual)
         self.share = max(0.001, self.share * math.exp(0.5 * error * unusual))
         self._unit *= math.exp(0.2 * error)
         self._usual += 0.3 * (rows - self._usual)
 
-    def seconds(self, rows: float) -> float:
+    def seconds(self, rows: int) -> float:
         """What a pass of so many rows takes; before any has been observed, in units of its own."""
+        return self._line(rows) * math.exp(self._bend(rows))
+
+    def _line(self, rows: int) -> float:
         return (self._unit or 1.0) * (1 + self.share * rows)
+
+    def _bend(self, rows: int) -> float:
+        bend, measured = self._bends.get(rows, (0.0, self._passes))
+        return bend * _FADE ** (self._passes - measured)
 
 
 class Odds:
@@ -165,24 +184,33 @@ class Worth:
         self._tokens = float(answers)
         self._extra = 0.0
 
-    def take(self, chances: list[float], extra: float = 0.0) -> bool:
-        """Add a drafted token per chance, and `extra` seconds for the drafting, if that pays."""
-        seconds = self._cost.seconds(self._rows) + self._extra
-        after = self._cost.seconds(self._rows + len(chances)) + self._extra + extra
-        won = sum(chances)
-        # More tokens a second than without, by the margin.
-        if won * seconds <= _MARGIN * self._tokens * (after - seconds):
-            return False
-        self._rows += len(chances)
-        self._tokens += won
-        self._extra += extra
-        return True
+    def take(self, won: list[float], *, width: int = 1, extra: float = 0.0) -> int:
+        """Add drafts of the length that brings the most tokens a second; 0 if none pays.
+
+        `won[n]` are the tokens that the step after n steps is expected to bring. Each step costs
+        `width` rows, and `extra` seconds for the drafting.
+        """
+        length = self.best(won, width=width, extra=extra)
+        self._rows += length * width
+        self._tokens += sum(won[:length])
+        self._extra += length * extra
+        return length
+
+    def best(self, won: list[float], *, width: int = 1, extra: float = 0.0) -> int:
+        """How many steps `take` would take."""
+        before = self._cost.seconds(self._rows) + self._extra
+        tokens, best, length = self._tokens, self._tokens / before, 0
+        for steps, more in enumerate(won, 1):
+            tokens += more
+            seconds = self._cost.seconds(self._rows + steps * width) + self._extra + steps * extra
+            pays = (tokens - self._tokens) * before > _MARGIN * self._tokens * (seconds - before)
+            if pays and tokens / seconds > best:
+                best, length = tokens / seconds, steps
+        return length
 
     def could_pay(self, chance: float) -> bool:
-        """Whether one more drafted token would pay that is right with this probability."""
-        rows = self._cost.seconds(self._rows)
-        row = self._cost.seconds(self._rows + 1) - rows
-        return chance * rows > _MARGIN * self._tokens * row
+        """Whether a draft would pay each token of which is right with this probability."""
+        return bool(self.best([chance**steps for steps in range(1, _LIKELY_LENGTH + 1)]))
 
 
 class Speculation:
@@ -241,18 +269,16 @@ class Speculation:
         most = min(room, sequence.limit - sequence.length - 1, self._count or MAX_DRAFTS)
         if not lookup.update() or most <= 0:
             return 0
-        length = most if self._count else self._length(lookup, worth, most)
+        length = most if self._count else worth.take(self._chances(lookup, most))
         return _propose(sequence, lookup.guess(length)) if length else 0
 
-    def _length(self, lookup: Lookup, worth: Worth, most: int) -> int:
-        """How many tokens of a lookup pay."""
-        chance, length = 1.0, 0
-        while length < most:
+    def _chances(self, lookup: Lookup, most: int) -> list[float]:
+        """The probability that a draft is right up to each of its tokens."""
+        chances, chance = [], 1.0
+        for length in range(most):
             chance *= self.odds.chance(lookup.streak + length)
-            if not worth.take([chance]):
-                break
-            length += 1
-        return length
+            chances.append(chance)
+        return chances
 
     # --- a draft model -------------------------------------------------------------------
 
@@ -275,12 +301,9 @@ class Speculation:
 
     def _depth(self, assisted: list[Assisted], worth: Worth, most: int) -> int:
         """How many tokens of the model's drafts pay. While none does, it gets a try now and then."""
-        seconds = assisted[0].drafter.seconds
         single = [one.chance() for one in assisted]
-        chances, depth = single, 0
-        while depth < most and worth.take(chances, seconds):
-            chances = [a * b for a, b in zip(chances, single, strict=True)]
-            depth += 1
+        won = [sum(chance**steps for chance in single) for steps in range(1, most + 1)]
+        depth = worth.take(won, width=len(assisted), extra=assisted[0].drafter.seconds)
         self._silent = 0 if depth else self._silent + 1
         if self._silent > _SILENCE:
             self._silent = 0

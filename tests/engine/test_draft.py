@@ -229,11 +229,7 @@ def fitted(base: float, row: float) -> Cost:
 
 def drafted(cost: Cost, chance: float, *, answers: int = 1) -> int:
     """How many tokens of a draft pay that are each right with this probability."""
-    worth, length, whole = Worth(cost, answers, answers), 0, chance
-    while length < 100 and worth.take([whole]):
-        whole *= chance
-        length += 1
-    return length
+    return Worth(cost, answers, answers).take([chance**n for n in range(1, 101)])
 
 
 def test_the_cost_of_a_row_is_learnt() -> None:
@@ -244,6 +240,30 @@ def test_the_cost_of_a_row_is_learnt() -> None:
         cost.observe(1, 15.0 if n < 20 else 30.0)
     assert cost.seconds(1) == pytest.approx(30, rel=0.01)
     assert cost.seconds(6) / cost.seconds(1) == pytest.approx(40 / 15, rel=0.15)
+
+
+def test_a_step_in_the_cost_is_gone_over_or_avoided() -> None:
+    """A CPU that multiplies by blocks of rows: two cost nearly two passes, four little more."""
+    cost, times = Cost(), {1: 10.0, 2: 19.0, 3: 20.0, 4: 21.0, 5: 22.0}
+    for n in range(100):
+        rows = n % 5 + 1
+        cost.observe(rows, times[rows])
+    for rows, seconds in times.items():
+        assert cost.seconds(rows) == pytest.approx(seconds, rel=0.05)
+    assert drafted(cost, 0.95) >= 4
+    assert drafted(cost, 0.5) == 0
+
+
+def test_what_did_not_pay_is_tried_again_some_day() -> None:
+    cost = Cost()
+    for _ in range(20):
+        cost.observe(1, 10.0)
+        cost.observe(2, 30.0)
+    assert drafted(cost, 0.7) == 0
+    before = cost.seconds(2)
+    for _ in range(2000):
+        cost.observe(1, 10.0)
+    assert cost.seconds(2) < before
 
 
 def test_drafts_are_as_long_as_pays() -> None:
