@@ -5,6 +5,7 @@ Usage, timings and finish reasons are counted here, once, for every protocol.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -113,6 +114,10 @@ async def generate(
         taken=_call_ids(request),
     )
     own_stop = (*prompt.stop, *form.ends)
+    # In a thread: schemas that are new have to be compiled once.
+    demanded = await asyncio.to_thread(
+        _constraint, request, form, tools, _control_text(prompt), worker.info
+    )
     command = Generate(
         id=0,
         segments=prompt.segments,
@@ -124,7 +129,7 @@ async def generate(
         show_special=(*splitter.markers, *own_stop),
         cache_key=request.cache_key,
         adapters=_adapters(request),
-        constraint=_constraint(request, form, tools, _control_text(prompt), worker.info),
+        constraint=demanded,
         draft_model=str(draft) if draft else None,
     )
     async with aclosing(worker.generate(command)) as updates:
