@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -328,7 +329,10 @@ async def _served(*events: Event | None) -> bytes:
         pieces.append(message.get("body", b""))
 
     body = ResponsesBody(model="m", input="hi", store=False)
-    with contextlib.closing(Database(Path(":memory:"))) as database:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(Database(Path(folder, "lmnb.db"))) as database,
+    ):
         run = responses.Run(ResponseStream(in_progress(body)), (), ResponseStore(database))
         served = sse.stream(run.frames(source()), on_error=run.on_error, keep_alive=run.keep_alive)
         await served({"type": "http"}, receive, send)
