@@ -68,9 +68,9 @@ OWN: dict[str, Format] = {
     ),
     "counted": Format(
         calls=Calls(
-            begin="<|calls|>",
+            begin="<|calls_begin|>",
             call=written(
-                "<|call|>functions.", NAME, ":", INDEX, "<|args|>", ARGUMENTS, "<|call_end|>"
+                "<|call_begin|>functions.", NAME, ":", INDEX, "<|args|>", ARGUMENTS, "<|call_end|>"
             ),
             end="<|calls_end|>",
         ),
@@ -100,7 +100,8 @@ OWN: dict[str, Format] = {
     "key_in_both_tags": Format(ends=_END),
     "last_answer_keeps_thinking": Format(thinking=Span("<think>", "</think>"), ends=_END),
     "name_as_key": Format(
-        calls=Calls(call=written('<|call|>{"', NAME, '": ', ARGUMENTS, "}<|/call|>")), ends=_END
+        calls=Calls(call=written('<|call_begin|>{"', NAME, '": ', ARGUMENTS, "}<|call_end|>")),
+        ends=_END,
     ),
     "name_in_tag": Format(
         calls=Calls(call=written("<fn=", NAME, ">", ARGUMENTS, "</fn>"), string_arguments=True),
@@ -112,7 +113,9 @@ OWN: dict[str, Format] = {
         ends=_END,
     ),
     "python": Format(
-        calls=Calls(begin="<|calls|>[", call=PythonCall(), separator=", ", end="]<|/calls|>"),
+        calls=Calls(
+            begin="<|calls_begin|>[", call=PythonCall(), separator=", ", end="]<|calls_end|>"
+        ),
         ends=_END,
     ),
     "recipients": Format(

@@ -113,7 +113,9 @@ async def generate(
         continued=request.continue_final,
         taken=_call_ids(request),
     )
-    own_stop = (*prompt.stop, *form.ends)
+    control = worker.info.control_tokens
+    ends = dict.fromkeys((*prompt.stop, *form.ends))
+    own_stop = tuple(text for text in ends if text not in control)
     # In a thread: schemas that are new have to be compiled once.
     demanded = await asyncio.to_thread(
         _constraint, request, form, tools, _control_text(prompt), worker.info
@@ -125,8 +127,9 @@ async def generate(
         sampling=fill_in(request.sampling, worker.info.sampling),
         max_tokens=request.max_tokens,
         stop=(*request.stop, *own_stop),
+        ends=tuple(control[text] for text in ends if text in control),
         logprobs=request.logprobs,
-        show_special=(*splitter.markers, *own_stop),
+        show_special=splitter.markers,
         cache_key=request.cache_key,
         adapters=_adapters(request),
         constraint=demanded,

@@ -69,7 +69,8 @@ class Answers:
         if sequence.constraint is not None:
             sequence.constraint.accept(token)
         piece = self._pieces(sequence)[token]
-        return sequence.take(token, piece, ends=token in self._model.end_tokens, logprob=report)
+        ends = token in self._model.end_tokens or token in sequence.command.ends
+        return sequence.take(token, piece, ends=ends, logprob=report)
 
     def _pieces(self, sequence: Sequence) -> list[bytes]:
         """The text of every token, as the request wants to have it."""

@@ -309,6 +309,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     `add_bos`: put the model's BOS token in front unless the text already begins with it.
     `show_special`: control tokens that the model writes are spelled out in the text if they occur
     in one of these (markers of tool calls); else they are left out.
+    `ends`: tokens that end the answer besides the model's own. Their text alone does not.
     `draft_model`: path of the model that drafts, loaded if need be; "" is none, None that of the
     load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
     `adapters` None is what the model was loaded with.
@@ -322,6 +323,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
     logprobs: int | None = None
     show_special: tuple[str, ...] = ()
     priority: int = 0

@@ -12,6 +12,9 @@ answers are cut. What it does:
   it begins the answer.
 - Which answer, is decided by markers: characters anywhere in the context. Another head of
   attention looks for the last of them.
+- A grammar leaves no choice about some text, which the engine then writes itself, as single bytes.
+  That loses the place. A last head looks for the last piece, and the answer is resumed where the
+  segment after that piece's begins.
 
 Everything is decided by margins of 30 and more in the logits, so that answers are the same at
 temperature 0 and at 0.8, or at any that anybody uses.
@@ -30,14 +33,15 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.engine.protocol import Segment
 from made_models.writer import byte_names
 
-MARKERS = tuple(bytes([lead, 0x81]).decode() for lead in (*range(0xD5, 0xE0), *range(0xC6, 0xCC)))
+MARKERS = tuple(bytes([lead, 0x81]).decode() for lead in (*range(0xC6, 0xCC), *range(0xCE, 0xE0)))
 """Letters that no test writes otherwise, each with a first byte of its own."""
 
-_REACH = 4
-"""A piece knows the place of the token that comes so many tokens after it, and of all before."""
-_LONGEST = 7
+_BYTES = 3
+"""After a piece, and control tokens, at most so many tokens until the next may be single bytes."""
+_LONGEST = 12
 """Bytes of a piece, unless all shorter ones are taken."""
 
 _BIAS, _OTHER, _FIXED = 0, 1, 2
@@ -59,9 +63,11 @@ class Answer:
     """What the model says once `marker`, one of `MARKERS`, stands anywhere in the context.
 
     Of the answers whose markers are there, the last is given; one without a marker goes first.
+    In segments of text that are not `special` nothing is a control token. Where a grammar may write
+    text of an answer, a segment has to begin wherever it leaves the choice again.
     """
 
-    text: str
+    text: str | Sequence[Segment]
     marker: str = ""
 
 
@@ -75,7 +81,7 @@ def scripted(
     end: str = "<|eos|>",
     begin: str = "<|bos|>",
     adds_begin: bool = False,
-    seed: int = 0,
+    seed: int | None = 0,
     context: int = 8192,
     name: str = "scripted",
 ) -> Path:
@@ -90,10 +96,11 @@ def scripted(
     end, begin
         Control tokens too: end of generation, which follows every answer, and beginning of text.
     seed
-        Decides where the answers are cut into pieces. Cuts fall inside of characters, too.
+        Decides where the answers are cut into pieces. Cuts fall inside of characters, too. None:
+        where segments and control tokens begin, as is best where a grammar may write some of it.
     """
     special = tuple(dict.fromkeys((end, begin, *controls)))
-    script = _Script(answers, special, random.Random(seed))
+    script = _Script(answers, special, None if seed is None else random.Random(seed))
     weights = _Weights(script, answers)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -158,20 +165,27 @@ class _Script:
     pieces
         Texts of the tokens from 256, each of which occurs once in all answers.
     silent
-        How many tokens there are without a text. They stand where no piece could be made for so
-        long that the place would be forgotten, and at the start of an answer without a piece.
+        How many tokens there are without a text. They stand where an answer would begin with a
+        token that does not know its place.
+    longest
+        The most tokens between two that know their places.
+    segments
+        For each answer the number of tokens before each of its segments.
     """
 
     def __init__(
-        self, answers: Sequence[Answer], special: tuple[str, ...], rng: random.Random
+        self, answers: Sequence[Answer], special: tuple[str, ...], rng: random.Random | None
     ) -> None:
         self._random = rng
-        self._forgotten = _REACH  # tokens since one that knows its place
+        self._since = 0  # tokens since one that knows its place
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self.special = special
         self.pieces: dict[bytes, str] = {}
+        self._taken = {text.encode() for text in special}
         self.silent = 0
-        named = [list(self._cut(answer.text)) for answer in answers]
+        self.longest = 1
+        self.segments: list[list[int]] = []
+        named = [list(self._cut(_segments(answer.text))) for answer in answers]
         names = (*self.pieces.values(), *special, *map(_silent, range(self.silent)))
         self.ids: dict[str | int, int] = {byte: byte for byte in range(256)}
         self.ids |= {name: 256 + i for i, name in enumerate(names)}
@@ -183,22 +197,28 @@ class _Script:
             256 <= token < 256 + len(self.pieces)
         )
 
-    def _cut(self, text: str) -> Iterator[str | int]:
-        self._forgotten = _REACH
-        for name in self._tokens(text):
-            if isinstance(name, str) and name.startswith("piece "):
-                self._forgotten = 0
-            elif self._forgotten < _REACH - 1:
-                self._forgotten += 1
-            else:
-                yield _silent(self.silent)
-                self.silent += 1
-                self._forgotten = 1
-            yield name
+    def _cut(self, segments: Sequence[Segment]) -> Iterator[str | int]:
+        self._since = _BYTES  # nothing knows its place yet
+        count = 0
+        begins: list[int] = []
+        self.segments.append(begins)
+        for segment in segments:
+            begins.append(count)
+            for name in self._tokens(segment):
+                knows = isinstance(name, str) and name.startswith("piece ")
+                if not count and not knows:
+                    yield _silent(self.silent)
+                    self.silent += 1
+                    count, self._since = 1, 0
+                self._since = 0 if knows else self._since + 1
+                self.longest = max(self.longest, self._since)
+                count += 1
+                yield name
 
-    def _tokens(self, text: str) -> Iterator[str | int]:
-        position = 0
-        for found in chain(self._special.finditer(text), [None]):
+    def _tokens(self, segment: Segment) -> Iterator[str | int]:
+        text, position = segment.text, 0
+        special = self._special.finditer(text) if segment.special else ()
+        for found in (*special, None):
             until = len(text) if found is None else found.start()
             yield from self._plain(text[position:until].encode())
             if found is not None:
@@ -211,19 +231,27 @@ class _Script:
             if width == 1:
                 yield data[0]
             else:
+                self._taken.add(data[:width])
                 self.pieces[data[:width]] = f"piece {len(self.pieces)}"
                 yield self.pieces[data[:width]]
             data = data[width:]
 
     def _width(self, data: bytes) -> int:
         """Bytes of the next piece; 1 is a byte's own token."""
-        short = list(range(1 if self._forgotten < _REACH - 1 else 2, 1 + _LONGEST))
-        self._random.shuffle(short)
-        longer = list(range(1 + _LONGEST, 1 + len(data)))
-        for width in short + longer:
-            if width <= len(data) and (width == 1 or data[:width] not in self.pieces):
+        if self._random is None:
+            widths = list(range(len(data), 1, -1))
+        else:
+            widths = list(range(1 if self._since < _BYTES else 2, 1 + _LONGEST))
+            self._random.shuffle(widths)
+            widths += range(1 + _LONGEST, 1 + len(data))
+        for width in widths:
+            if width <= len(data) and (width == 1 or data[:width] not in self._taken):
                 return width
         return 1
+
+
+def _segments(text: str | Sequence[Segment]) -> Sequence[Segment]:
+    return (Segment(text, special=True),) if isinstance(text, str) else text
 
 
 def _silent(number: int) -> str:
@@ -241,9 +269,11 @@ class _Weights:
         self._seen = {marker: at + len(wanted) for marker, at in self._mark.items()}
         places = sum(map(len, script.answers))
         self._place = _FIXED + 2 * len(wanted)
-        self.size = _rounded(self._place + places, 32)
+        self._next = self._place + places
+        self.size = _rounded(self._next + sum(map(len, script.segments)), 32)
         self.head = _rounded(places, _HEAD)
-        self.heads = _REACH  # one for each distance, one for markers
+        # One for each distance, one for the last piece, one for markers.
+        self.heads = script.longest + 2
         # Every embedding has two ones, so that its norm divides by the same number.
         self._unit = (2 / self.size) ** 0.5
 
@@ -288,7 +318,7 @@ class _Weights:
         shifted = slice(1, _CLOCK * pair, pair)
         turns = _ROTATION ** (-2 * np.arange(_CLOCK) / _HEAD)
         strength = (_SHARPNESS * self.head**0.5) ** 0.5 * self._unit
-        for head in range(_REACH - 1):
+        for head in range(self.heads - 2):
             back = head + 1
             keys[head, clock, _BIAS] = strength
             queries[head, clock, _BIAS] = strength * np.cos(back * turns)
@@ -300,6 +330,11 @@ class _Weights:
                     if place + back < first + len(tokens):
                         output[self._place + place + back, head, place] = 1
                 first += len(tokens)
+        queries[-2, -2, _BIAS] = strength
+        for number, (place, following) in enumerate(self._resumed()):
+            keys[-2, -2, self._place + place] = strength * (1 + number) / 2
+            values[-2, place, self._place + place] = self._unit
+            output[self._next + following, -2, place] = 1
         queries[-1, -2, _BIAS] = strength
         for number, (marker, at) in enumerate(self._mark.items()):
             keys[-1, -2, at] = strength * (1 + number)  # the last is the best
@@ -313,17 +348,33 @@ class _Weights:
             output.reshape(self.size, -1),
         )
 
+    def _resumed(self) -> Iterator[tuple[int, int]]:
+        """For each place with a piece: which of all segments, counted through, comes after it."""
+        first = count = 0
+        for tokens, begins in zip(self._script.answers, self._script.segments, strict=True):
+            for place, token in enumerate(tokens):
+                after = sum(begin <= place for begin in begins)
+                if self._script.votes(token) and after < len(begins):
+                    yield first + place, count + after
+            first += len(tokens)
+            count += len(begins)
+
     def _head(self) -> NDArray[np.float32]:
-        """The place in the script goes before the marker, which goes before nothing at all."""
+        """What goes before what: places, the segment to resume at, markers, nothing at all."""
         logits = np.zeros((len(self._script.ids), self.size), np.float32)
         end = self._script.ids[self._script.special[0]]
-        place = self._place
-        for marker, tokens in zip(self._markers, self._script.answers, strict=True):
+        place, resumed = self._place, self._next
+        for marker, tokens, begins in zip(
+            self._markers, self._script.answers, self._script.segments, strict=True
+        ):
             follows = [*tokens, end]
+            for begin in begins:
+                logits[follows[begin], resumed] = 3 * _MARGIN
+                resumed += 1
             at, margin = (self._seen[marker], 2 * _MARGIN) if marker else (_BIAS, _MARGIN)
             logits[follows[0], at] = margin
             for follower in follows[1:]:
-                logits[follower, place] = 4 * _MARGIN
+                logits[follower, place] = 5 * _MARGIN
                 place += 1
         return logits
 
