@@ -15,9 +15,9 @@ from llguidance import LLMatcher
 
 from lmnb.chat import tool_check
 from lmnb.chat.conversation import OutputFormat, Request, Tool, ToolCall, ToolChoice
-from lmnb.chat.formats import schemas
+from lmnb.chat.formats.forcing import schemas
+from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
-from lmnb.chat.formats.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.write import write_calls
 from lmnb.engine import grammar_source, native
 from lmnb.engine.gguf import read_header

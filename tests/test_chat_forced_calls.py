@@ -17,9 +17,9 @@ from tool_schemas import ToolMaker
 from lmnb.chat.conversation import Tool, ToolChoice
 from lmnb.chat.events import ToolCallDelta, ToolCallEnd, ToolCallStart
 from lmnb.chat.formats import default
+from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.format import Format
-from lmnb.chat.formats.grammar import Around, Control, call_constraint
-from lmnb.chat.formats.split import Splitter
+from lmnb.chat.formats.reading.split import Splitter
 from lmnb.chat.tool_names import adapt
 from lmnb.engine import native
 from lmnb.engine.protocol import LoadConfig, Sampling

@@ -29,9 +29,9 @@ from lmnb.chat.conversation import (
 from lmnb.chat.events import Event, Finished, Prompt, TextDelta
 from lmnb.chat.generate import _template_arguments, ensure_supported, generate, tokenize
 from lmnb.chat.joining import join
-from lmnb.chat.render_messages import SWITCHES
+from lmnb.chat.rendering.messages import SWITCHES
+from lmnb.chat.rendering.renderer import Renderer
 from lmnb.chat.sampling import fill_in
-from lmnb.chat.template import Renderer
 from lmnb.engine.client import Update, Worker
 from lmnb.engine.protocol import Generate, LoadConfig, Sampling
 from lmnb.errors import ContextOverflow, InvalidRequest, NotSupported

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmnb.chat.render_marks import cut, mark, unmark
+from lmnb.chat.rendering.marks import cut, mark, unmark
 from lmnb.engine.protocol import Segment
 
 CONTROL = [

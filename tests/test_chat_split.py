@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.events import TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
-from lmnb.chat.formats.split import Part, Splitter
+from lmnb.chat.formats.reading.split import Part, Splitter
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import Adapted, adapt
 from lmnb.engine.protocol import TokenLogprob

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lmnb.chat.conversation import Message, Role, Text, Thinking
-from lmnb.chat.template import Prompted, Renderer
+from lmnb.chat.rendering.renderer import Prompted, Renderer
 from lmnb.errors import InvalidRequest
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmnb.chat.conversation import Tool
-from lmnb.chat.render_schemas import plain_parameters
+from lmnb.chat.rendering.schemas import plain_parameters
 from lmnb.chat.tool_names import MOST_NESTED, adapt, whole_schema
 from lmnb.errors import InvalidRequest
 

@@ -22,7 +22,7 @@ from lmnb.chat.conversation import (
     ToolCall,
 )
 from lmnb.chat.formats.default import CALLS, tool_prompt
-from lmnb.chat.template import choose_template
+from lmnb.chat.rendering.renderer import choose_template
 
 kept = pytest.fixture(scope="module", autouse=True)(kept_renderer)
 

@@ -13,10 +13,10 @@ import pytest
 from test_chat_template import TEMPLATES, say, text
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking, Tool, ToolCall, ToolResult
-from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_messages import Takes
-from lmnb.chat.render_template import Template
-from lmnb.chat.template import Prompted, Renderer
+from lmnb.chat.rendering.environment import make_environment
+from lmnb.chat.rendering.messages import Takes
+from lmnb.chat.rendering.renderer import Prompted, Renderer
+from lmnb.chat.rendering.template import Template
 
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason="the shared chat templates are not here")
 

@@ -24,9 +24,9 @@ from lmnb.chat.conversation import (
     Tool,
     ToolCall,
 )
-from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_job import Job, Rendered, Turn
-from lmnb.chat.render_template import Template
+from lmnb.chat.rendering.environment import make_environment
+from lmnb.chat.rendering.job import Job, Rendered, Turn
+from lmnb.chat.rendering.template import Template
 from lmnb.errors import InvalidRequest
 
 kept = pytest.fixture(scope="module", autouse=True)(kept_renderer)

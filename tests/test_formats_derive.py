@@ -21,14 +21,14 @@ from family_formats import FAMILIES
 from own_formats import OWN
 
 from lmnb.chat.conversation import Tool, ToolCall
-from lmnb.chat.formats.derive import derive
+from lmnb.chat.formats.deriving.derive import derive
 from lmnb.chat.formats.format import Format, HarmonyCall
 from lmnb.chat.formats.write import write_answer
-from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_job import Turn
-from lmnb.chat.render_marks import unmark
-from lmnb.chat.render_template import Template
-from lmnb.chat.template import Renderer
+from lmnb.chat.rendering.environment import make_environment
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.marks import unmark
+from lmnb.chat.rendering.renderer import Renderer
+from lmnb.chat.rendering.template import Template
 from lmnb.errors import InvalidRequest
 
 TEMPLATES = Path(__file__).parent / "templates"

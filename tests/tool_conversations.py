@@ -16,7 +16,7 @@ from lmnb.chat.conversation import (
     ToolCall,
     ToolResult,
 )
-from lmnb.chat.template import Prompted, Renderer
+from lmnb.chat.rendering.renderer import Prompted, Renderer
 
 CALLING = (
     "{% macro write(call) %}<call>{{ call.function.name }} {{ call.function.arguments | tojson }}"

@@ -16,14 +16,14 @@ import msgspec
 from lmnb.chat.conversation import Document, Request, Tool, ToolCall, ToolResult
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Timings, Usage
 from lmnb.chat.formats import default
+from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.format import Format
-from lmnb.chat.formats.grammar import Around, Control, call_constraint
-from lmnb.chat.formats.prompt_end import thinking_around
-from lmnb.chat.formats.split import Splitter
+from lmnb.chat.formats.reading.prompt_end import thinking_around
+from lmnb.chat.formats.reading.split import Splitter
 from lmnb.chat.output_format import constraint
-from lmnb.chat.render_messages import SWITCHES
+from lmnb.chat.rendering.messages import SWITCHES
+from lmnb.chat.rendering.renderer import Prompted, Renderer, choose_template
 from lmnb.chat.sampling import fill_in
-from lmnb.chat.template import Prompted, Renderer, choose_template
 from lmnb.chat.tool_names import Adapted, adapt
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import (

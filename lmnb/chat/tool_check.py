@@ -15,7 +15,7 @@ async def check(request: Request) -> tuple[str, ...]:
     Raises
     ------
     NotSupported, InvalidRequest
-        A strict tool's schema; see `lmnb.chat.formats.schemas.warnings`.
+        A strict tool's schema; see `lmnb.chat.formats.forcing.schemas.warnings`.
     """
     if not request.tools or request.tool_choice.mode == "none":
         return ()

@@ -9,7 +9,7 @@ import msgspec
 from lmnb.chat.formats.default import CALLS
 from lmnb.chat.formats.examples import examples
 from lmnb.chat.formats.format import Format
-from lmnb.chat.template import Renderer, choose_template
+from lmnb.chat.rendering.renderer import Renderer, choose_template
 from lmnb.engine.gguf import read_header
 from lmnb.errors import InvalidRequest
 from lmnb.models.entry import ModelEntry

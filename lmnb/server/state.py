@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
-from lmnb.chat.template import Renderer
+from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager

@@ -3,7 +3,7 @@
 The answer's text is what the template prints with the assistant's message, less what it prints
 before it. What a family supports is decided by what is printed, for every template by these rules:
 
-- The message is taken as it is, not bent (`lmnb.chat.render_turns.bend_calls`): templates that show
+- The message is taken as it is, not bent (`lmnb.chat.rendering.bend.bend_calls`): templates that show
   one call a turn, or no words beside calls, do not support several calls, or words beside them.
 - What is printed begins with the prompt. (In R1's distillations a second call does not.)
 - Words beside calls are not printed as if they were thinking.
@@ -34,8 +34,8 @@ from lmnb.chat.conversation import (
     ToolResult,
 )
 from lmnb.chat.formats import default
-from lmnb.chat.formats.borders import common_prefix, common_suffix, markers
-from lmnb.chat.formats.derive import derive
+from lmnb.chat.formats.deriving.borders import common_prefix, common_suffix, markers
+from lmnb.chat.formats.deriving.derive import derive
 from lmnb.chat.formats.format import (
     Calls,
     DictArguments,
@@ -44,14 +44,14 @@ from lmnb.chat.formats.format import (
     WrittenCall,
 )
 from lmnb.chat.generate import _template_arguments
-from lmnb.chat.media import Media
-from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_job import Job, Turn
-from lmnb.chat.render_marks import cut
-from lmnb.chat.render_template import Template, _marked
-from lmnb.chat.render_turns import bend_calls
+from lmnb.chat.rendering.bend import bend_calls
+from lmnb.chat.rendering.environment import make_environment
+from lmnb.chat.rendering.job import Job, Turn
+from lmnb.chat.rendering.marks import cut
+from lmnb.chat.rendering.media import Media
+from lmnb.chat.rendering.template import Template, _marked
+from lmnb.chat.rendering.turns import make_turns
 from lmnb.chat.tool_names import adapt
-from lmnb.chat.turns import make_turns
 from lmnb.engine.protocol import Segment
 from round_trips.cases import TOOLS, Case, call, cases
 

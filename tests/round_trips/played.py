@@ -31,7 +31,7 @@ from lmnb.chat.events import (
     ToolCallStart,
 )
 from lmnb.chat.generate import generate
-from lmnb.chat.template import Renderer
+from lmnb.chat.rendering.renderer import Renderer
 from lmnb.engine.client import Update, Worker
 from lmnb.engine.protocol import Generate, LoadConfig
 from round_trips.cases import TOOLS

@@ -1,8 +1,8 @@
 """How a model writes an answer: its thinking, its words, its tool calls. A value, not a parser.
 
-A `Format` is derived from a chat template (`lmnb.chat.formats.derive`), read by a person
+A `Format` is derived from a chat template (`lmnb.chat.formats.deriving.derive`), read by a person
 (`lmnb inspect`), and used three times: to split a stream of text into events
-(`lmnb.chat.formats.split`), to build the grammar of a forced call (`lmnb.chat.formats.grammar`),
+(`lmnb.chat.formats.reading.split`), to build the grammar of a forced call (`lmnb.chat.formats.forcing.grammar`),
 and to find where thinking ends. Nothing else may know what a family writes.
 
 White space at the borders of markers is kept here as the template writes it, which is what a
@@ -149,7 +149,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
         What follows a turn in the template: control tokens, by their looks, that end it besides the
         model's own end of generation.
     family
-        The file of `lmnb.chat.formats.families` that made it; "" if it was derived.
+        The file of `lmnb.chat.formats.deriving.families` that made it; "" if it was derived.
     """
 
     thinking: Span | None = None

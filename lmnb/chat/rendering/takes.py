@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from lmnb.chat.conversation import Tool, ToolCall
-from lmnb.chat.render_job import Turn
-from lmnb.chat.render_messages import Ids, Takes, ThinkingKey, messages
-from lmnb.chat.render_schemas import Schemas
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.messages import Ids, Takes, ThinkingKey, messages
+from lmnb.chat.rendering.schemas import Schemas
 
 Print: TypeAlias = Callable[[Sequence[Turn], Sequence[Tool], Takes], str]
 """A template printed with turns and tools in a manner; the answer is to be begun."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmnb.chat.formats.borders import common_prefix, common_suffix
+from lmnb.chat.formats.deriving.borders import common_prefix, common_suffix
+from lmnb.chat.formats.deriving.probe import KEYS, NAMES, VALUES, Probe, call
 from lmnb.chat.formats.format import Arguments, DictArguments, JsonArguments, TaggedArguments
-from lmnb.chat.formats.probe import KEYS, NAMES, VALUES, Probe, call
 
 NUMBER = 407
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lmnb.chat.formats.families import apriel, granite, harmony, lfm2
+from lmnb.chat.formats.deriving.families import apriel, granite, harmony, lfm2
 from lmnb.chat.formats.format import Format
 
 Recognise = Callable[[str, Format], Format | None]

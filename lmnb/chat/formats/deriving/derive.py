@@ -2,7 +2,7 @@
 
 Nothing here knows a family: what the template writes for a call of another name, for one more
 argument, for thinking and for none, tells where each of them begins and ends. What cannot be found
-that way is recognised in `lmnb.chat.formats.families`.
+that way is recognised in `lmnb.chat.formats.deriving.families`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lmnb.chat.formats.borders import common_prefix, common_suffix, counterpart, markers
-from lmnb.chat.formats.derive_calls import derive_calls
-from lmnb.chat.formats.derive_thinking import derive_words, opening
-from lmnb.chat.formats.families import RECOGNISERS
+from lmnb.chat.formats.deriving.borders import common_prefix, common_suffix, counterpart, markers
+from lmnb.chat.formats.deriving.calls import derive_calls
+from lmnb.chat.formats.deriving.families import RECOGNISERS
+from lmnb.chat.formats.deriving.probe import LATER, THOUGHT, WORDS, Probe, call
+from lmnb.chat.formats.deriving.thinking import derive_words, opening
 from lmnb.chat.formats.format import Calls, Format, Span
-from lmnb.chat.formats.probe import LATER, THOUGHT, WORDS, Probe, call
-from lmnb.chat.render_messages import SWITCHES
+from lmnb.chat.rendering.messages import SWITCHES
 
 if TYPE_CHECKING:
-    from lmnb.chat.render_template import Template
+    from lmnb.chat.rendering.template import Template
 
 
 def derive(template: Template, *, bos_text: str = "", eos_text: str = "") -> Format:

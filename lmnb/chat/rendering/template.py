@@ -13,15 +13,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.formats.default import CALLS, tool_prompt
-from lmnb.chat.formats.derive import derive
+from lmnb.chat.formats.deriving.derive import derive
 from lmnb.chat.formats.format import Calls
 from lmnb.chat.formats.write import write_calls
-from lmnb.chat.render_environment import OutputTooLong, TemplateRefusal, print_template
-from lmnb.chat.render_job import Job, Outcome, Refused, Rendered, Turn
-from lmnb.chat.render_marks import Words, cut, mark, mark_json
-from lmnb.chat.render_messages import SWITCHES, Takes, messages, tool_objects, tool_variables
-from lmnb.chat.render_takes import plain_takes, thinking_takes, tool_takes, words_takes
-from lmnb.chat.render_turns import (
+from lmnb.chat.rendering.bend import (
     bend_calls,
     calls_as_words,
     fold_system,
@@ -30,6 +25,11 @@ from lmnb.chat.render_turns import (
     with_prompt,
     words_into_results,
 )
+from lmnb.chat.rendering.environment import OutputTooLong, TemplateRefusal, print_template
+from lmnb.chat.rendering.job import Job, Outcome, Refused, Rendered, Turn
+from lmnb.chat.rendering.marks import Words, cut, mark, mark_json
+from lmnb.chat.rendering.messages import SWITCHES, Takes, messages, tool_objects, tool_variables
+from lmnb.chat.rendering.takes import plain_takes, thinking_takes, tool_takes, words_takes
 from lmnb.engine.protocol import Segment
 
 _END = "\U0010fffd\U0010fffc"  # where a prefilled answer ends; private use, in no content

@@ -27,10 +27,10 @@ from lmnb.chat.events import (
     ToolCallStart,
 )
 from lmnb.chat.formats.format import Format, HarmonyCall
-from lmnb.chat.formats.prompt_end import begun_marker, thinking_open
 from lmnb.chat.formats.reading.answer import Answer
 from lmnb.chat.formats.reading.harmony import MARKERS as HARMONY_MARKERS
 from lmnb.chat.formats.reading.harmony import START, Harmony
+from lmnb.chat.formats.reading.prompt_end import begun_marker, thinking_open
 from lmnb.chat.formats.reading.source import (
     Begun,
     Cut,
@@ -41,8 +41,8 @@ from lmnb.chat.formats.reading.source import (
     Said,
     Source,
 )
+from lmnb.chat.formats.reading.token_places import TokenPlaces
 from lmnb.chat.formats.reading.tools import Tools
-from lmnb.chat.formats.token_places import TokenPlaces
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import Adapted
 from lmnb.engine.protocol import TokenLogprob

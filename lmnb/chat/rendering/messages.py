@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lmnb.chat.conversation import Tool, ToolCall
-from lmnb.chat.render_job import Turn
-from lmnb.chat.render_marks import mark_values, read_marked
-from lmnb.chat.render_schemas import Schemas, plain_parameters
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.marks import mark_values, read_marked
+from lmnb.chat.rendering.schemas import Schemas, plain_parameters
 
 ThinkingKey = Literal[
     "", "reasoning_content", "thinking", "reasoning", "thought", "tool_plan", "chunk", "tags"
@@ -24,7 +24,7 @@ SWITCHES = ("enable_thinking", "thinking", "reasoning")
 
 @dataclass(frozen=True)
 class Takes:
-    """What a template was found to take, by trying it (`lmnb.chat.render_takes`).
+    """What a template was found to take, by trying it (`lmnb.chat.rendering.takes`).
 
     no_tools
         Variables where there are no tools: `tools` is None, as in transformers; but templates made
@@ -58,7 +58,7 @@ class Takes:
         The role of a result; "": no role that was tried is shown.
     schemas
         Whether schemas with `$defs`, lists of types and alternatives are shown as well as plain
-        ones (`lmnb.chat.render_schemas`).
+        ones (`lmnb.chat.rendering.schemas`).
     """
 
     no_tools: dict[str, Any] = field(default_factory=dict)

@@ -14,8 +14,8 @@ import msgspec
 
 from lmnb.chat.conversation import ToolCall
 from lmnb.chat.formats.default import result_text
-from lmnb.chat.render_job import Turn
-from lmnb.chat.render_messages import Takes
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.messages import Takes
 
 _GAP = "\n\n"
 

@@ -22,7 +22,10 @@ from typing import NamedTuple
 import msgspec
 
 from lmnb.chat.conversation import OutputFormat, Tool, ToolChoice
-from lmnb.chat.formats.arguments import arguments, keywords
+from lmnb.chat.formats.forcing.arguments import arguments, keywords
+from lmnb.chat.formats.forcing.lark import SPACE, Lark, either, json_value, regex, sequence
+from lmnb.chat.formats.forcing.schemas import FREE, Schema, try_out, usable
+from lmnb.chat.formats.forcing.values import moved
 from lmnb.chat.formats.format import (
     ARGUMENTS,
     ID,
@@ -36,9 +39,6 @@ from lmnb.chat.formats.format import (
     PythonCall,
     WrittenCall,
 )
-from lmnb.chat.formats.lark import SPACE, Lark, either, json_value, regex, sequence
-from lmnb.chat.formats.schemas import FREE, Schema, try_out, usable
-from lmnb.chat.formats.values import moved
 from lmnb.chat.formats.write import example
 from lmnb.engine.grammar_source import MAX_LENGTH
 from lmnb.engine.protocol import ConstraintSpec, Trigger

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lmnb.chat.conversation import Tool, ToolCall
-from lmnb.chat.render_job import Turn
-from lmnb.chat.render_messages import SWITCHES
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.messages import SWITCHES
 
 if TYPE_CHECKING:
-    from lmnb.chat.render_template import Template
+    from lmnb.chat.rendering.template import Template
 
 QUESTION = "Questionqq"
 WORDS = "Wordsww"

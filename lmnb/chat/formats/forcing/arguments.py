@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lmnb.chat.conversation import Tool
-from lmnb.chat.formats import strings
-from lmnb.chat.formats.format import Arguments, DictArguments, JsonArguments, TaggedArguments
-from lmnb.chat.formats.lark import Lark, Member, either, json_value, members, sequence
-from lmnb.chat.formats.schemas import Schema
-from lmnb.chat.formats.values import (
+from lmnb.chat.formats.forcing import strings
+from lmnb.chat.formats.forcing.lark import Lark, Member, either, json_value, members, sequence
+from lmnb.chat.formats.forcing.schemas import Schema
+from lmnb.chat.formats.forcing.values import (
     PYTHON,
     Values,
     alternatives,
@@ -17,6 +16,7 @@ from lmnb.chat.formats.values import (
     embedded,
     unnamed,
 )
+from lmnb.chat.formats.format import Arguments, DictArguments, JsonArguments, TaggedArguments
 from lmnb.errors import InvalidRequest, NotSupported
 
 _KEY = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"

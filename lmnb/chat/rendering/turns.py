@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from lmnb.chat.conversation import Document, Message, Thinking, ToolCall, ToolResult
 from lmnb.chat.formats.default import result_text
-from lmnb.chat.media import Media
-from lmnb.chat.render_job import Turn
+from lmnb.chat.rendering.job import Turn
+from lmnb.chat.rendering.media import Media
 from lmnb.chat.tool_names import Adapted
 from lmnb.errors import NotSupported
 

@@ -24,7 +24,7 @@ MAX_OUTPUT = 32 * 1024 * 1024
 
 
 _NOT_ASCII = re.compile("[^\0-\x7f\U000f0000-\U000ffffd]")
-"""What JSON can escape, but for marked words (`lmnb.chat.render_marks`), which must be found again."""
+"""What JSON can escape, but for marked words (`lmnb.chat.rendering.marks`), which must be found again."""
 
 
 class TemplateRefusal(TemplateError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lmnb.chat.formats.borders import (
+from lmnb.chat.formats.deriving.borders import (
     counterpart,
     is_marker,
     markers,
     without_empty,
 )
+from lmnb.chat.formats.deriving.probe import LATER, NAMES, THOUGHT, WORDS, Probe, call
 from lmnb.chat.formats.format import NAME, Calls, JsonCall, Span, WrittenCall
-from lmnb.chat.formats.probe import LATER, NAMES, THOUGHT, WORDS, Probe, call
-from lmnb.chat.render_messages import SWITCHES
+from lmnb.chat.rendering.messages import SWITCHES
 
 
 def derive_words(

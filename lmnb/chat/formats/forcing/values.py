@@ -12,9 +12,17 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.formats import strings
-from lmnb.chat.formats.lark import Lark, Member, either, json_value, members, regex, sequence
-from lmnb.chat.formats.schemas import Schema, mapped
+from lmnb.chat.formats.forcing import strings
+from lmnb.chat.formats.forcing.lark import (
+    Lark,
+    Member,
+    either,
+    json_value,
+    members,
+    regex,
+    sequence,
+)
+from lmnb.chat.formats.forcing.schemas import Schema, mapped
 
 _NUMBER_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _ENFORCED = frozenset(

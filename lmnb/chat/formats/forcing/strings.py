@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lmnb.chat.formats.lark import Lark, either, regex, sequence
+from lmnb.chat.formats.forcing.lark import Lark, either, regex, sequence
 
 _DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
 _TIME = (

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.formats.borders import common_prefix, common_suffix, markers, without_empty
-from lmnb.chat.formats.derive_arguments import WrittenArguments, find_arguments
+from lmnb.chat.formats.deriving.arguments import WrittenArguments, find_arguments
+from lmnb.chat.formats.deriving.borders import common_prefix, common_suffix, markers, without_empty
+from lmnb.chat.formats.deriving.probe import IDS, KEYS, NAMES, THOUGHT, VALUES, WORDS, Probe, call
 from lmnb.chat.formats.format import (
     ARGUMENTS,
     ID,
@@ -23,7 +24,6 @@ from lmnb.chat.formats.format import (
     PythonCall,
     WrittenCall,
 )
-from lmnb.chat.formats.probe import IDS, KEYS, NAMES, THOUGHT, VALUES, WORDS, Probe, call
 from lmnb.chat.formats.write import write_calls
 
 _JSON = json.JSONDecoder()

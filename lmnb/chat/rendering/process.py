@@ -1,11 +1,11 @@
-"""The process that renders chat templates: `python -m lmnb.chat.renderer FD`.
+"""The process that renders chat templates: `python -m lmnb.chat.rendering.process FD`.
 
 Templates come out of downloaded files. The sandbox keeps them from Python's insides, but not from
 running for ever or from building strings of gigabytes, and no code of ours can interrupt them. So
 this process holds nothing of value and may die: the kernel ends it after `CPU_SECONDS` of
 computing on one job (more if the conversation is long: templates often look at all messages for
 each of them), it cannot get more than `MEMORY` on top of what it started with, nor write
-files, nor start processes. The server (`lmnb.chat.template`) starts another.
+files, nor start processes. The server (`lmnb.chat.rendering.renderer`) starts another.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 import msgspec
 from jinja2 import TemplateError
 
-from lmnb.chat.formats.derive import derive
-from lmnb.chat.render_environment import make_environment
-from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
-from lmnb.chat.render_template import Template, refusal
+from lmnb.chat.formats.deriving.derive import derive
+from lmnb.chat.rendering.environment import make_environment
+from lmnb.chat.rendering.job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
+from lmnb.chat.rendering.template import Template, refusal
 
 CPU_SECONDS = 0.8
 CPU_SECONDS_PER_TURN = 0.002

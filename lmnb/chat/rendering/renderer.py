@@ -1,6 +1,6 @@
 """Conversations rendered to prompt text by the model's own template, in a process apart.
 
-See `lmnb.chat.renderer` for what that process may do, `lmnb.chat.render_marks` for how people's
+See `lmnb.chat.rendering.process` for what that process may do, `lmnb.chat.rendering.marks` for how people's
 words are kept from becoming control tokens.
 """
 
@@ -20,10 +20,10 @@ import msgspec
 
 from lmnb.chat.conversation import Message, Tool
 from lmnb.chat.formats.format import Format
-from lmnb.chat.media import Media
-from lmnb.chat.render_job import AnyJob, Derived, FormatJob, Job, Outcome, Refused, Rendered
+from lmnb.chat.rendering.job import AnyJob, Derived, FormatJob, Job, Outcome, Refused, Rendered
+from lmnb.chat.rendering.media import Media
+from lmnb.chat.rendering.turns import make_turns
 from lmnb.chat.tool_names import adapt
-from lmnb.chat.turns import make_turns
 from lmnb.engine.protocol import Segment
 from lmnb.errors import InvalidRequest, LmnbError
 
@@ -248,7 +248,7 @@ class _Child:
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "lmnb.chat.renderer", str(theirs.fileno())],
+        [sys.executable, "-m", "lmnb.chat.rendering.process", str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

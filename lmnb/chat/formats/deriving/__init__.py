@@ -1,0 +1,1 @@
+"""From a chat template to a `Format`."""

@@ -1,0 +1,1 @@
+"""From a `Format` and tools to a grammar."""
