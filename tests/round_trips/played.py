@@ -112,6 +112,7 @@ def _controls(family: Family, cases: Sequence[Written], rng: random.Random) -> l
     """The markers of the family that are control tokens: those in bars, and some of the others."""
     written = "".join(s.text for case in cases for s in case.answer if s.special)
     surely = set(_SURELY_CONTROL.findall(family.template.source + written))
+    surely.update(family.format.ends)
     share = rng.choice((0, 0.5, 1))
     perhaps = {
         tag for tag in sorted(set(_PERHAPS_CONTROL.findall(written))) if rng.random() < share
