@@ -23,7 +23,7 @@ async def check(request: Request) -> tuple[str, ...]:
 
 
 def _check(request: Request) -> tuple[str, ...]:
-    from lmnb.chat.formats import schemas
+    from lmnb.chat.formats.forcing import schemas
     from lmnb.chat.tool_names import whole_schema
 
     whole = tuple(
