@@ -230,6 +230,28 @@ def test_tools_with_the_real_model(sdk: anthropic.Anthropic) -> None:
     assert sdk.messages.create(**ask(tools=[tool], tool_choice={"type": "none"})).content
 
 
+def test_a_tool_that_is_found_later_leaves_the_prompt_before_it_as_it_was(
+    sdk: anthropic.Anthropic,
+) -> None:
+    schema: Any = {"type": "object", "properties": {}}
+    search: Any = {"name": "search_tools", "input_schema": schema}
+    later: Any = {"name": "get_weather", "input_schema": schema, "defer_loading": True}
+    before = sdk.messages.create(**ask(tools=[later, search])).usage
+    reference = {"type": "tool_reference", "tool_name": "get_weather"}
+    call = {"type": "tool_use", "id": "1", "name": "search_tools", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [reference]}
+    searched = [
+        *COLOURS,
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    wanted = ask(tools=[later, search], messages=searched, max_tokens=60)
+    found = sdk.messages.create(**wanted, tool_choice={"type": "tool", "name": "get_weather"})
+    assert [block.name for block in found.content if block.type == "tool_use"] == ["get_weather"]
+    whole = before.input_tokens + (before.cache_read_input_tokens or 0)
+    assert (found.usage.cache_read_input_tokens or 0) >= whole
+
+
 def test_an_embedding_model_cannot_chat(sdk: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError, match="embedding model"):
         sdk.messages.create(**ask(model=EMBEDDER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -360,6 +361,18 @@ def test_items_of_calls() -> None:
     )
 
 
+def test_results_that_belong_to_no_call_are_shown() -> None:
+    """Codex reminds the model of a goal that way."""
+    call = {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"}
+    output = {"type": "function_call_output", "output": "Be done by nine."}
+    reminder = output | {"name": "goal", "namespace": "agent"}
+    found = response(input=[HELLO, call, output | {"call_id": "1"}, reminder])
+    assert found.messages[2].role == "tool"
+    assert found.messages[3] == Message("user", (Text("Be done by nine."),))
+    with pytest.raises(MissingParameter):
+        response(input=[HELLO, output])
+
+
 def test_damaged_seals_are_no_thoughts() -> None:
     blob = seal("some longer thoughts")
     for damaged in (blob[:-8], blob[:6], blob[:10] + "!" + blob[11:], "lmnb1.====", ""):
@@ -408,3 +421,49 @@ def test_counting_knows_tools() -> None:
     assert found.tools == (Tool("look", "", SCHEMA),)
     with pytest.raises(NotSupported):
         message(tools=[{"type": "web_search_20250305", "name": "web_search"}])
+
+
+LATER = {"name": "later", "description": "Waits.", "input_schema": SCHEMA, "defer_loading": True}
+SEARCHED: list[dict[str, Any]] = [
+    HELLO,
+    {"role": "assistant",
+     "content": [{"type": "tool_use", "id": "1", "name": "look", "input": {}}]},
+    {"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "1", "content": [
+            {"type": "text", "text": "Found:"},
+            {"type": "tool_reference", "tool_name": "later"},
+            {"type": "tool_reference", "tool_name": "gone"},
+        ]},
+    ]},
+]  # fmt: skip
+"""A search for tools, and what it found."""
+
+
+def test_deferred_tools_are_told_of_where_they_were_found() -> None:
+    assert message(tools=[LOOK, LATER]).tools == (Tool("look", "", SCHEMA),)
+    found = message(tools=[LOOK, LATER], messages=SEARCHED)
+    assert found.tools == (
+        Tool("look", "", SCHEMA),
+        Tool("later", "Waits.", SCHEMA, deferred=True),
+    )
+    [result] = found.messages[2].parts
+    assert isinstance(result, ToolResult)
+    [text] = result.parts
+    assert isinstance(text, Text)
+    assert text.text.splitlines() == [
+        "Found:",
+        "<functions>",
+        "<function>"
+        + json.dumps({"description": "Waits.", "name": "later", "parameters": SCHEMA})
+        + "</function>",
+        '<function>{"description": "", "name": "gone", "parameters": {}}</function>',
+        "</functions>",
+    ]
+
+
+def test_tools_that_were_found_may_be_asked_for() -> None:
+    choice = {"type": "tool", "name": "later"}
+    found = message(tools=[LOOK, LATER], messages=SEARCHED, tool_choice=choice)
+    assert found.tool_choice == ToolChoice("named", "later")
+    with pytest.raises(InvalidRequest, match="no tool named 'later'"):
+        message(tools=[LOOK, LATER], tool_choice=choice)

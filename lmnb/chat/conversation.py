@@ -80,12 +80,16 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call. `parameters` is a JSON schema."""
+    """A function the model may call. `parameters` is a JSON schema.
+
+    A `deferred` one is not told of at the head of the prompt: the conversation tells of it.
+    """
 
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = None
     strict: bool = False
+    deferred: bool = False
 
 
 class ToolChoice(msgspec.Struct, frozen=True):

@@ -225,7 +225,7 @@ async def _prompt(request: Request, info: ModelInfo, renderer: Renderer) -> Prom
     return await renderer.render(
         choose_template(info.chat_templates, tools=bool(tools)),
         request.messages,
-        tools=tools,
+        tools=tuple(tool for tool in tools if not tool.deferred),
         bos_text=info.bos_text,
         eos_text=info.eos_text,
         continue_final=request.continue_final,

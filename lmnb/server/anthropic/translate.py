@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -22,7 +23,7 @@ from lmnb.chat.conversation import (
     ToolResult,
 )
 from lmnb.errors import InvalidRequest, NotSupported
-from lmnb.server.anthropic import blocks
+from lmnb.server.anthropic import blocks, references
 from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
 from lmnb.server.errors import InvalidType
 
@@ -61,7 +62,7 @@ def translate(body: CountBody, model: str, headers: Headers) -> Request:
         Only tools were given that Anthropic runs itself.
     """
     messages = conversation(body)
-    own = tools(body.tools or [])
+    own = tools(body.tools or [], references.referenced(body.messages))
     common: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -105,7 +106,8 @@ def conversation(body: CountBody) -> tuple[Message, ...]:
                 f"messages.{i}.role: must be 'user', 'assistant' or 'system', not {message.role!r}.",
                 param=f"messages.{i}.role",
             )
-        parts = blocks.parts(message.content, f"messages.{i}.content")
+        content = references.spelled_out(message.content, body.tools or [])
+        parts = blocks.parts(content, f"messages.{i}.content")
         results = tuple(part for part in parts if isinstance(part, ToolResult))
         rest = tuple(part for part in parts if not isinstance(part, ToolResult))
         if results:
@@ -138,8 +140,11 @@ def _is_billing(text: object) -> bool:
 # --- options --------------------------------------------------------------------
 
 
-def tools(given: list[Block]) -> tuple[Tool, ...]:
-    """The caller's own tools. Those that Anthropic runs are left out, unless there are no others."""
+def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tuple[Tool, ...]:
+    """The caller's own tools. Those that Anthropic runs are left out, unless there are no others.
+
+    So are deferred ones, until they have been `referenced`.
+    """
     own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
     if len(own) < len(given):
         _log.warning("%d tools were left out: Anthropic runs them itself", len(given) - len(own))
@@ -154,8 +159,11 @@ def tools(given: list[Block]) -> tuple[Tool, ...]:
         if schema is not None and not isinstance(schema, dict):
             place = f"tools.{i}.input_schema"
             raise InvalidType(f"'{place}' must be an object.", param=place)
+        deferred = bool(tool.get("defer_loading"))
+        if deferred and name not in referenced:
+            continue
         description = str(tool.get("description") or "")
-        found.append(Tool(name, description, schema, bool(tool.get("strict"))))
+        found.append(Tool(name, description, schema, bool(tool.get("strict")), deferred))
     return tuple(found)
 
 

@@ -118,10 +118,17 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
         case "custom_tool_call":
             turns.say(_call(item, where, arguments_of(string(item, "input", where))))
         case "function_call_output" | "custom_tool_call_output":
-            output = shown(content(item.get("output") or "", f"{where}.output"))
-            turns.add(Message("tool", (ToolResult(string(item, "call_id", where), output),)))
+            turns.add(_output(item, where))
         case kind:
             log.warning("Responses: an input item of the type %r was left out.", kind)
+
+
+def _output(item: dict[str, Any], where: str) -> Message:
+    """A call's result. One of no call at all, which Codex adds by itself, is what the user shows."""
+    output = shown(content(item.get("output") or "", f"{where}.output"))
+    if item.get("call_id") is None and isinstance(item.get("name"), str):
+        return Message("user", output)
+    return Message("tool", (ToolResult(string(item, "call_id", where), output),))
 
 
 def _call(item: dict[str, Any], where: str, arguments_: str) -> ToolCall:
