@@ -1,0 +1,97 @@
+"""Claude Code reads a file, answers from it, and goes on: each turn costs its new tokens only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening
+from made_models.scripted import MARKERS, Answer
+
+from lmnb.client import Client
+
+PACKAGE, VERSION = "@anthropic-ai/claude-code", "2.1.330"
+PROGRAM = "node_modules/@anthropic-ai/claude-code-*/claude"
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def claude(tmp_path: Path) -> Agent:
+    return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
+
+
+def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[str, Any]]:
+    """What it prints while it works: a JSON object a line."""
+    lines = claude.run(
+        "-p", *words, "--model", MODEL, "--output-format", "stream-json", "--verbose",
+        ANTHROPIC_BASE_URL=url,
+        ANTHROPIC_AUTH_TOKEN="lmnb",
+        CLAUDE_CODE_MAX_CONTEXT_TOKENS=str(CONTEXT),
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+        DISABLE_AUTOUPDATER="1",
+        **environment,
+    )  # fmt: skip
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def used(said: list[dict[str, Any]]) -> list[str]:
+    """The tools it has used, by name."""
+    return [
+        block["name"]
+        for line in said
+        if line["type"] == "assistant"
+        for block in line["message"]["content"]
+        if block["type"] == "tool_use"
+    ]
+
+
+def cached(line: dict[str, Any]) -> float:
+    """How much of the prompt had been read before."""
+    usage = line["usage"]
+    read = usage["cache_read_input_tokens"]
+    total = read + usage["input_tokens"] + usage["cache_creation_input_tokens"]
+    assert total > 10_000, "the prompt of an agent"
+    return float(read / total)
+
+
+def test_it_reads_a_file_and_a_second_turn_reads_only_what_is_new(
+    claude: Agent, client: Client, chat_model_path: Path, tmp_path: Path
+) -> None:
+    path = claude.folder / "notes.txt"
+    path.write_text(SECRET)
+    answers = [
+        Answer(calling("I look.", "Read", file_path=str(path))),
+        Answer("It closes at nine.", MARKERS[0]),
+        Answer("Quite sure: at nine.", MARKERS[1]),
+    ]
+    with listening(client, tmp_path, answers, chat_model_path) as url:
+        first = ask(claude, url, "When does the harbour close? It is in notes.txt.")
+        assert used(first) == ["Read"]
+        assert first[-1]["result"] == "It closes at nine."
+        # The entry point is part of the attribution, with which the system prompt begins.
+        again = ("--resume", first[-1]["session_id"], f"Are you sure? {MARKERS[1]}")
+        second = ask(claude, url, *again, CLAUDE_CODE_ENTRYPOINT="sdk-py")
+    assert second[-1]["result"] == "Quite sure: at nine."
+    assert cached(second[-1]) >= 0.95
+
+
+def test_it_finds_tools_that_it_has_not_told_of(
+    claude: Agent, client: Client, chat_model_path: Path, tmp_path: Path
+) -> None:
+    """Tools that are found later are told of in the result, and nothing is read again."""
+    answers = [
+        Answer(
+            calling(f"I search {MARKERS[0]}.", "ToolSearch", query="select:CronList", max_results=1)
+        ),
+        Answer(calling(f"I list {MARKERS[1]}.", "CronList"), MARKERS[0]),
+        Answer("There are no jobs.", MARKERS[1]),
+    ]
+    with listening(client, tmp_path, answers, chat_model_path) as url:
+        said = ask(claude, url, "Which jobs are there?")
+    assert used(said) == ["ToolSearch", "CronList"]
+    assert said[-1]["result"] == "There are no jobs."
+    turns = {line["message"]["id"]: line["message"] for line in said if line["type"] == "assistant"}
+    assert len(turns) == 3
+    assert min(map(cached, list(turns.values())[1:])) >= 0.95
