@@ -130,8 +130,8 @@ def test_legacy_functions() -> None:
     found = chat(functions=[WEATHER], function_call={"name": "weather"})
     assert found.tools == (Tool("weather", "Tells it.", SCHEMA),)
     assert found.tool_choice == ToolChoice("named", "weather", parallel=False)
-    assert chat_body(functions=[WEATHER]).toolbox().legacy
-    assert not chat_body(tools=[function()]).toolbox().legacy
+    assert chat_body(functions=[WEATHER]).toolbox.legacy
+    assert not chat_body(tools=[function()]).toolbox.legacy
     assert chat(functions=[WEATHER], function_call="none").tool_choice.mode == "none"
 
 
@@ -160,7 +160,7 @@ def test_custom_tools_are_functions_of_one_text(
 ) -> None:
     expected = Tool("patch", words, INPUT | {"properties": {"input": schema}})
     assert chat(tools=[custom(form)]).tools == (expected,)
-    assert chat_body(tools=[custom(form)]).toolbox().known == {"patch": Known("patch", custom=True)}
+    assert chat_body(tools=[custom(form)]).toolbox.known == {"patch": Known("patch", custom=True)}
     flat = {"type": "custom", **custom(form)["custom"]}
     assert response(tools=[flat]).tools == (expected,)
 
@@ -280,7 +280,7 @@ def test_responses_tools() -> None:
         ],
     }
     body = response_body(tools=[{"type": "function", **WEATHER}, function(name="clock"), space])
-    box = body.toolbox()
+    box = body.toolbox
     assert [tool.name for tool in box.tools] == ["weather", "clock", "docs__search", "docs__edit"]
     assert box.tools[0] == Tool("weather", "Tells it.", SCHEMA)
     assert box.caller_knows("weather") == Known("weather")
@@ -293,6 +293,13 @@ def test_hosted_and_unknown_tools_of_responses_are_left_out() -> None:
     hosted = [{"type": "web_search"}, {"type": "local_shell"}, {"type": "something_new", "x": 1}]
     assert response(tools=hosted) == response()
     assert response(tools=hosted, tool_choice={"type": "web_search"}) == response()
+
+
+def test_what_is_left_out_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    body = response_body(tools=[{"type": "web_search"}])
+    responses_request.translate(body, HEADERS, ())
+    assert body.toolbox.tools == ()
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

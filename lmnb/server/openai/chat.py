@@ -26,7 +26,7 @@ async def create(request: Request) -> Response:
     headers = await warnings(wanted[0])
     events = fan_out(partial(generate, state_of(request)), [wanted])
     with_logprobs = wanted[0].logprobs is not None
-    toolbox = body.toolbox()
+    toolbox = body.toolbox
     if body.stream:
         events = await until_disconnect(request, begin(events, ready=is_underway))
         writer = ChatStream(

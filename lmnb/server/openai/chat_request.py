@@ -77,7 +77,7 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
             hint="Ask for text only.",
             param="modalities",
         )
-    toolbox = body.toolbox()
+    toolbox = body.toolbox
     messages = translate_messages(body.messages)
     common = Request(
         model=body.model,

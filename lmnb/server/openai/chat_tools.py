@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 from lmnb.chat.conversation import Tool, ToolChoice
@@ -24,6 +25,7 @@ class ToolFields(Fields):
     functions: Any = None
     function_call: Any = None
 
+    @cached_property
     def toolbox(self) -> Toolbox:
         """The tools as functions.
 

@@ -41,7 +41,7 @@ async def create(request: Request) -> Response:
     wanted, conversation = translate(body, request.headers, history)
     headers = await warnings(wanted)
     sealed = SEALED_REASONING in body.include
-    answer = ResponseStream(in_progress(body), body.toolbox(), sealed=sealed)
+    answer = ResponseStream(in_progress(body), body.toolbox, sealed=sealed)
     run = Run(answer, conversation, state.responses)
     events = generate(state, wanted)
     if not body.stream:

@@ -84,7 +84,7 @@ def translate(
     this request only: they go in front of the request and are not stored.
     """
     _refuse(body)
-    toolbox = body.toolbox()
+    toolbox = body.toolbox
     conversation = history + translate_items(body.input)
     system: tuple[Message, ...] = ()
     if body.instructions:

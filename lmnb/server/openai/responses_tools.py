@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 from lmnb.chat.conversation import Tool, ToolChoice
@@ -22,6 +23,7 @@ class ToolFields(Fields):
     tool_choice: Any = None
     parallel_tool_calls: bool = True
 
+    @cached_property
     def toolbox(self) -> Toolbox:
         """The tools as functions. Those of unknown types, which OpenAI itself runs, are left out.
 
