@@ -70,6 +70,11 @@ def calling(words: str, name: str, **arguments: Any) -> tuple[Segment, ...]:
     )
 
 
+def thinking(words: str) -> tuple[Segment, ...]:
+    """A thought, as the model writes it."""
+    return Segment(f"<think>\n{words}"), Segment("\n</think>\n\n")
+
+
 @dataclass(frozen=True)
 class Agent:
     """An agent that can be run: its program, and the folders it lives and works in."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening
+from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
 
 from lmnb.client import Client
@@ -36,15 +36,15 @@ def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[s
     return [json.loads(line) for line in lines.splitlines()]
 
 
+def blocks(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the model has said."""
+    messages = [line["message"] for line in said if line["type"] == "assistant"]
+    return [block for message in messages for block in message["content"]]
+
+
 def used(said: list[dict[str, Any]]) -> list[str]:
     """The tools it has used, by name."""
-    return [
-        block["name"]
-        for line in said
-        if line["type"] == "assistant"
-        for block in line["message"]["content"]
-        if block["type"] == "tool_use"
-    ]
+    return [block["name"] for block in blocks(said) if block["type"] == "tool_use"]
 
 
 def cached(line: dict[str, Any]) -> float:
@@ -62,13 +62,14 @@ def test_it_reads_a_file_and_a_second_turn_reads_only_what_is_new(
     path = claude.folder / "notes.txt"
     path.write_text(SECRET)
     answers = [
-        Answer(calling("I look.", "Read", file_path=str(path))),
+        Answer((*thinking("In the file?"), *calling("I look.", "Read", file_path=str(path)))),
         Answer("It closes at nine.", MARKERS[0]),
         Answer("Quite sure: at nine.", MARKERS[1]),
     ]
     with listening(client, tmp_path, answers, chat_model_path) as url:
         first = ask(claude, url, "When does the harbour close? It is in notes.txt.")
         assert used(first) == ["Read"]
+        assert "In the file?" in [block.get("thinking") for block in blocks(first)]
         assert first[-1]["result"] == "It closes at nine."
         # The entry point is part of the attribution, with which the system prompt begins.
         again = ("--resume", first[-1]["session_id"], f"Are you sure? {MARKERS[1]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening
+from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
 
 from lmnb.client import Client
@@ -80,7 +80,9 @@ def test_it_reads_a_file_and_writes_one(
     (codex.folder / "notes.txt").write_text(SECRET)
     patch = PATCH.format(marker=MARKERS[1])
     answers = [
-        Answer(calling("I look.", "exec_command", cmd="cat notes.txt")),
+        Answer(
+            (*thinking("In the file?"), *calling("I look.", "exec_command", cmd="cat notes.txt"))
+        ),
         Answer(calling("I write.", "apply_patch", input=patch), MARKERS[0]),
         Answer("It closes at nine.", MARKERS[1]),
     ]
@@ -88,16 +90,19 @@ def test_it_reads_a_file_and_writes_one(
         said = ask(codex, url, "When does the harbour close? It is in notes.txt.")
     items = [line["item"] for line in said if line["type"] == "item.completed"]
     assert [item["type"] for item in items] == [
+        "reasoning",
         "agent_message",
         "command_execution",
         "agent_message",
         "file_change",
         "agent_message",
     ]
-    assert items[1]["aggregated_output"] == SECRET
-    assert items[3]["status"] == "completed"
+    assert items[0]["text"] == "In the file?"
+    assert items[2]["aggregated_output"] == SECRET
+    assert items[4]["status"] == "completed"
     assert items[-1]["text"] == "It closes at nine."
     assert (codex.folder / "answer.txt").read_text() == f"At nine. {MARKERS[1]}\n"
     assert said[-1]["type"] == "turn.completed"
     usage = said[-1]["usage"]  # of its three turns together
+    assert usage["reasoning_output_tokens"] > 0
     assert usage["cached_input_tokens"] > 0.6 * usage["input_tokens"] > 6_000

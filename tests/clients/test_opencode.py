@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening
+from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
 
 from lmnb.client import Client
@@ -44,13 +44,13 @@ def test_it_reads_a_file(
     path = opencode.folder / "notes.txt"
     path.write_text(SECRET)
     answers = [
-        Answer(calling("I look.", "read", filePath=str(path))),
+        Answer((*thinking("In the file?"), *calling("I look.", "read", filePath=str(path)))),
         Answer("It closes at nine.", MARKERS[0]),
     ]
     with listening(client, tmp_path, answers, chat_model_path) as url:
         (opencode.folder / "opencode.json").write_text(json.dumps(config(url)))
         said = opencode.run(
-            "run", "--format", "json", "When does the harbour close? It is in notes.txt.",
+            "run", "--format", "json", "--thinking", "When does the harbour close? It is in notes.txt.",
             OPENCODE_DISABLE_AUTOUPDATE="1",
             OPENCODE_DISABLE_MODELS_FETCH="1",
         )  # fmt: skip
@@ -63,6 +63,7 @@ def test_it_reads_a_file(
         "I look.",
         "It closes at nine.",
     ]
+    assert [part["text"] for part in parts if part["type"] == "reasoning"] == ["In the file?"]
     # The last turn's prompt had been read but for the call and its result.
     tokens = [part["tokens"] for part in parts if part["type"] == "step-finish"][-1]
     assert tokens["cache"]["read"] > 10 * tokens["input"]
