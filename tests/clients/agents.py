@@ -138,7 +138,8 @@ def _install(folder: Path, package: str) -> None:
         pytest.skip(f"npm is not installed, with which {package} would be")
     print(f"installing {package} in {folder}", flush=True)  # noqa: T201
     (folder / "package.json").write_text('{"private": true}')
-    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", package]
+    quick = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # where there is no registry
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", *quick, package]
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL, check=False
@@ -146,7 +147,8 @@ def _install(folder: Path, package: str) -> None:
     except subprocess.TimeoutExpired:
         pytest.skip(f"{package} was not installed within {_INSTALL:.0f} s")
     if done.returncode:
-        pytest.skip(f"{package} could not be installed: {done.stderr.strip()[-500:]}")
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        pytest.skip(f"{package} could not be installed: {' '.join(errors[:2])}")
 
 
 @contextlib.contextmanager
