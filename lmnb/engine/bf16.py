@@ -52,7 +52,7 @@ def is_wanted(header: Header, config: LoadConfig, gpu_layers: int) -> bool:
         raise NotSupported(
             "bf16_weights needs Linux, and a model in one file.", param="bf16_weights"
         )
-    return config.bf16_weights
+    return config.bf16_weights and bool(weights)
 
 
 @contextmanager
@@ -103,4 +103,5 @@ def _convert(content: NDArray[np.uint8], data: int, tensor: TensorInfo) -> None:
 def bits(values: NDArray[np.float16]) -> NDArray[np.uint16]:
     """Numbers as BF16, rounded to the nearest, to the even one of two."""
     wide = values.astype(np.float32).view(np.uint32)
+    wide[np.isnan(values)] = 0x7FC00000  # one that rounding leaves alone
     return ((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.uint16)

@@ -145,7 +145,7 @@ class Lookup:
 
 
 class Drafter(Protocol):
-    """A model that drafts (`DraftModel`)."""
+    """What drafts for several sequences at once (`DraftModel`, `NextTokens`)."""
 
     @property
     def seconds(self) -> float:
@@ -163,6 +163,11 @@ class Assisted:
         self._sequence = sequence
         self._drafted = self._accepted = 0
         self._right, self._tried = 3.0, 4.0
+
+    def note(self, guess: list[int]) -> None:
+        """The drafter was asked. That it had no guess counts as a wrong one."""
+        if not guess:
+            self._right, self._tried = 0.8 * self._right, 0.8 * self._tried + 1
 
     def chance(self) -> float:
         """The probability that the next guess is right."""
@@ -257,8 +262,10 @@ class Speculation:
                     room -= self._look_up(sequence, worth, room)
             else:
                 assisted.append((sequence, sequence.assisted))
-        if assisted and room > 0:
-            self._ask_model(assisted, worth, room, alone=alone)
+        for drafter in dict.fromkeys(own.drafter for _, own in assisted):
+            group = [(sequence, own) for sequence, own in assisted if own.drafter is drafter]
+            if room > 0:
+                room -= self._ask_model(group, worth, room, alone=alone)
 
     # --- prompt lookup -----------------------------------------------------------------
 
@@ -284,20 +291,23 @@ class Speculation:
 
     def _ask_model(
         self, assisted: list[tuple[Sequence, Assisted]], worth: Worth, room: int, *, alone: bool
-    ) -> None:
+    ) -> int:
+        """Have sequences drafted for by the drafter they share; how many tokens it guessed."""
         assisted.sort(key=lambda row: row[0].slot or 0)
         most = min(room // len(assisted), self._count or MAX_DRAFTS)
         # Nobody's draft may reach beyond the end of its context.
         most = min(most, *(sequence.limit - sequence.length - 1 for sequence, _ in assisted))
         if most <= 0:
-            return
+            return 0
         depth = most if self._count else self._depth([a for _, a in assisted], worth, most)
         if not depth:
-            return
+            return 0
         sequences = [sequence for sequence, _ in assisted]
         guesses = assisted[0][1].drafter.draft(sequences, depth, alone=alone)
-        for sequence, guess in zip(sequences, guesses, strict=True):
+        for (sequence, own), guess in zip(assisted, guesses, strict=True):
+            own.note(guess)
             _propose(sequence, guess)
+        return sum(len(guess) for guess in guesses)
 
     def _depth(self, assisted: list[Assisted], worth: Worth, most: int) -> int:
         """How many tokens of the model's drafts pay. While none does, it gets a try now and then."""

@@ -70,8 +70,9 @@ class Probe:
 
     def __init__(self, path: Path, header: Header, config: LoadConfig) -> None:
         before = _resident()
-        self.header = header
+        self.path, self.header = path, header
         params = placement.parameters(header, config)
+        params.load_mtp = placement.predicts_ahead(path, header, config)
         params.no_alloc, params.load_mode = True, 0
         self.handle = open_file(str(path), params)
         self.layers: int = L.llama_model_n_layer(self.handle)
@@ -198,7 +199,9 @@ def _estimate(
     on_gpu = sum(tensor.size or 0 for tensor in tensors if _is_on_gpu(tensor, probe, experts))
     embeds = probe.header.kind == "embedding"
     draft = _draft(config) if config.draft_model else _NO_DRAFT
-    if placement.predicts_ahead(probe.header, config):  # a context of its own, with one layer
+    if placement.predicts_ahead(
+        probe.path, probe.header, config
+    ):  # a context of its own, with one layer
         draft = _Draft(0, Sizes(sizes.cache // probe.layers, sizes.compute, 0), 0)
     length, parallel = longest_text(probe, config), 1
     if not embeds:

@@ -87,7 +87,7 @@ class Generator:
             model, self.context, config, enabled=self.speculation.enabled
         )
         self._next_tokens: NextTokens | None = None
-        if self.speculation.enabled and placement.predicts_ahead(model.header, config):
+        if self.speculation.enabled and placement.predicts_ahead(model.path, model.header, config):
             self._next_tokens = NextTokens(model, self.context, config)
         self._prompts = Prompts(model, self.context, self.draft_models, self.vision, blindness)
         self.answers = Answers(model)
@@ -181,6 +181,8 @@ class Generator:
         if self._wipe_first and not self.scheduler.running:
             self.scheduler.cache.clear()
             self.context.wipe()
+            if self._next_tokens is not None:
+                self._next_tokens.wipe()
             self._wipe_first = False
         if not self._wipe_first:
             self.scheduler.admit()

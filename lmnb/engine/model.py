@@ -112,6 +112,7 @@ class Model:
             An option is out of range, or needs what this machine or model does not have.
         """
         params = placement.parameters(header, config)
+        params.load_mtp = placement.predicts_ahead(Path(path), header, config)
 
         def progress(fraction: float, _data: object) -> bool:
             on_progress(fraction)
@@ -251,6 +252,7 @@ class Model:
 
 def open_file(path: str, params: Any) -> Any:
     """A handle to the model, or the error that tells why not: `InvalidModel`, `ModelLoadFailed`."""
+    native.log.lines.clear()  # an error told later is this file's
     handle = L.llama_model_load_from_file(path.encode(), params)
     if not handle:
         raise _load_error(native.log.errors())

@@ -256,6 +256,24 @@ def mtmd() -> Any:
     return library
 
 
+def extensions() -> Any:
+    """What llama.cpp exports beyond its public interface: the names are those of this release.
+
+    Raises
+    ------
+    NotSupported
+        This build does not have them.
+    """
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp_ext")
+    except (ImportError, AttributeError) as error:
+        raise NotSupported(
+            f"This llama-cpp-python cannot run a layer for multi-token prediction ({error}).",
+            hint="Load the model with draft_tokens 0.",
+            param="draft_tokens",
+        ) from error
+
+
 def gguf_type(path: Path, key: str) -> int | None:
     """The type of a metadata value in a GGUF file (gguf.h, enum gguf_type); None if it is not there.
 

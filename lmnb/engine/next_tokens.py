@@ -13,7 +13,6 @@ hidden states, and it starts behind that; its guesses may be worse then, the ans
 from __future__ import annotations
 
 import ctypes
-import importlib
 from time import monotonic
 from typing import Any
 
@@ -64,8 +63,7 @@ class NextTokens:
         ModelLoadFailed
             There is not enough memory for it.
         """
-        # Not part of llama.cpp's public interface: the names are those of this release.
-        self._ext: Any = importlib.import_module("llama_cpp.llama_cpp_ext")
+        self._ext = native.extensions()
         params = parameters(model, config)
         params.ctx_type = _CONTEXT_TYPE
         params.ctx_other = context.handle
@@ -90,6 +88,12 @@ class NextTokens:
             L.llama_free(self._handle)
             self._handle = None
 
+    def wipe(self) -> None:
+        """Forget all and overwrite it. No sequence may be running."""
+        L.llama_memory_clear(self._memory, True)
+        for trail in self._trails:
+            trail.owner = -1
+
     def follow(self, sequences: list[Sequence]) -> None:
         """Note the hidden states of the forward pass that the model has just done over these."""
         batch = self._target.batch
@@ -109,8 +113,11 @@ class NextTokens:
         `sequences` are in the order of their slots.
         """
         guesses: list[list[int]] = [[] for _ in sequences]
+        began = monotonic()
         active = self._read_all(sequences)
         while active:
+            measured = monotonic() - began
+            self.seconds = 0.9 * self.seconds + 0.1 * measured if self.seconds else measured
             logits = native.floats(L.llama_get_logits(self._handle), len(active) * self._n_vocab)
             rows = logits.reshape(len(active), self._n_vocab)
             last = np.flatnonzero(self._batch.output[: self._batch.size])
@@ -120,7 +127,7 @@ class NextTokens:
             for row, state, index in zip(rows, states, active, strict=True):
                 token, guess = int(row.argmax()), guesses[index]
                 # The probability of the likeliest token is 1 / sum(exp(logit - highest logit)).
-                if _SURE * np.exp(row - row[token]).sum() > 1:
+                if not _SURE * np.exp(row - row[token]).sum() <= 1:  # or is no number
                     continue
                 sequence = sequences[index]
                 guess.append(token)
@@ -132,8 +139,6 @@ class NextTokens:
             began = monotonic()
             if not active or not self._decode():
                 break
-            measured = monotonic() - began
-            self.seconds = 0.9 * self.seconds + 0.1 * measured if self.seconds else measured
         return guesses
 
     # --- inside ------------------------------------------------------------------------
@@ -150,7 +155,9 @@ class NextTokens:
 
     def _read(self, sequence: Sequence, trail: _Trail) -> None:
         """Let the layer read all tokens that come after a known state but the last."""
-        while (count := min(len(trail.rows) - 1, self._batch.capacity)) > 0:
+        unread = min(len(trail.rows) - 1, sequence.length - trail.length)
+        while (count := min(unread, self._batch.capacity)) > 0:
+            unread -= count
             self._batch.clear()
             self._add(sequence, trail, count, outputs=0)
             if not self._decode():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+from pathlib import Path
 from typing import Any
 
 from lmnb.engine import native
-from lmnb.engine.gguf import Header
+from lmnb.engine.gguf import Header, read_header, split_paths
 from lmnb.engine.native import L
 from lmnb.engine.protocol import Device, LoadConfig
 from lmnb.errors import InvalidRequest
@@ -31,7 +32,6 @@ def parameters(header: Header, config: LoadConfig) -> Any:
     """
     params = L.llama_model_default_params()
     params.n_gpu_layers = _gpu_layers(config)
-    params.load_mtp = predicts_ahead(header, config)
     params.use_extra_bufts = native.extra_buffers_work(header)
     keep: list[Any] = []
     if (overrides := _overrides(header, config)) is not None:
@@ -53,13 +53,16 @@ def parameters(header: Header, config: LoadConfig) -> Any:
     return params
 
 
-def predicts_ahead(header: Header, config: LoadConfig) -> bool:
+def predicts_ahead(path: Path, header: Header, config: LoadConfig) -> bool:
     """Whether a layer for multi-token prediction is loaded: it is there, can be used, and is wanted."""
     layers = header.integer(f"{header.architecture}.nextn_predict_layers")
-    # A file may announce the layer and not have it.
-    is_there = layers == 1 and any(".nextn.eh_proj" in tensor.name for tensor in header.tensors)
     is_wanted = config.draft_tokens != 0 and config.draft_model is None
-    return header.architecture in _PREDICTING and is_there and is_wanted
+    if header.architecture not in _PREDICTING or layers != 1 or not is_wanted:
+        return False
+    # A file may announce the layer and not have it; of several files it is in the last.
+    last = split_paths(path)[-1]
+    tensors = header.tensors if last == path else read_header(last).tensors
+    return any(".nextn.eh_proj" in tensor.name for tensor in tensors)
 
 
 def gpus(config: LoadConfig) -> list[Device]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from lmnb.engine.protocol import Abort, Command
 from lmnb.engine.recorder import Recorder
+from lmnb.engine.watch import TICK, UNKNOWN
 
 
 class Preparer:
@@ -34,6 +35,7 @@ class Preparer:
         self._waiting: deque[Command] = deque()
         self._current: int | None = None
         self._is_cancelled = False
+        self._ticks = 0
         self._changed = threading.Condition()
 
     def start(self) -> None:
@@ -58,6 +60,11 @@ class Preparer:
                     return True
         return False
 
+    def is_stuck(self) -> bool:
+        """Whether one request takes far too long; to be asked every `watch.TICK` seconds."""
+        self._ticks = self._ticks + 1 if self._current is not None else 0
+        return self._ticks * TICK > UNKNOWN
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -65,6 +72,7 @@ class Preparer:
                 command = self._waiting.popleft()
                 self._current = request = getattr(command, "id", 0)
                 self._is_cancelled = False
+                self._ticks = 0
             self._recorder.tokenizing(request)
             prepared = self._prepare(command)
             self._recorder.tokenizing(0)

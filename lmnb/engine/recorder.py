@@ -26,6 +26,7 @@ class Recorder:
     def __init__(self, descriptor: int) -> None:
         self._page = mmap.mmap(descriptor, _PAGE)
         self._encoder: int | None = None
+        self._preparer: int | None = None
 
     def passing(self, ids: Collection[int]) -> None:
         """A forward pass over these requests begins; none: it has ended."""
@@ -34,7 +35,8 @@ class Recorder:
         struct.pack_into("<I", self._page, _COUNT, len(noted))
 
     def tokenizing(self, request: int) -> None:
-        """The preparing thread takes this request apart; 0: it is done."""
+        """The calling thread prepares this request; 0: it is done."""
+        self._preparer = threading.get_ident()
         struct.pack_into("<I", self._page, _TOKENIZING, request)
 
     def encoding(self, request: int) -> None:
@@ -43,10 +45,14 @@ class Recorder:
         struct.pack_into("<I", self._page, _ENCODING, request)
 
     def failing(self) -> None:
-        """The process ends for what the calling thread does. In the encoder's the others are innocent."""
-        if threading.get_ident() == self._encoder:
+        """The process ends for what the calling thread does: what others do is innocent."""
+        caller = threading.get_ident()
+        if caller in {self._encoder, self._preparer}:
             self.passing(())
-            self.tokenizing(0)
+        if self._encoder not in {caller, None}:
+            struct.pack_into("<I", self._page, _ENCODING, 0)
+        if self._preparer not in {caller, None}:
+            struct.pack_into("<I", self._page, _TOKENIZING, 0)
 
     def read(self) -> frozenset[int]:
         """The requests that were being computed."""

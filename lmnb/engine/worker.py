@@ -45,7 +45,7 @@ from lmnb.engine.protocol import (
 )
 from lmnb.engine.recorder import Recorder
 from lmnb.engine.watch import TICK, Watch
-from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, NotSupported
+from lmnb.errors import EngineCrashed, EngineStuck, LmnbError, ModelLoadFailed, NotSupported
 
 _REST = 5.0
 """Idle seconds after which what can wait is done."""
@@ -99,7 +99,7 @@ class Worker:
             return self._prepared(command, self.engine)
         except LmnbError as error:
             self.channel.send(Failed(command.id, error.to_dict()))  # type: ignore[union-attr]
-        except Exception as error:  # noqa: BLE001  (a bad request must not end the thread)
+        except BaseException as error:  # noqa: BLE001  (Rust's panics are no Exceptions; the thread goes on)
             text = f"The worker could not take the request: {error!r}."
             self.channel.send(Failed(command.id, LmnbError(text).to_dict()))  # type: ignore[union-attr]
         return None
@@ -194,6 +194,9 @@ class Worker:
         while True:
             sleep(TICK)
             verdict = self.watch.tick()
+            if self.preparer.is_stuck():
+                faulthandler.dump_traceback()
+                self._die(EngineStuck("A request was being prepared without end. It was given up."))
             if verdict == "abort":
                 engine.give_up()
             elif verdict == "kill":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import made_models
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from engine_driver import Engine
 
-from lmnb.engine import native, next_tokens
+from lmnb.engine import draft_model, native, next_tokens, placement
+from lmnb.engine.gguf import read_header
 from lmnb.engine.protocol import LoadConfig, Sampling
 
 PROMPT = tuple(range(40, 90))
@@ -26,6 +28,7 @@ def llama_cpp() -> None:
 def rash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made models are never sure of anything."""
     monkeypatch.setattr(next_tokens, "_SURE", 0.0)
+    monkeypatch.setattr(draft_model, "_SURE", 0.0)
 
 
 @pytest.fixture
@@ -133,10 +136,49 @@ def test_an_answer_that_was_left_alone_for_long_is_caught_up_with(runs: dict[str
 
 
 def test_a_file_without_the_layer_it_announces_goes_without(tmp_path: Path) -> None:
-    path = made_models.next_tokens(tmp_path / "made.gguf")
-    engine = Engine(path, LoadConfig(draft_tokens=0, **TWO))  # type: ignore[arg-type]
-    assert engine.generator._next_tokens is None
-    engine.generator.close()
+    path = made_models.next_tokens(tmp_path / "made.gguf", layer=False)
+    run = Run(path, None)
+    assert run.engine.generator._next_tokens is None
+    assert run.ask(PROMPT)
+    run.engine.generator.close()
+
+
+def test_the_layer_is_looked_for_in_the_last_of_several_files(tmp_path: Path) -> None:
+    header = read_header(made_models.next_tokens(tmp_path / "whole.gguf"))
+    for part in (1, 2):
+        name = tmp_path / f"made-{part:05}-of-00002.gguf"
+        (made_models.llama if part == 1 else made_models.next_tokens)(name)
+    first = tmp_path / "made-00001-of-00002.gguf"
+    without = replace(header, tensors=read_header(first).tensors)
+    assert placement.predicts_ahead(first, without, LoadConfig())
+    assert not placement.predicts_ahead(first, without, LoadConfig(draft_tokens=0))
+
+
+@agreeing
+def test_two_drafters_at_once(runs: dict[str, Run], random_model: Path) -> None:
+    """A draft model for one answer, the model's own layer for the other."""
+    run = runs["drafting"]
+    for named in ((str(random_model), None), (None, str(random_model))):
+        asked = [
+            run.engine.submit(tokens=PROMPT, max_tokens=60, draft_model=name) for name in named
+        ]
+        run.engine.run()
+        texts = [run.engine.text[request] for request in asked]
+        assert texts == runs["plain"].ask(PROMPT, tokens=60) * 2
+        assert all(run.engine.ends[request].drafted_tokens for request in asked)
+
+
+@agreeing
+def test_after_numbers_that_are_none_the_layer_begins_anew(runs: dict[str, Run]) -> None:
+    run = runs["drafting"]
+    layer = run.engine.generator._next_tokens
+    assert layer is not None
+    run.ask(PROMPT)
+    for trail in layer._trails:
+        trail.rows = np.full((3, layer._width), np.nan, np.float32)
+    run.engine.generator._wipe_first = True
+    run.ask(PROMPT)
+    assert run.ends[0].accepted_tokens == run.ends[0].drafted_tokens > 20
 
 
 def test_guesses_are_those_of_the_layer_alone(random_model: Path) -> None:

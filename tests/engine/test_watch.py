@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -157,21 +158,29 @@ def test_what_was_computed_outlives_the_process() -> None:
         assert ours.read() == frozenset()
 
 
-@pytest.mark.parametrize(("encoder", "blamed"), [(True, {13}), (False, {7, 8, 12, 13})])
-def test_an_assertion_in_the_encoder_is_nobody_elses(encoder: bool, blamed: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("failing", "blamed"), [("encoder", {13}), ("preparer", {12}), ("engine", {7, 8})]
+)
+def test_an_assertion_in_one_thread_is_nobody_elses(failing: str, blamed: set[int]) -> None:
     with make_page() as page:
         recorder = Recorder(page.fileno())
-        recorder.passing((7, 8))
-        recorder.tokenizing(12)
+        begun, done = threading.Barrier(4), threading.Barrier(4)
+        work: dict[str, Callable[[], None]] = {
+            "engine": lambda: recorder.passing((7, 8)),
+            "preparer": lambda: recorder.tokenizing(12),
+            "encoder": lambda: recorder.encoding(13),
+        }
 
-        def encode() -> None:
-            recorder.encoding(13)
-            if encoder:
+        def run(name: str) -> None:
+            work[name]()
+            begun.wait(10)
+            if name == failing:
                 recorder.failing()
+            done.wait(10)
 
-        thread = threading.Thread(target=encode)
-        thread.start()
-        thread.join()
-        if not encoder:
-            recorder.failing()
+        threads = [threading.Thread(target=run, args=(name,)) for name in work]
+        for thread in threads:
+            thread.start()
+        begun.wait(10)
+        done.wait(10)
         assert recorder.read() == blamed

@@ -122,11 +122,14 @@ def mla(path: Path, *, layers: int = 2, seed: int = 0) -> Path:
     return path
 
 
-def next_tokens(path: Path, *, layers: int = 2, seed: int = 0, agreeing: bool = False) -> Path:
+def next_tokens(
+    path: Path, *, layers: int = 2, seed: int = 0, agreeing: bool = False, layer: bool = True
+) -> Path:
     """Plain attention and a layer that predicts the token after the next one (glm4moe).
 
     `agreeing`: the layers add nothing, so that each token follows from the one before it, and the
-    predicting layer foresees just what the model will say.
+    predicting layer foresees just what the model will say. Without `layer` it is announced, and
+    missing.
     """
     experts, blocks = 2, layers + 1
     with Writer(path, "glm4moe", layers=blocks, seed=seed) as writer:
@@ -145,14 +148,14 @@ def next_tokens(path: Path, *, layers: int = 2, seed: int = 0, agreeing: bool = 
         writer.token_embedding(scale=1.0 if agreeing else 0.1)
         writer.array("output_norm.weight", np.ones(EMBEDDING))
         writer.output()
-        for layer in range(blocks):
-            block = f"blk.{layer}"
+        for number in range(blocks if layer else layers):
+            block = f"blk.{number}"
             writer.norm(f"{block}.attn_norm")
             writer.norm(f"{block}.post_attention_norm")
             for name in ("q", "k", "v"):
                 writer.matrix(f"{block}.attn_{name}", HEADS * HEAD, EMBEDDING)
             _adding(writer, f"{block}.attn_output", EMBEDDING, HEADS * HEAD, silent=agreeing)
-            if layer < layers:
+            if number < layers:
                 writer.matrix(f"{block}.ffn_gate", FEED_FORWARD, EMBEDDING)
                 writer.matrix(f"{block}.ffn_up", FEED_FORWARD, EMBEDDING)
                 _adding(writer, f"{block}.ffn_down", EMBEDDING, FEED_FORWARD, silent=agreeing)
