@@ -117,12 +117,11 @@ def check_random_tools(caller: Caller, numbers: range) -> int:
     cut = 0
     for request, tool in running.items():
         calls = caller.calls(DEFAULT, tool, request)
-        if caller.is_cut(request):
+        if not (calls and calls[0].ended):
+            assert caller.is_cut(request)
             cut += 1
-            assert not any(call.ended for call in calls)
             continue
         (call,) = calls
-        assert call.ended
         call.check(tool)
     return cut
 
@@ -133,11 +132,13 @@ def test_random_tools(caller: Caller) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(3600)
 def test_two_hundred_random_tools(
     caller: Caller, record_property: Callable[[str, object], None]
 ) -> None:
     cut = check_random_tools(caller, range(200))
     record_property("cut", cut)
+    print(f"{cut} of 200 calls were cut")  # noqa: T201
     assert cut <= 4  # 2 %
 
 
