@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -71,7 +73,7 @@ FORMATS = FORMATS | {
 }
 
 WEAK = {"llama 3", "python alone"}
-"""Those whose calls begin with a bracket."""
+"""Those whose calls begin with a bracket, and are none after words."""
 
 PIECES = [
     "",
@@ -228,6 +230,8 @@ def test_any_split_gives_what_was_written(name: str, data: st.DataObject) -> Non
             st.sampled_from(["", "I think.", 'Call <tool_call>\n{"name": "now"} !'])
         )
     words = data.draw(st.sampled_from(["", "Some words.", "Two\n\n {lines} of <b> [1] words."]))
+    if calls and name in WEAK:
+        words = ""
     text = answer(form, thought, words, calls)
     if not calls:
         text = text.rstrip("\n")
@@ -240,30 +244,32 @@ def test_every_character_may_come_alone(name: str) -> None:
     form = FORMATS[name]
     thought = "So.\n\nThen:" if form.thinking else ""
     calls = [("find.things", {"text": "a\n b", "deep": {"a": [1, None]}}), ("now", {})]
-    text = answer(form, thought, "Words.", calls)
+    words = "" if name in WEAK else "Words."
+    text = answer(form, thought, words, calls)
     found = split(form, list(text), "<|start|>assistant")
-    assert parsed(told(found)) == expected(thought, "Words.", calls)
+    assert parsed(told(found)) == expected(thought, words, calls)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_cut_anywhere_nothing_leaks_and_the_cut_shows(name: str) -> None:
     form = FORMATS[name]
     value = {"text": 'one "two" } three', "count": 12}
-    text = answer(form, "", "Words.", [("find.things", value)])
+    words = [("text", "Words.")] * (name not in WEAK)
+    text = answer(form, "", "Words." * len(words), [("find.things", value)])
     whole = "".join(entry[1] for entry in told(split(form, [text])) if entry[0] == "json")
-    begin = text.index("Words.") + len("Words.")
+    begin = text.index("Words.") + len("Words.") if words else 1
     ended = False
     for length in range(begin, len(text)):
         found = told(split(form, [text[:length]], cut=True))
         kinds = [entry[0] for entry in found]
         if "call" in kinds:
-            assert found[:2] == [("text", "Words."), ("call", "find.things")]
+            assert found[: len(words) + 1] == [*words, ("call", "find.things")]
             assert whole.startswith("".join(entry[1] for entry in found if entry[0] == "json"))
             assert ended <= ("end" in kinds)
             ended = "end" in kinds
         else:
             # The beginning of a marker, or of what may be anything, is words so far.
-            assert kinds == ["text"]
+            assert kinds == ["text"] or (name in WEAK and not kinds)
             assert name in WEAK or "find" not in found[0][1]
     # Only what stands behind the arguments can be missing from a call that has ended.
     if name not in {"functionary", "mistral 3", "mistral with ids", "glm", "json values"}:
@@ -283,6 +289,7 @@ def test_without_tools_calls_are_words(name: str) -> None:
 HERMES, LLAMA, CODER = FORMATS["hermes"], FORMATS["llama 3"], FORMATS["qwen coder"]
 GEMMA, PYTHON, GLM = FORMATS["gemma"], FORMATS["python"], FORMATS["glm"]
 HARMONY, KIMI, ALONE = FORMATS["harmony"], FORMATS["kimi"], FORMATS["python alone"]
+FUNCTIONARY, MISTRAL = FORMATS["functionary"], FORMATS["mistral 3"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +305,19 @@ HARMONY, KIMI, ALONE = FORMATS["harmony"], FORMATS["kimi"], FORMATS["python alon
         (LLAMA, '{"a": 1}\n\n{"name": 5}'),
         (LLAMA, 'In line: {"name": "now", "parameters": {}}'),
         (LLAMA, "{"),
+        (LLAMA, 'For example:\n```json\n{"name": "now", "parameters": {}}\n```'),
+        (LLAMA, 'So:\n{"name": "now", "parameters": {}}'),
+        (LLAMA, '{"type":\n' * 300),
+        (LLAMA, '{"function":' * 500),
+        (HERMES, '<tool_call>{"arguments": {"a":' * 100),
+        (HERMES, '<tool_call>{"id": "' * 100),
+        (HERMES, "<tool_call>" + '{"function":' * 500),
+        (HERMES, '<tool_call>{"id": [' + "1, " * 40_000),
         (ALONE, "[1, 2]\n[now] [other(a=1)]"),
+        (ALONE, "Try:\n[now()]"),
+        (CODER, "Write <function=now> or <function=\nother></function> or <function=x>"),
+        (CODER, "<function=other>\n<parameter=a>\nx\n</parameter>\n</function>"),
+        (FUNCTIONARY, '>>> d\n{"a": 1}\n>>> now\nx\n>>>'),
         (CODER, "<tool_call>\nno function</tool_call>"),
         (CODER, "<tool_call>\n<function=a b>x"),
         (GLM, "<tool_call> is a marker: <tool_call>"),
@@ -308,8 +327,8 @@ HARMONY, KIMI, ALONE = FORMATS["harmony"], FORMATS["kimi"], FORMATS["python alon
     ],
 )
 def test_what_is_no_call_is_text(form: Format, text: str) -> None:
-    for pieces in ([text], list(text)):
-        assert told(split(form, pieces)) == [("text", text)]
+    for pieces in ([text], pieces_of(text, range(0, len(text), 4)), list(text)[:3000]):
+        assert told(split(form, pieces)) == [("text", "".join(pieces))]
 
 
 @given(st.sampled_from(list(FORMATS)), st.text("<>|{}[]() \nabT_", max_size=30), CUTS)
@@ -342,6 +361,8 @@ def test_other_text_stays_as_it_is(name: str, text: str, cuts: list[int]) -> Non
         (CODER, "<tool_call>\n<function=now>\n<parameter=a>\nx\n</parameter>\n</tool_call>", {"a": "x"}),
         (CODER, "<tool_call>\n<function=now>\n<parameter=a>\nx\n</parameter>", {"a": "x"}),
         (CODER, "<tool_call>\n<function=now>\n</function>\n</tool_call>\n", {}),
+        (CODER, "<function=now>\n<parameter=a>\nx\n</parameter>\n</function>\n</tool_call>", {"a": "x"}),
+        (CODER, "<function=now>\n</function>", {}),
         (GLM, "<tool_call>now</tool_call>", {}),
         (GLM, "<tool_call>now<arg_key>a</arg_key><arg_value>[1]</arg_value></tool_call>", {"a": [1]}),
         (GEMMA, '<|tool_call>call:now{a:"x",b:{c:yes},d:[1,<|"|>y<|"|>]}<tool_call|>', {"a": "x", "b": {"c": "yes"}, "d": [1, "y"]}),
@@ -382,6 +403,49 @@ def test_words_after_calls_are_not_lost() -> None:
     found = told(split(HERMES, list(text)))
     call = [("call", "now"), ("json", "{}"), ("end",)]
     assert found == [*call, ("text", "There."), *call]
+
+
+def test_calls_without_their_first_tag_follow_words_and_each_other() -> None:
+    call = "<function=now>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>\n"
+    for text in (f"I look.\n{call}{call}There.", f"I look.\n{call}<tool_call>\n{call}There."):
+        for pieces in ([text], list(text)):
+            read = [("call", "now"), ("json", '{"a":1}'), ("end",)]
+            found = told(split(CODER, pieces))
+            assert found == [("text", "I look."), *read, *read, ("text", "There.")]
+
+
+def test_what_seems_to_hold_other_calls_is_not_read_once_for_each() -> None:
+    for form, unit in (
+        (LLAMA, '{"type":\n'),
+        (HERMES, '<tool_call>{"arguments": {"a":'),
+        (HERMES, '<tool_call>{"function": '),
+        (CODER, "<tool_call>\n<function="),
+    ):
+        short, long = (work(form, unit * count) for count in (200, 800))
+        assert long < 6 * short
+
+
+def test_white_space_is_not_read_again_with_each_piece() -> None:
+    for before in ("<tool_call>\n<function=now>", "<tool_call>\n<function=now>\n<parameter=a>\n1"):
+        short, long = (work(CODER, before + "\n" * count) for count in (300, 1200))
+        assert long < 6 * short
+
+
+def work(form: Format, text: str) -> int:
+    """How many functions are called to read a text that comes in pieces of four characters."""
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        split(form, pieces_of(text, range(0, len(text), 4)))
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 def test_a_long_conversation_in_harmony() -> None:

@@ -11,6 +11,7 @@ grammar should force; readers match markers without it, since models are free wi
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 import msgspec
@@ -157,3 +158,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     calls: Calls | None = None
     ends: tuple[str, ...] = ()
     family: str = ""
+
+
+def tells(marker: str) -> bool:
+    """Whether a marker can be nothing but the beginning of a call: it has a word in it."""
+    return re.search(r"\w", marker) is not None

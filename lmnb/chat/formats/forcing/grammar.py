@@ -38,6 +38,7 @@ from lmnb.chat.formats.format import (
     JsonCall,
     PythonCall,
     WrittenCall,
+    tells,
 )
 from lmnb.chat.formats.write import example
 from lmnb.engine.grammar_source import MAX_LENGTH
@@ -260,11 +261,11 @@ class _Builder:
         head = pieces[0] if _is_literal(pieces[0]) else ""
         begin = (self._calls.begin + head).lstrip()
         marker = self._calls.begin.strip()
-        if not _tells(marker):
+        if not tells(marker):
             before = self._calls.call.begin if isinstance(self._calls.call, JsonCall) else head
             marker = (self._calls.begin + before).strip().partition("\n")[0]
         marker = marker.rstrip(_BRACKETS)
-        if _tells(marker):
+        if tells(marker):
             return Trigger(texts=(marker,))
         after_name = pieces[pieces.index(NAME) + 1][:1]
         texts = tuple(begin + tool.name + after_name for tool in self._tools)
@@ -334,11 +335,6 @@ def _filled(form: object, name: str, arguments: Schema) -> Schema:
 
 def _is_literal(piece: str) -> bool:
     return not _PLACE.fullmatch(piece)
-
-
-def _tells(marker: str) -> bool:
-    """Whether a text can only be the beginning of a call: it has more than brackets."""
-    return bool(re.search(r"\w", marker))
 
 
 def _formatted(lark: Lark, output: OutputFormat) -> str:

@@ -63,7 +63,7 @@ class Answer:
             if marker in self._calls:
                 assert self._section is not None
                 if not (yield from self._section.read(self._source, marker)):
-                    self._words.not_a_marker()
+                    self._words.not_a_marker(self._section.failed)
                     continue
                 markers = self._markers(called=True)
             elif self._words.said and marker in {self._think_begin, self._think_end}:

@@ -31,11 +31,14 @@ class CallReader(Protocol):
 
     opening
         What it begins with; falsy if that is nothing to be looked for.
+    late_opening
+        The end of the opening, if that is a tag of its own: models forget what stands before it.
     closers
         Markers at its end.
     """
 
     opening: Marker
+    late_opening: Marker
     closers: tuple[Marker, ...]
 
     def read(self, source: Source, *, known: bool) -> Reading[None]:

@@ -25,6 +25,8 @@ _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters", "args")
 _IDS = ("id", "tool_call_id", "call_id")
 _OTHERS = ("type", "index")
+_DEEPEST = 8
+"""Objects around the one that has the name."""
 
 
 class JsonCallReader:
@@ -35,6 +37,7 @@ class JsonCallReader:
         self._tools = tools
         self._begin = Marker(form.begin)
         self.opening = self._begin or Marker("{")
+        self.late_opening = Marker("")
         self.closers = Marker(form.end).parts
 
     def read(self, source: Source, *, known: bool) -> Reading[None]:
@@ -64,6 +67,7 @@ class _Object:
         self._early: str | None = None
         """Arguments that came before the name."""
         self._begun = False
+        self._depth = 0
 
     def read(self, source: Source) -> Reading[None]:
         try:
@@ -109,9 +113,11 @@ class _Object:
 
     def _entry(self, source: Source, key: str) -> Reading[None]:
         form = self._form
-        inner = (yield from source.ahead()) == "{"
+        inner = (yield from source.ahead()) == "{" and self._depth < _DEEPEST
         if inner and (key in form.keys or key == "function"):
+            self._depth += 1
             yield from self._entries(source)
+            self._depth -= 1
         elif key in (form.arguments_key, *_ARGUMENTS):
             yield from self._read_arguments(source)
         elif key in (form.name_key, *_NAMES) and not self._name:

@@ -19,7 +19,7 @@ class PythonCallReader:
         self._tools = tools
         self._arguments = PythonReader()
         self._bracket = Marker("(")
-        self.opening = Marker("")
+        self.opening = self.late_opening = Marker("")
         self.closers: tuple[Marker, ...] = ()
 
     def read(self, source: Source, *, known: bool) -> Reading[None]:

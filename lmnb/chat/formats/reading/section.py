@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from lmnb.chat.formats.format import Calls, HarmonyCall, JsonCall, PythonCall, WrittenCall
+from lmnb.chat.formats.format import (
+    Calls,
+    HarmonyCall,
+    JsonCall,
+    PythonCall,
+    WrittenCall,
+    tells,
+)
 from lmnb.chat.formats.reading.call import CallReader, NotACall
 from lmnb.chat.formats.reading.json_call import JsonCallReader
 from lmnb.chat.formats.reading.python_call import PythonCallReader
 from lmnb.chat.formats.reading.source import Begun, Cut, Marker, Reading, Source
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.reading.written_call import WrittenReader
+
+_LONGEST_HEAD = 100_000
+"""Characters that may be read of a call before it is known to be one: arguments before the name."""
+_READ_AGAIN = 1000
+"""Characters of what was no call after all in which other calls are looked for."""
 
 
 class Section:
@@ -18,9 +30,14 @@ class Section:
         With what they begin. What stands around all calls may be missing, as models forget it.
     plain
         The same, of formats without any marker: calls begin with a mere bracket, as other text
-        does. They count only at the beginning of a line, and only if they name a tool there is.
+        does. They count only where words would begin.
     strays
         What stands at the end of calls, and means nothing where there is none.
+    failed
+        The place up to which text has been looked at that was no call, and is words.
+
+    What people may write as well (brackets, `>>>`), and the second tag of an opening without its
+    first, begins calls only of tools that there are.
     """
 
     def __init__(self, calls: Calls, tools: Tools) -> None:
@@ -29,11 +46,13 @@ class Section:
         self._end = Marker(calls.end)
         self._call = _reader(calls, tools, (self._end, self._separator))
         first = self._begin or self._call.opening
-        begins = [marker for marker in dict.fromkeys((first, self._call.opening)) if marker]
-        self.begins = [marker for marker in begins if not marker.is_plain]
-        self.plain = [marker for marker in begins[:1] if marker.is_plain]
+        every = (first, self._call.opening, self._call.late_opening)
+        begins = [marker for marker in dict.fromkeys(every) if marker]
+        self.begins = [marker for marker in begins if not marker.is_bracket]
+        self.plain = [marker for marker in begins[:1] if marker.is_bracket]
         ends = (*self._call.closers, *self._end.parts)
-        self.strays = [marker for marker in ends if not marker.is_plain]
+        self.strays = [marker for marker in ends if not marker.is_bracket]
+        self.failed = 0
 
     def read(self, source: Source, begun: Marker) -> Reading[bool]:
         """Read all calls; False, and nothing read, if there is not even one.
@@ -47,7 +66,7 @@ class Section:
             The text ended within a call that has begun.
         """
         place = source.keep()
-        known = begun.is_plain
+        known = begun is self._call.late_opening or not tells(begun.literal)
         try:
             yield from source.take(self._begin)
             if not known and (yield from source.take(self._end)):
@@ -58,8 +77,8 @@ class Section:
         except Cut:
             if not source.keeps:
                 raise
-            if known or source.over:
-                source.back(place)
+            if begun.is_bracket or source.over:
+                self._fail(source, place)
                 return False
             source.at = len(source.text)
             return True
@@ -82,7 +101,7 @@ class Section:
             if not source.keeps:
                 raise
             if source.over:
-                source.back(place)
+                self._fail(source, place)
             else:
                 source.at = len(source.text)
             return False
@@ -97,14 +116,30 @@ class Section:
         """
         try:
             for piece in self._call.read(source, known=known):
+                _check_head(source, place)
                 if isinstance(piece, Begun):
                     source.release()
                 yield piece
         except NotACall:
-            source.back(place)
-            source.release()
+            self._fail(source, place)
             return False
         return True
+
+    def _fail(self, source: Source, place: int) -> None:
+        """Go back to `place`: what has been read is no call.
+
+        Were everything read again, text in which each of many markers seems to begin a call that
+        holds all the others would be read as many times.
+        """
+        if source.place - place > _READ_AGAIN:
+            self.failed = source.place
+        source.back(place)
+        source.release()
+
+
+def _check_head(source: Source, place: int) -> None:
+    if source.keeps and source.place - place > _LONGEST_HEAD:
+        raise NotACall
 
 
 def _reader(calls: Calls, tools: Tools, behind: tuple[Marker, ...]) -> CallReader:

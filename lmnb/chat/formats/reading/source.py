@@ -57,7 +57,7 @@ Waiting: TypeAlias = Generator[None, None, T]
 Follows: TypeAlias = Callable[[str, int, bool], bool | None]
 """Looks at a text from an index on, ended or not; None: more of it is needed."""
 
-_SPACE = re.compile(r"\s+")
+_SPACE = re.compile(r"\s*")
 
 
 class Cut(Exception):
@@ -85,6 +85,7 @@ class Source:
         self.over = False
         self._dropped = 0
         self._kept: int | None = None
+        self._blank = (0, 0)
 
     @property
     def place(self) -> int:
@@ -146,9 +147,9 @@ class Source:
     def ahead(self) -> Waiting[str]:
         """The next character that is no white space, not yet read; "" at the end of the text."""
         while True:
-            rest = self.text[self.at :].lstrip()
-            if rest or self.over:
-                return rest[:1]
+            start = self._after_space()
+            if start < len(self.text) or self.over:
+                return self.text[start : start + 1]
             yield from self.more()
 
     def match(self, pattern: re.Pattern[str]) -> Waiting[re.Match[str] | None]:
@@ -170,17 +171,27 @@ class Source:
 
     def space(self) -> Waiting[str]:
         """Read white space."""
-        return self.word(_SPACE)
+        while (stop := self._after_space()) == len(self.text) and not self.over:
+            yield from self.more()
+        found = self.text[self.at : stop]
+        self.at = stop
+        return found
+
+    def _after_space(self) -> int:
+        """The index behind the white space that comes next. Where it has been seen is kept."""
+        begin, end = map(self.index, self._blank)
+        known = begin <= self.at <= end
+        found = _SPACE.match(self.text, end if known else self.at)
+        assert found is not None  # of no length, if there is none
+        self._blank = (self.place, self._dropped + found.end())
+        return found.end()
 
     def accepts(self, marker: Marker) -> Waiting[int]:
         """The place where `marker` ends if it comes next, white space aside; -1 if it does not."""
         if not marker:
             return -1
         while True:
-            start = self.at
-            while start < len(self.text) and self.text[start].isspace():
-                start += 1
-            end = marker.match(self.text, start)
+            end = marker.match(self.text, self._after_space())
             if end != PARTIAL or self.over:
                 return self._dropped + end if end >= 0 else -1
             yield from self.more()
@@ -264,16 +275,16 @@ class Marker:
         return tuple(Marker(part) for part in self._parts)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it could be anybody's text: brackets that JSON or Python begin with."""
+    def is_bracket(self) -> bool:
+        """Whether it is nothing but what values of JSON or Python begin with, or are parted by."""
         return all(character in "{[(\"'," for part in self._parts for character in part)
 
     def match(self, text: str, at: int) -> int:
         """Where it ends if it stands at `at`; `NO`; or `PARTIAL` if the text ends in its middle."""
         for number, part in enumerate(self._parts):
             if number:
-                while at < len(text) and text[at].isspace():
-                    at += 1
+                space = _SPACE.match(text, at)
+                at = space.end() if space else at
             if not text.startswith(part, at):
                 return PARTIAL if part.startswith(text[at:]) else NO
             at += len(part)
@@ -283,33 +294,33 @@ class Marker:
 class Markers:
     """Several markers, of which the earliest is looked for, and of those at one place the longest.
 
-    Those in `at_line_start` count at the beginning of a line only.
+    Those in `leading` count only where there is nothing before them, white space aside.
     """
 
-    def __init__(self, markers: Iterable[Marker], at_line_start: Iterable[Marker] = ()) -> None:
+    def __init__(self, markers: Iterable[Marker], leading: Iterable[Marker] = ()) -> None:
         self._markers = [marker for marker in markers if marker]
-        self._lines = [marker for marker in at_line_start if marker]
-        firsts = {marker.first for marker in (*self._markers, *self._lines)}
+        self._leading = [marker for marker in leading if marker]
+        firsts = {marker.first for marker in (*self._markers, *self._leading)}
         # What never matches is looked for where there is no marker.
         self._first = re.compile("|".join(map(re.escape, sorted(firsts))) or r"(?!)")
 
     def __bool__(self) -> bool:
-        return bool(self._markers or self._lines)
+        return bool(self._markers or self._leading)
 
     def find(
-        self, text: str, at: int, *, start: int | None = None, line: bool = False, ended: bool
+        self, text: str, at: int, *, start: int | None = None, said: bool = True, ended: bool
     ) -> tuple[int, Marker | None]:
         """The index of the first marker, and the marker: None if it may only become one.
 
         At the end of the text nothing becomes one any more. Without any, the index is the end of
-        the text. They are looked for from `start`, by default `at`; `line`: whether `at` is the
-        beginning of a line.
+        the text. They are looked for from `start`, by default `at`; `said`: whether there are
+        words before `at`.
         """
         for found in self._first.finditer(text, at if start is None else start):
             start = found.start()
             markers = self._markers
-            if self._lines and _begins_line(text, at, start, line=line):
-                markers = [*markers, *self._lines]
+            if self._leading and not said and not text[at:start].strip():
+                markers = [*markers, *self._leading]
             ends = [marker.match(text, start) for marker in markers]
             if PARTIAL in ends and not ended:
                 return start, None
@@ -317,8 +328,3 @@ class Markers:
             if longest > NO:
                 return start, markers[ends.index(longest)]
         return len(text), None
-
-
-def _begins_line(text: str, at: int, start: int, *, line: bool) -> bool:
-    before = text[at:start].rstrip(" \t")
-    return before.endswith("\n") or (not before and line)

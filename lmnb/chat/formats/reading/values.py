@@ -75,7 +75,7 @@ class Values:
     def __init__(self, source: Source, *, quote: str = "", closers: Iterable[Marker] = ()) -> None:
         self._source = source
         self._quote = Marker(quote)
-        self._closers = [closer for closer in closers if closer and not closer.is_plain]
+        self._closers = [closer for closer in closers if closer and not closer.is_bracket]
         self._open: list[_Open] = []
 
     def read(self) -> Json[None]:

@@ -30,9 +30,12 @@ class Words:
         self._bare = False
         self.said = False
 
-    def not_a_marker(self) -> None:
-        """What `read` took for a marker is words. It has not been read."""
-        self._past = self._marker + 1
+    def not_a_marker(self, past: int = 0) -> None:
+        """What `read` took for a marker is words, all up to `past` if that is further on.
+
+        It has not been read.
+        """
+        self._past = max(self._marker + 1, past)
 
     def read(self, markers: Markers) -> Reading[Marker | None]:
         """Read words up to a marker, which is not read yet; None: up to the end of the text."""
@@ -43,7 +46,7 @@ class Words:
                     source.at += 1
             start = max(source.at, source.index(self._past))
             index, marker = markers.find(
-                source.text, source.at, start=start, line=not self.said, ended=source.ended
+                source.text, source.at, start=start, said=self.said, ended=source.ended
             )
             words = source.text[source.at : index]
             if marker is not None or self._thinking or (markers and not source.ended):

@@ -31,6 +31,7 @@ class WrittenReader:
         self._pieces = _joined(form.pieces[:at])
         self._tools = tools
         self.opening = Marker(self._pieces[0] if self._pieces[0] not in _PLACES else "")
+        self.late_opening = _last_tag(self.opening)
         end = Marker("".join(piece for piece in form.pieces[at:] if piece not in _PLACES))
         self.closers = end.parts
         closers = (*self.closers, *behind, self.opening)
@@ -45,6 +46,7 @@ class WrittenReader:
 
     def read(self, source: Source, *, known: bool) -> Reading[None]:
         words = {NAME: "", ID: "", INDEX: ""}
+        late = known and (yield from source.accepts(self.late_opening)) >= 0
         for piece, following in zip(self._pieces, (*self._pieces[1:], ""), strict=True):
             if piece == INDEX:
                 yield from source.space()
@@ -52,8 +54,10 @@ class WrittenReader:
             elif piece in words:
                 behind = Marker("" if following in _PLACES else following)
                 words[piece] = yield from read_word(source, behind)
-            elif piece.strip() and not (yield from source.take(Marker(piece))):
-                raise NotACall
+            elif piece.strip():
+                marker, late = self.late_opening if late else Marker(piece), False
+                if not (yield from source.take(marker)):
+                    raise NotACall
         name = words[NAME] or words[ID]
         if known and self._tools.find(self._tools.name(name)) is None:
             raise NotACall
@@ -62,6 +66,12 @@ class WrittenReader:
         yield from read_arguments(source, self._arguments, self._tools, name, words[ID])
         for closer in self.closers:
             yield from source.take(closer)
+
+
+def _last_tag(opening: Marker) -> Marker:
+    """From where the last tag of several begins."""
+    before, bracket, tag = opening.literal.rpartition("<")
+    return Marker(bracket + tag if before.strip() else "")
 
 
 def _joined(pieces: tuple[str, ...]) -> tuple[str, ...]:
