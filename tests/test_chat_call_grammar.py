@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from lmnb.chat import tool_check
 from lmnb.chat.conversation import OutputFormat, Request, Tool, ToolCall, ToolChoice
 from lmnb.chat.formats.forcing import schemas
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
+from lmnb.chat.formats.forcing.values import alternatives
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
 from lmnb.chat.formats.write import write_calls
 from lmnb.engine import grammar_source, native
@@ -330,6 +332,46 @@ def test_other_tools_are_enforced_as_far_as_possible(judge: Judge, name: str) ->
         assert judge.fits(spec, written(FORMATS[form], call("now")))
     if name in REFUSED and name not in {"hidden lenience", "nothing fits"}:
         assert any("'search'" in warning for warning in schemas.warnings((tool,)))
+
+
+_SELF = {"anyOf": [*([{"$ref": "#/$defs/self"}] * 30), {"type": "string"}]}
+_STRICTER = {
+    "anyOf": [*({"$ref": "#/$defs/x", "minLength": i} for i in range(30)), {"type": "integer"}]
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({"$ref": "#/$defs/self"}, [{"type": "string"}]),
+        ({"$ref": "#/$defs/0"}, [{}]),  # deeper than anybody looks
+        ({"$ref": "#/$defs/24"}, [{"type": "integer"}]),
+        ({"$ref": "#/$defs/nowhere"}, [{}]),
+        ({"$ref": "#/$defs/loop"}, [{}]),
+        (False, []),
+        ({"anyOf": [False, {"const": 1}, True, {}]}, [{"const": 1}, {}]),
+    ],
+)
+def test_alternatives_are_found_once(schema: Any, wanted: list[schemas.Schema]) -> None:
+    levels = {str(i): {"oneOf": [{"$ref": f"#/$defs/{i + 1}"}] * 30} for i in range(27)}
+    defs = {
+        "self": _SELF,
+        "x": _STRICTER,
+        "loop": {"$ref": "#/$defs/loop"},
+        **levels,
+        "27": {"type": "integer"},
+    }
+    assert alternatives(schema, {"$defs": defs}) == wanted
+
+
+def test_too_many_alternatives_end_with_anything() -> None:
+    found = alternatives({"$ref": "#/$defs/x"}, {"$defs": {"x": _STRICTER}})
+    assert {"type": "integer"} in found
+    assert found[-1] == {"type": "integer"}
+    many: schemas.Schema = {"anyOf": [{"type": "string", "minLength": i} for i in range(3000)]}
+    found = alternatives(many, many)
+    assert len(found) <= 2000
+    assert found[-1] == {}
 
 
 def test_tools_that_are_too_long_together_keep_the_strict_ones(judge: Judge) -> None:

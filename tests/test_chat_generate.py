@@ -30,7 +30,7 @@ from lmnb.chat.events import Event, Finished, Prompt, TextDelta
 from lmnb.chat.generate import _template_arguments, ensure_supported, generate, tokenize
 from lmnb.chat.joining import join
 from lmnb.chat.rendering.messages import SWITCHES
-from lmnb.chat.rendering.renderer import Renderer
+from lmnb.chat.rendering.renderer import CHATML, Renderer
 from lmnb.chat.sampling import fill_in
 from lmnb.engine.client import Update, Worker
 from lmnb.engine.protocol import Generate, LoadConfig, Sampling
@@ -226,6 +226,22 @@ def test_a_conversation(model: Path) -> None:
         assert ", la" not in stopped.text
 
     with_model(model, work)
+
+
+def test_a_template_that_fails_with_tools_still_chats(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = CHATML + "{% if tools %}{{ 'x' * 999999999 }}{% endif %}"
+
+    async def work(worker: Worker, renderer: Renderer) -> None:
+        worker.info = msgspec.structs.replace(worker.info, chat_templates={"default": template})
+        answer = await fold(generate(asking(max_tokens=20), worker, renderer))
+        assert "Paris" in answer.text
+        with pytest.raises(InvalidRequest, match="template cannot be used"):
+            await fold(generate(asking(tools=(Tool("look"),)), worker, renderer))
+
+    with_model(model, work)
+    assert "taken for words" in caplog.text
 
 
 def test_raw_prompts_and_limits(model: Path) -> None:

@@ -19,6 +19,7 @@ from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.events import TextDelta, ThinkingDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
 from lmnb.chat.formats.reading.split import Part, Splitter
+from lmnb.chat.formats.reading.types import parameter_types
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import Adapted, adapt
 from lmnb.engine.protocol import TokenLogprob
@@ -502,6 +503,30 @@ def test_types_are_those_of_the_schema(schema: Any, written: str, wanted: Any) -
     assert found == [("call", "f"), ("json", {"a": wanted}), ("end",)]
 
 
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({"type": [["x"], 1, "string"]}, {"string"}),
+        ({"type": {"x": 1}}, None),
+        ({"anyOf": 5, "oneOf": {"a": 1}, "allOf": [None, True, {"type": "array"}]}, {"array"}),
+        ({"enum": 5}, None),
+        ({"enum": [["x"], {}, None]}, {"array", "object", "null"}),
+        ({"$ref": ["x"]}, None),
+        ({"$ref": "#/$defs/nowhere/0"}, None),
+        ({"$ref": "elsewhere#/$defs/self"}, None),
+        ({"$ref": "#/$defs/self/anyOf/30"}, {"string"}),
+        ({"$ref": "#/$defs/self"}, {"string"}),
+        ({"$ref": "#/$defs/0"}, {"integer"}),
+    ],
+)
+def test_types_of_odd_schemas(schema: Any, wanted: set[str] | None) -> None:
+    itself = {"anyOf": [*([{"$ref": "#/$defs/self"}] * 30), {"type": "string"}]}
+    level = {str(i): {"oneOf": [{"$ref": f"#/$defs/{i + 1}"}] * 30} for i in range(30)}
+    defs = {"self": itself, **level, "30": {"type": "integer"}}
+    found = parameter_types(Tool("f", parameters={"properties": {"a": schema}, "$defs": defs}), "a")
+    assert found == wanted
+
+
 # --- ids --------------------------------------------------------------------------------------
 
 
@@ -524,12 +549,15 @@ def test_an_id_that_the_model_wrote_is_kept_if_it_is_good_and_new() -> None:
     first, second = ids(form, text * 2)
     assert first == "aB3dE6gH9" != second
     assert ids(form, text.replace("aB3dE6gH9", "0")) != ["0"]
+    assert ids(form, text.replace("aB3dE6gH9", "functions.now:0")) != ["functions.now:0"]
 
 
 def test_a_name_in_an_id_is_found() -> None:
     text = "<|section|><|call|>functions.find_things:12<|argument|>{}<|end|><|section_end|>"
     parts = split(FORMATS["kimi with ids"], list(text))
-    assert parts[0] == ToolCallStart(0, "functions.find_things:12", "find.things")
+    assert isinstance(parts[0], ToolCallStart)
+    assert parts[0].name == "find.things"
+    assert "." not in parts[0].id  # Messages would change it, and not know it again
 
 
 # --- prompts ----------------------------------------------------------------------------------

@@ -156,6 +156,31 @@ def test_ids_that_come_twice_are_told_apart() -> None:
     assert " call_1</call>[tool call_1]Sunny" in found
 
 
+def test_results_of_parallel_calls_with_one_id_are_in_their_order() -> None:
+    said = calling(ToolCall("c", "weather", CITY), ToolCall("c", "ping", "{}"))
+    apart = (calling(ToolCall("c", "weather", CITY)), calling(ToolCall("c", "ping", "{}")))
+    template = HERMES.replace("[{{ m.role }}]", "[{{ m.role }} {{ m.name }}]")
+    results = result("c", "Sunny"), result("c", "Pong")
+    found = shown(template, CONVERSATION[0], said, *results)
+    assert found.endswith("[tool weather]Sunny[tool ping]Pong")
+    found = shown(template, CONVERSATION[0], *apart, *results)
+    assert found.index("[tool weather]Sunny") < found.index("[tool ping]Pong")
+    assert found.count("[tool ") == 2
+
+
+def test_a_call_that_nobody_answered_takes_no_later_result() -> None:
+    template = HERMES.replace("[{{ m.role }}]", "[{{ m.role }} {{ m.name }}]")
+    found = shown(
+        template,
+        CONVERSATION[0],
+        calling(ToolCall("c", "weather", CITY)),
+        say("user", "Rather ping"),
+        calling(ToolCall("c", "ping", "{}")),
+        result("c", "Pong"),
+    )
+    assert found.endswith("[tool ping]Pong")
+
+
 def test_results_know_their_tool_and_follow_the_order_of_calls() -> None:
     template = HERMES.replace("[{{ m.role }}]", "[{{ m.role }} {{ m.name }}]")
     found = shown(

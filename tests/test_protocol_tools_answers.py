@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import anthropic_synthetic
+import msgspec
 import openai
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from lmnb.chat.conversation import Message, Text, Thinking, ToolCall
 from lmnb.chat.events import (
     Event,
+    FinishReason,
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
@@ -40,6 +42,14 @@ CALL: list[Event] = [
 ]
 CUT: list[Event] = [*CALL[:2], ToolCallDelta(0, '"Ul'), finished("length")]
 """A call that the limit cut: it has no end."""
+STOPPED: list[FinishReason] = ["stop_string", "stop"]
+"""Other reasons for which an answer may end within a call."""
+
+
+def cut(reason: FinishReason) -> list[Event]:
+    end = msgspec.structs.replace(finished(reason), is_cut=True, stop="Ul")
+    return [*CUT[:-1], end]
+
 
 CUSTOM = Toolbox(known={"docs__patch": Known("patch", "docs", custom=True)})
 PATCHES: list[Event] = [
@@ -115,6 +125,35 @@ def test_a_cut_call_in_chat() -> None:
     assert joined == '{"city":"Ul'
 
 
+@pytest.mark.parametrize("reason", STOPPED)
+def test_a_call_that_was_cut_otherwise_is_not_to_be_made(reason: FinishReason) -> None:
+    assert json.loads(whole_chat(cut(reason)))["choices"][0]["finish_reason"] == "length"
+    chunks = payloads(chat_frames(indexed(cut(reason)), usage=False))
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    response = payloads(response_frames(cut(reason)))[-1]
+    assert response["type"] == "response.incomplete"
+    assert response["response"]["output"][-1]["status"] == "incomplete"
+    assert response["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+    for streamed in (False, True):
+        told = message(cut(reason), streamed=streamed)
+        assert (told.stop_reason, told.stop_sequence) == ("max_tokens", None)
+
+
+def test_a_second_function_call_is_left_out() -> None:
+    legacy = Toolbox(legacy=True)
+    again: list[Event] = [
+        ToolCallStart(1, "call_2", "clock"), ToolCallDelta(1, "{}"), ToolCallEnd(1)
+    ]  # fmt: skip
+    events = [*CALL, *again, finished("tool_calls")]
+    whole = json.loads(whole_chat(events, legacy))["choices"][0]["message"]["function_call"]
+    deltas = [
+        chunk["choices"][0]["delta"].get("function_call", {})
+        for chunk in payloads(chat_frames(indexed(events), toolbox=legacy, usage=False))
+    ]
+    joined = {key: "".join(delta.get(key, "") for delta in deltas) for key in ("name", "arguments")}
+    assert joined == whole == {"name": "weather", "arguments": '{"city":"Ulm"}'}
+
+
 def test_functions_are_called_in_their_own_form() -> None:
     legacy = Toolbox(legacy=True)
     events = [*CALL, finished("tool_calls")]
@@ -187,6 +226,11 @@ def test_other_arguments_than_asked_for(arguments: str, expected: str) -> None:
 
 
 # --- responses ------------------------------------------------------------------------
+
+
+def test_an_input_that_is_nested_beyond_reason_is_none() -> None:
+    assert custom_input('{"x":' + "[" * 100_000) == ""
+    assert custom_input('{"x":' + "[" * 100_000 + "]" * 100_000 + "}") == ""
 
 
 def test_a_call_in_responses_is_parsed_by_the_sdks_helper() -> None:

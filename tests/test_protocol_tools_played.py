@@ -104,6 +104,24 @@ def test_chat_completions(loaded: Client, temperature: float) -> None:
     assert answered.message.content == ANSWER
 
 
+@pytest.mark.parametrize(("stop", "calls"), [("Zürich", 1), ("Bern", 2)])
+def test_a_call_that_a_stop_string_cuts(loaded: Client, stop: str, calls: int) -> None:
+    function: Any = {"name": "weather", "description": "Tells it.", "parameters": SCHEMA}
+    asked = (
+        loaded.openai(max_retries=0)
+        .chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            tools=[{"type": "function", "function": function}],
+            stop=[stop],
+            max_tokens=500,
+        )
+        .choices[0]
+    )
+    assert asked.finish_reason == "length"
+    assert len(asked.message.tool_calls or []) == calls
+
+
 def test_chat_completions_streamed(loaded: Client) -> None:
     sdk = loaded.openai(max_retries=0)
     function: Any = {"name": "weather", "description": "Tells it.", "parameters": SCHEMA}

@@ -122,7 +122,11 @@ class OutputFormat(msgspec.Struct, frozen=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """How much the model should think. `effort` is one of OpenAI's words, `budget` in tokens."""
+    """How much the model should think, as far as its template offers a choice.
+
+    `effort` is one of OpenAI's words. `budget`, in tokens, is kept for who reads the request, but
+    nothing enforces it: thinking ends where the model ends it.
+    """
 
     enabled: bool | None = None
     effort: str | None = None

@@ -69,7 +69,8 @@ class ToolCallEnd(msgspec.Struct, frozen=True):
 
     One that has no end was cut: the last of an answer that ended for `length`, `context` or
     `stop_string`, or for `stop` where the model ended its turn in the middle of the call. Its
-    arguments are the beginning of JSON text.
+    arguments are the beginning of JSON text, and the answer is `Finished.is_cut`: to clients it ends
+    as one that met its limit, since they run the calls of answers that are complete.
     """
 
     index: int
@@ -132,6 +133,8 @@ class Finished(msgspec.Struct, frozen=True):
     reason: FinishReason
     usage: Usage
     timings: Timings
+    is_cut: bool = False
+    """The answer ended, for whatever reason, within a call that had begun."""
     stop: str | None = None
     """The stop string that was met, with reason `stop_string`."""
     instance: str = ""

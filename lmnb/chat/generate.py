@@ -6,6 +6,7 @@ Usage, timings and finish reasons are counted here, once, for every protocol.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -37,6 +38,8 @@ from lmnb.engine.protocol import (
     Segment,
 )
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
+
+_log = logging.getLogger(__name__)
 
 
 def ensure_supported(request: Request) -> None:
@@ -155,15 +158,25 @@ def _tools(request: Request) -> tuple[Tool, ...]:
 
 
 async def _form(request: Request, info: ModelInfo, renderer: Renderer) -> Format:
-    """How the answer is written. To a raw prompt it is all words."""
+    """How the answer is written. To a raw prompt it is all words.
+
+    Without tools it is so, too, where the template does not bear being asked: it may still print
+    the conversation.
+    """
     if request.prompt is not None:
         return Format()
     tools = _tools(request)
-    form = await renderer.format(
-        choose_template(info.chat_templates, tools=bool(tools)),
-        bos_text=info.bos_text,
-        eos_text=info.eos_text,
-    )
+    try:
+        form = await renderer.format(
+            choose_template(info.chat_templates, tools=bool(tools)),
+            bos_text=info.bos_text,
+            eos_text=info.eos_text,
+        )
+    except InvalidRequest as error:
+        if tools:
+            raise
+        _log.warning("All of the answer is taken for words: %s", error)
+        return Format()
     if tools and form.calls is None:
         return msgspec.structs.replace(form, calls=default.CALLS)
     return form
@@ -265,6 +278,7 @@ def _finished(
         reason = "tool_calls"
     return Finished(
         reason=reason,
+        is_cut=splitter.is_cut,
         usage=Usage(
             end.prompt_tokens,
             end.cached_tokens,

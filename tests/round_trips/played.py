@@ -156,7 +156,8 @@ async def _hear(request: Request, worker: Worker, renderer: Renderer) -> Heard:
                 case ToolCallEnd():
                     assert open_
                     open_ = False
-                case Finished(reason=reason):
+                case Finished(reason=reason, is_cut=is_cut):
+                    assert is_cut == open_
                     heard.reason = reason
                 case Prompt():
                     pass

@@ -25,19 +25,19 @@ from round_trips.family import Family
 from round_trips.templates import PUBLISHED, SHARED
 
 README = Path(__file__).parents[2] / "lmnb" / "chat" / "formats" / "README.md"
+_FEATURES = tuple(dict.fromkeys(case.feature for case in cases(())))
 _BEGIN, _END = "<!-- families -->\n", "<!-- /families -->\n"
 
 
 def write() -> str:
     """The table, as Markdown."""
-    features = tuple(dict.fromkeys(case.feature for case in cases(())))
     lines = [
-        _row(["model's template", "calls", *features]),
-        _row(["---", "---", *([":-:"] * len(features))]),
+        _row(["model's template", "calls", *_FEATURES]),
+        _row(["---", "---", *([":-:"] * len(_FEATURES))]),
     ]
     for path in PUBLISHED:
         family = Family(path.read_text())
-        lines.append(_row([path.stem, _syntax(family), *_support(family, features)]))
+        lines.append(_row([path.stem, syntax_of(family), *support(family)]))
     return "\n".join(lines) + "\n"
 
 
@@ -46,16 +46,18 @@ def read(page: Path) -> str:
     return page.read_text().partition(_BEGIN)[2].partition(_END)[0]
 
 
-def _support(family: Family, features: Sequence[str]) -> list[str]:
+def support(family: Family) -> list[str]:
+    """Of each feature, whether the family has it: yes, in part, or –."""
     given = Counter(case.feature for case in cases(family.own_markers))
     found = Counter(written.case.feature for written in family.supported(MARKERS))
     return [
         "yes" if found[feature] == given[feature] else "in part" if found[feature] else "–"
-        for feature in features
+        for feature in _FEATURES
     ]
 
 
-def _syntax(family: Family) -> str:
+def syntax_of(family: Family) -> str:
+    """How the family writes calls."""
     if family.format.calls is None:
         return "lmnb's own"
     kind = _kind(family.format.calls)

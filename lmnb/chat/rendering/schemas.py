@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from lmnb.chat.json_pointer import referred
+
 Schema = dict[str, Any]
 Schemas = Literal["rich", "plain", "closed"]
 """`rich`: as given. `plain`: in plain words. `closed`: and all objects say what else is in them."""
@@ -53,9 +55,10 @@ class _Plain:
     ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """What `$ref` leads to, with what stands beside it; through several of them, if need be."""
         while isinstance(reference := given.get("$ref"), str):
-            target = None if reference in inside else self._target(reference)
+            target = None if reference in inside else referred(reference, self._root)
+            target = target if isinstance(target, Mapping) else {"type": "object"}
             rest = {key: value for key, value in given.items() if key != "$ref"}
-            given = {**(target or {"type": "object"}), **rest}
+            given = {**target, **rest}
             inside = (*inside, reference)
         return given, inside
 
@@ -103,16 +106,6 @@ class _Plain:
             "description": _sentences(chosen.get("description"), note),
             "nullable": len(real) < len(options) or given.get("nullable"),
         }
-
-    def _target(self, reference: str) -> Mapping[str, Any] | None:
-        """What a pointer into this schema leads to; others lead nowhere."""
-        if not reference.startswith("#"):
-            return None
-        found: Any = self._root
-        for step in reference[1:].split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found if isinstance(found, Mapping) else None
 
 
 def _kinds(given: Mapping[str, Any]) -> list[str]:

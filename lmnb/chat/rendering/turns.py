@@ -16,8 +16,8 @@ def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tup
     """The turns, with names of tools as the model knows them.
 
     Results follow their calls at once and in their order, whatever was said in between: templates
-    pair them by their places. Ids that come twice are told apart, since others pair them by ids. A
-    result with an id that no call has belongs to the first open one of the calls right before it.
+    pair them by their places. Ids that come twice are told apart, since others pair them by ids:
+    results go to parallel calls of one id in their order. A result with an id that no call has belongs to the first open one of the calls right before it.
 
     Raises
     ------
@@ -36,8 +36,10 @@ class _Turns:
         self._turns: list[Turn] = []
         self._results: dict[str, Turn] = {}
         """Of each call, under the id that the template gets."""
-        self._calls: dict[str, ToolCall] = {}
-        """The last call of every id, as the template gets it."""
+        self._calls: dict[str, list[ToolCall]] = {}
+        """The last calls of every id, as the template gets them: several if they are parallel."""
+        self._parallel: set[str] = set()
+        """Ids of calls since anybody else spoke."""
         self._ids: set[str] = set()
 
     def of(self, messages: Iterable[Message]) -> tuple[Turn, ...]:
@@ -60,6 +62,8 @@ class _Turns:
         thinking = "".join(part.text for part in message.parts if isinstance(part, Thinking))
         calls = tuple(self._call(part) for part in message.parts if isinstance(part, ToolCall))
         role = "user" if message.role == "tool" else message.role
+        if role != "assistant":
+            self._parallel.clear()
         return Turn(role, self._media.take_out(message.parts), thinking, calls)
 
     def _call(self, call: ToolCall) -> ToolCall:
@@ -69,7 +73,10 @@ class _Turns:
             number += 1
         self._ids.add(unique)
         made = ToolCall(unique, self._tools.name(call.name), call.arguments)
-        self._calls[call.id] = made
+        if call.id not in self._parallel:
+            self._parallel.add(call.id)
+            self._calls[call.id] = []
+        self._calls[call.id].append(made)
         return made
 
     def _add_result(self, result: ToolResult) -> None:
@@ -82,14 +89,14 @@ class _Turns:
         text = self._media.take_out(result.parts)
         if result.is_error and "error" not in text[:100].lower():
             text = f"Error: {text}" if text else "Error"
-        call = self._calls.get(result.id) or self._open_call()
-        if call is None or call.id in self._results:
+        last = self._turns[-1].calls if self._turns else ()
+        call = self._first_open(self._calls.get(result.id, last))
+        if call is None:
             # Of a call that was cut off with the beginning of the conversation, or a second one.
             self._turns.append(Turn("user", result_text([text])))
         else:
             self._results[call.id] = Turn("tool", text, call_id=call.id, name=call.name)
 
-    def _open_call(self) -> ToolCall | None:
-        """The first without a result of the calls that were said last."""
-        last = self._turns[-1].calls if self._turns else ()
-        return next((call for call in last if call.id not in self._results), None)
+    def _first_open(self, calls: Iterable[ToolCall]) -> ToolCall | None:
+        """The first without a result."""
+        return next((call for call in calls if call.id not in self._results), None)

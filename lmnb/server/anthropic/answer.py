@@ -56,7 +56,7 @@ def message(answer: Answer, model: str, *, hide_thinking: bool = False) -> Messa
         model=model,
         content=tuple(content),
         stop_reason=stop_reason(end),
-        stop_sequence=end.stop,
+        stop_sequence=stop_sequence(end),
         usage=usage(end.usage),
     )
 
@@ -80,8 +80,15 @@ def _input(arguments: str) -> msgspec.Raw:
 
 
 def stop_reason(end: Finished) -> StopReason:
-    """Why it ended, in Anthropic's words."""
+    """Why it ended, in Anthropic's words. One that ended within a call has met its limit."""
+    if end.is_cut and end.reason != "context":
+        return "max_tokens"
     return STOP_REASONS[end.reason]
+
+
+def stop_sequence(end: Finished) -> str | None:
+    """The string that was met, if that is why it ended."""
+    return end.stop if stop_reason(end) == "stop_sequence" else None
 
 
 def usage(counts: Counts) -> Usage:

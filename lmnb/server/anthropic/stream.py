@@ -165,7 +165,10 @@ class MessageStream:
         usage = answer.usage(end.usage)
         delta = {
             "type": "message_delta",
-            "delta": {"stop_reason": answer.stop_reason(end), "stop_sequence": end.stop},
+            "delta": {
+                "stop_reason": answer.stop_reason(end),
+                "stop_sequence": answer.stop_sequence(end),
+            },
             "usage": {
                 "input_tokens": usage.input_tokens,
                 "cache_creation_input_tokens": usage.cache_creation_input_tokens,

@@ -93,9 +93,9 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 def finish_reason(end: Finished, calls: int, *, legacy: bool = False) -> FinishReason:
     """`tool_calls` if and only if there are calls: agents loop for ever otherwise.
 
-    `legacy` callers gave `functions`, and look for `function_call`.
+    A call that was cut is not one to be made. `legacy` callers gave `functions`, and look for `function_call`.
     """
-    if end.reason in {"length", "context"}:
+    if end.is_cut or end.reason in {"length", "context"}:
         return "length"
     if not calls:
         return "stop"

@@ -118,6 +118,8 @@ class ChatStream:
                 return self._chunk(index, Delta(content=text), known)
             case ThinkingDelta(text=text):
                 return self._chunk(index, Delta(reasoning_content=text))
+            case ToolCallStart() | ToolCallDelta() if self._is_dropped(event):
+                return None
             case ToolCallStart():
                 return self._chunk(index, self._begin_call(index, event))
             case ToolCallDelta():
@@ -147,6 +149,10 @@ class ChatStream:
                 usage=usage([ends]),
                 stats=stats(ends[0]),
             )
+
+    def _is_dropped(self, event: ToolCallStart | ToolCallDelta) -> bool:
+        """`function_call` has a place for one call: later ones would be joined to it."""
+        return self._toolbox.legacy and event.index > 0
 
     def _begin_call(self, index: int, event: ToolCallStart) -> Delta:
         self._calls[index] += 1

@@ -53,7 +53,7 @@ class CustomInput:
 def _input(arguments: str) -> str:
     try:
         data: Any = json.loads(arguments, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):  # it was cut, or is nested beyond reason
         return ""
     if isinstance(data, dict):
         if isinstance(data.get("input"), str):

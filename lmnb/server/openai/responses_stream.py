@@ -263,7 +263,7 @@ class ResponseStream:
         yield ItemEvent("response.output_item.done", self._next(), index, done)
 
     def _finish(self, end: Finished) -> Iterator[ResponseEvent]:
-        cut = end.reason in {"length", "context"}
+        cut = end.is_cut or end.reason in {"length", "context"}
         status: ItemStatus = "incomplete" if cut else "completed"
         if self._open is None and not self._items:  # a message, though an empty one
             yield from self._open_message()

@@ -101,7 +101,7 @@ class _Tagged:
     def _value(self, schema: Any) -> str:
         """A value, and the end of its tag."""
         end = self._form.value_end
-        kinds = list(alternatives(schema, self._schema))
+        kinds = alternatives(schema, self._schema)
         text = [kind for kind in kinds if _is_text(kind)]
         if not self._form.raw_strings:
             return sequence(self._json(schema), self._lark.literal(end))

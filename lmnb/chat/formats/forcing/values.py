@@ -23,6 +23,7 @@ from lmnb.chat.formats.forcing.lark import (
     sequence,
 )
 from lmnb.chat.formats.forcing.schemas import Schema, mapped
+from lmnb.chat.json_pointer import referred
 
 _NUMBER_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _ENFORCED = frozenset(
@@ -53,6 +54,8 @@ _TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,31}"
 _DEPTH = 8
 """References followed to see what a schema is."""
+_MOST = 2000
+"""Schemas looked at to see what a schema is."""
 _ANY_DEPTH = 3
 """Levels of a value of which nothing is said."""
 
@@ -79,33 +82,64 @@ def dict_notation(quote: str) -> Notation:
     return Notation("true", "false", "null", ":", ",", quote)
 
 
-def alternatives(schema: Schema | bool, root: Schema, depth: int = 0) -> Iterator[Schema]:
+def alternatives(schema: Any, root: Schema) -> list[Schema]:
     """What a schema allows, as schemas without references, unions and several types.
 
-    One without a type allows anything. Constants are `{"const": …}`.
+    One without a type allows anything, and comes once at most. Constants are `{"const": …}`.
     """
-    if isinstance(schema, bool):
-        yield from [{}] if schema else []
-        return
-    if depth < _DEPTH and isinstance(reference := schema.get("$ref"), str):
-        others = {key: value for key, value in schema.items() if key != "$ref"}
-        yield from alternatives(merged(resolve(reference, root), others), root, depth + 1)
-        return
+    found = []
+    for kind in _alternatives(schema, root):
+        if kind or kind not in found:
+            found.append(kind)
+    return found
+
+
+def _alternatives(schema: Any, root: Schema) -> Iterator[Schema]:
+    """A reference adds nothing when it comes again. What is beyond the bounds is anything."""
+    pending: list[tuple[Any, int]] = [(schema, 0)]
+    followed: list[Schema] = []
+    says_something = False
+    for _ in range(_MOST):
+        if not pending:
+            break
+        node, depth = pending.pop()
+        if isinstance(node, dict) and "$ref" in node:
+            if node in followed:
+                continue
+            followed.append(node)
+        parts = _parts(node, root) if depth < _DEPTH and isinstance(node, dict) else None
+        if parts is None:
+            yield from _kinds(node)
+            says_something = True
+        else:
+            pending += [(part, depth + 1) for part in reversed(parts)]
+    if pending or not says_something:  # too many, or references to themselves alone
+        yield {}
+
+
+def _parts(schema: Schema, root: Schema) -> list[Any] | None:
+    """What a reference, a union or a conjunction consists of, one step down; None: it is none."""
+    if isinstance(reference := schema.get("$ref"), str):
+        return [merged(resolve(reference, root), _without(schema, "$ref"))]
     for key in ("anyOf", "oneOf"):
-        if depth < _DEPTH and isinstance(options := schema.get(key), list):
-            others = {name: value for name, value in schema.items() if name != key}
-            for option in options:
-                yield from alternatives(merged(option, others), root, depth + 1)
-            return
-    if isinstance(parts := schema.get("allOf"), list) and depth < _DEPTH:
-        whole: Schema | bool = {name: value for name, value in schema.items() if name != "allOf"}
+        if isinstance(options := schema.get(key), list):
+            return [merged(option, _without(schema, key)) for option in options]
+    if isinstance(parts := schema.get("allOf"), list):
+        whole: Any = _without(schema, "allOf")
         for part in parts:
-            if isinstance(part, dict) and "$ref" in part:
-                part = merged(resolve(part["$ref"], root), {**part, "$ref": None})  # noqa: PLW2901
+            reference = part.get("$ref") if isinstance(part, dict) else None
+            if isinstance(reference, str):
+                part = merged(resolve(reference, root), _without(part, "$ref"))  # noqa: PLW2901
             whole = merged(part, whole)
-        yield from alternatives(whole, root, depth + 1)
-        return
-    if "const" in schema:
+        return [whole]
+    return None
+
+
+def _kinds(schema: Any) -> Iterator[Schema]:
+    """The alternatives of a schema without references, unions and conjunctions."""
+    if not isinstance(schema, dict):
+        yield from [] if schema is False else [{}]
+    elif "const" in schema:
         yield {"const": schema["const"]}
     elif isinstance(values := schema.get("enum"), list):
         yield from ({"const": value} for value in values)
@@ -116,13 +150,15 @@ def alternatives(schema: Schema | bool, root: Schema, depth: int = 0) -> Iterato
         yield {**schema, "type": kind} if kind else {}
 
 
+def _without(schema: Schema, key: str) -> Schema:
+    return {name: value for name, value in schema.items() if name != key}
+
+
 def merged(first: Any, second: Any) -> Any:
     """Both schemas at once, as far as a look at their keywords tells."""
     if not isinstance(first, dict) or not isinstance(second, dict):
         return second if first is True else first if second is True else False
-    both = {**first, **{key: value for key, value in second.items() if value is not None}}
-    if second.get("$ref", "") is None:
-        both.pop("$ref", None)
+    both = {**first, **second}
     if "properties" in first and "properties" in second:
         both["properties"] = {**first["properties"], **second["properties"]}
     if "required" in first and "required" in second:
@@ -132,16 +168,8 @@ def merged(first: Any, second: Any) -> Any:
 
 def resolve(reference: str, root: Schema) -> Any:
     """What a reference within the schema points to; a schema of anything if it points nowhere."""
-    node: Any = root
-    for part in reference.removeprefix("#").split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, dict):
-            node = node.get(name, True)
-        elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
-            node = node[int(name)]
-        else:
-            return True
-    return node
+    found = referred(reference, root)
+    return found if isinstance(found, dict | bool) else True
 
 
 def _implied(schema: Schema) -> str | None:

@@ -49,7 +49,8 @@ from lmnb.engine.protocol import TokenLogprob
 
 Part: TypeAlias = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
 
-_USABLE_ID = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
+_USABLE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+"""What all protocols pass on as it is, so that an id is known again when it comes back."""
 
 _CALLS = [ToolCall("id", "name", '{"key": "text", "other": 1}')] * 2
 """With all markers that calls have."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmnb.chat.conversation import Tool
+from lmnb.chat.json_pointer import referred
 
-_DEPTH = 16
 _NAMES = {
     type(None): "null",
     bool: "boolean",
@@ -30,41 +30,42 @@ def parameter_types(tool: Tool, key: str) -> frozenset[str] | None:
     schema = properties.get(key) if isinstance(properties, dict) else None
     if schema is None:
         schema = parameters.get("additionalProperties")
-    types = set(_types(schema, parameters, _DEPTH))
+    types = set(_types(schema, parameters))
     if "number" in types:
         types.add("integer")
     return frozenset(types) or None
 
 
-def _types(schema: Any, root: dict[str, Any], depth: int) -> Iterator[str]:
-    if not isinstance(schema, dict) or depth == 0:
-        return
-    named = schema.get("type")
+def _types(schema: Any, root: dict[str, Any]) -> Iterator[str]:
+    """Of the schema and all its alternatives, each of them once, however they refer to each other."""
+    pending, seen = [schema], set[int]()
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, dict) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield from _own(node)
+        if isinstance(reference := node.get("$ref"), str):
+            pending.append(referred(reference, root))
+        for word in ("anyOf", "oneOf", "allOf"):
+            pending += _list(node.get(word))
+
+
+def _own(node: dict[str, Any]) -> Iterator[str]:
+    """The types that a schema itself names, or means."""
+    named = node.get("type")
     if named is not None:
-        yield from (name for name in (named if isinstance(named, list) else [named]))
-    elif "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
+        yield from (name for name in _list(named) or [named] if isinstance(name, str))
+    elif "enum" in node or "const" in node:
+        values = _list(node["enum"]) if "enum" in node else [node["const"]]
         yield from (_NAMES[type(value)] for value in values if type(value) in _NAMES)
-    elif "properties" in schema:
+    elif "properties" in node:
         yield "object"
-    elif "items" in schema:
+    elif "items" in node:
         yield "array"
-    if schema.get("nullable") is True:
+    if node.get("nullable") is True:
         yield "null"
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        yield from _types(_referred(reference, root), root, depth - 1)
-    for word in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(word) or ():
-            yield from _types(part, root, depth - 1)
 
 
-def _referred(reference: str, root: dict[str, Any]) -> Any:
-    found: Any = root
-    for step in reference.removeprefix("#").split("/")[1:]:
-        found = (
-            found.get(step.replace("~1", "/").replace("~0", "~"))
-            if isinstance(found, dict)
-            else None
-        )
-    return found
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
