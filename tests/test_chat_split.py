@@ -21,7 +21,7 @@ from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
 from lmnb.chat.formats.reading.split import Part, Splitter
 from lmnb.chat.formats.reading.types import parameter_types
 from lmnb.chat.formats.write import write_calls
-from lmnb.chat.tool_names import Adapted, adapt
+from lmnb.chat.tool_names import MOST_CHARACTERS, Adapted, adapt
 from lmnb.engine.protocol import TokenLogprob
 
 PROPERTIES: dict[str, Any] = {
@@ -65,6 +65,11 @@ FORMATS = FORMATS | {
             begin="<|section|>",
             call=WrittenCall(pieces=("<|call|>", "{id}", "<|argument|>", "{arguments}", "<|end|>")),
             end="<|section_end|>",
+        )
+    ),
+    "json in tags": Format(
+        calls=Calls(
+            call=WrittenCall(pieces=("<function=", "{name}", ">", "{arguments}", "</function>"))
         )
     ),
     "functionary": Format(
@@ -291,6 +296,7 @@ HERMES, LLAMA, CODER = FORMATS["hermes"], FORMATS["llama 3"], FORMATS["qwen code
 GEMMA, PYTHON, GLM = FORMATS["gemma"], FORMATS["python"], FORMATS["glm"]
 HARMONY, KIMI, ALONE = FORMATS["harmony"], FORMATS["kimi"], FORMATS["python alone"]
 FUNCTIONARY, MISTRAL = FORMATS["functionary"], FORMATS["mistral 3"]
+TAGS = FORMATS["json in tags"]
 
 
 @pytest.mark.parametrize(
@@ -322,6 +328,8 @@ FUNCTIONARY, MISTRAL = FORMATS["functionary"], FORMATS["mistral 3"]
         (CODER, "<tool_call>\nno function</tool_call>"),
         (CODER, "<tool_call>\n<function=a b>x"),
         (GLM, "<tool_call> is a marker: <tool_call>"),
+        (TAGS, 'The tag "<function=now>" begins a call, "</function>" ends it.'),
+        (TAGS, "The tag '<function=now>[1]</function>' calls now."),
         (GEMMA, "<|tool_call>call: me"),
         (PYTHON, "<|tool_call_start|>[no call]"),
         (Format(), " <think>x</think> <tool_call>\n"),
@@ -348,6 +356,13 @@ def test_other_text_stays_as_it_is(name: str, text: str, cuts: list[int]) -> Non
         (HERMES, '<tool_call>{"name": "now", "arguments": "{\\"a\\": \\"x\\\\ny\\"}"}', {"a": "x\ny"}),
         (HERMES, '<tool_call>{"name": "now", "arguments": ""}</tool_call>', {}),
         (HERMES, '<tool_call>{"name": "now", "arguments": null}</tool_call>', {}),
+        (HERMES, '<tool_call>{"name": "now", "arguments": "x"}</tool_call>', {"argument_1": "x"}),
+        (HERMES, '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', {"argument_1": [1]}),
+        (HERMES, '<tool_call>{"name": "now", "arguments": "{\\"q\\": \\"b"}</tool_call>', {"argument_1": '{"q": "b'}),
+        (HERMES, '<tool_call>{"name": "now", "arguments": {"\\ud800": "a\\ud83e\\udd8a\\ud83e\\ud83e\\udd8a\\udd8a\\ud83eb\\ud83e"}}</tool_call>', {"\ufffd": "a🦊\ufffd🦊\ufffd\ufffdb\ufffd"}),
+        (MISTRAL, '[TOOL_CALLS]now[ARGS] "\\n {\\"a\\": 1}"', {"a": 1}),
+        (CODER, '<tool_call>\n<function=now>\n<parameter=a>\n["\\udc00"]\n</parameter>\n</function>\n</tool_call>', {"a": ["\ufffd"]}),
+        (HARMONY, "<|channel|>commentary to=functions.now<|message|>[1]<|call|>", {"argument_1": [1]}),
         (HERMES, '<tool_call>{"name": "now"}</tool_call>', {}),
         (HERMES, '<tool_call>{"name": "now", "parameters": {"a": 1}}', {"a": 1}),
         (HERMES, '<tool_call>{"type": "function", "function": {"name": "now", "arguments": {"a": 1}}}</tool_call>', {"a": 1}),
@@ -397,6 +412,24 @@ def test_a_call_that_never_ends_has_no_end() -> None:
         assert told(parts) == [("call", "now"), ("json", '{"a": "never en')]
         assert splitter.is_cut
         assert splitter.calls == 0
+
+
+def test_text_as_arguments_is_the_first_argument() -> None:
+    text = '<tool_call>{"name": "find_things", "arguments": "a word"}</tool_call>'
+    assert parsed(told(split(HERMES, [text])))[1] == ("json", {"text": "a word"})
+
+
+def test_what_comes_after_broken_arguments_is_read() -> None:
+    broken = '<tool_call>{"name": "now", "arguments": "{\\"q\\": \\"b"}</tool_call>'
+    found = told(split(HERMES, list(f'{broken} And: <tool_call>{{"name": "now"}}</tool_call>')))
+    assert [entry[0] for entry in found] == ["call", "json", "end", "text", "call", "json", "end"]
+
+
+def test_the_longest_name_is_read_back() -> None:
+    name = "n" * MOST_CHARACTERS
+    text = f"<|section|><|call|>functions.{name}:12<|argument|>{{}}<|end|><|section_end|>"
+    found = told(split(FORMATS["kimi with ids"], list(text), tools=adapt([Tool(name)])))
+    assert found == [("call", name), ("json", "{}"), ("end",)]
 
 
 def test_words_after_calls_are_not_lost() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lmnb.chat.conversation import Tool
 from lmnb.chat.rendering.schemas import plain_parameters
-from lmnb.chat.tool_names import MOST_NESTED, adapt, whole_schema
+from lmnb.chat.tool_names import MOST_CHARACTERS, MOST_NESTED, adapt, whole_schema
 from lmnb.errors import InvalidRequest
 
 NAMES = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=8)
@@ -55,6 +55,13 @@ def test_names_are_plain_different_and_mapped_back(names: list[str]) -> None:
         assert new.replace("_", "a").replace("-", "a").isalnum()
         assert adapted.original(new) == name
         assert adapted.name(name) == new
+
+
+def test_names_that_are_too_long_are_refused() -> None:
+    adapt([Tool("n" * MOST_CHARACTERS)])
+    with pytest.raises(InvalidRequest, match="has 257 characters; at most 256") as caught:
+        adapt([Tool("a"), Tool("n" * (MOST_CHARACTERS + 1))])
+    assert caught.value.param == "tools[1]"
 
 
 def test_good_names_stay() -> None:

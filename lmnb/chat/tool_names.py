@@ -20,6 +20,8 @@ from lmnb.errors import InvalidRequest
 
 MOST_NESTED = 100
 """Levels of a schema; templates and grammars go into them by recursion."""
+MOST_CHARACTERS = 256
+"""Of a tool's name. Longer words in an answer are not looked at as names."""
 _ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -54,12 +56,19 @@ def adapt(tools: Iterable[Tool]) -> Adapted:
     Raises
     ------
     InvalidRequest
-        A tool has no name, two different ones have the same, or a schema is nested too deeply.
+        A tool has no name, or too long a one; two different ones have the same; or a schema is
+        nested too deeply.
     """
     given: dict[str, Tool] = {}
     for i, tool in enumerate(tools):
         if not tool.name:
             raise InvalidRequest("A tool has no name.", param=f"tools[{i}]")
+        if len(tool.name) > MOST_CHARACTERS:
+            raise InvalidRequest(
+                f"The name of a tool, '{tool.name[:40]}…', has {len(tool.name)} characters; at most "
+                f"{MOST_CHARACTERS} are possible.",
+                param=f"tools[{i}]",
+            )
         if given.setdefault(tool.name, tool) != tool:
             raise InvalidRequest(
                 f"Two different tools are named '{tool.name}'.", param=f"tools[{i}]"

@@ -18,8 +18,11 @@ from lmnb.chat.formats.reading.source import (
     Waiting,
 )
 from lmnb.chat.formats.reading.tools import Tools
+from lmnb.chat.tool_names import MOST_CHARACTERS
 
-_WORD = re.compile(r"[\w.:/@$-]{1,256}")
+_AROUND_NAME = 64
+"""Characters that families write beside a name: `functions.NAME:0`; and of a number behind it."""
+_WORD = re.compile(rf"[\w.:/@$-]{{1,{MOST_CHARACTERS + _AROUND_NAME}}}")
 
 
 class NotACall(Exception):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import count
 
 from lmnb.chat.conversation import Tool
 from lmnb.chat.formats.reading.source import Cut, Json, Source, Waiting
+from lmnb.chat.formats.reading.tools import positions
 from lmnb.chat.formats.reading.values import Values, escaped
 
 _KEYWORD = re.compile(r"([\w-]+)\s*=(?!=)")
@@ -25,7 +24,7 @@ class PythonReader:
         return _BEGINS.match((yield from source.ahead())) is not None
 
     def read(self, source: Source, tool: Tool | None) -> Json[None]:
-        unnamed = _positions(tool)
+        unnamed = positions(tool)
         written = 0
         while True:
             character = yield from _after_gap(source)
@@ -64,9 +63,3 @@ def _keyword(source: Source) -> Waiting[str]:
         return ""
     source.at = found.end()
     return found[1]
-
-
-def _positions(tool: Tool | None) -> Iterator[str]:
-    properties = ((tool and tool.parameters) or {}).get("properties")
-    yield from properties if isinstance(properties, dict) else ()
-    yield from (f"argument_{number}" for number in count(1))

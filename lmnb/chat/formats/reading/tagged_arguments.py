@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from lmnb.chat.conversation import Tool
@@ -14,6 +15,8 @@ from lmnb.chat.formats.reading.values import Values, escaped
 _STRING = frozenset({"string"})
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 """Written by templates that print values without making JSON of them."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half a character, which JSON may not have without the other."""
 
 
 class TaggedReader:
@@ -129,7 +132,7 @@ def as_json(text: str, types: frozenset[str] | None) -> str:
         return json.dumps(text, ensure_ascii=False)
     if types and not _types_of(value) & types:
         return json.dumps(text, ensure_ascii=False)
-    return written
+    return _lenient(written) if _HALF.search(written) else written
 
 
 def _lenient(text: str) -> str:

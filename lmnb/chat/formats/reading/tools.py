@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 from lmnb.chat.conversation import Tool
 
@@ -32,3 +33,10 @@ class Tools:
             if name not in self._tools and found is not None:
                 name = found[1]
         return name if name in self._tools else written
+
+
+def positions(tool: Tool | None) -> Iterator[str]:
+    """Names for arguments that are written without: those of the tool's schema, in its order."""
+    properties = ((tool and tool.parameters) or {}).get("properties")
+    yield from properties if isinstance(properties, dict) else ()
+    yield from (f"argument_{number}" for number in count(1))

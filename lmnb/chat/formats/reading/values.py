@@ -22,6 +22,9 @@ _WORDS = {"true": "true", "false": "false", "null": "null", "none": "null", "nan
 _KEY = re.compile(r"[^\s:=,}\])\"'<]+")
 _WORD = re.compile(r"[^\n,\]})<\"']+")
 _PLAIN = {quote: re.compile(rf"[^{quote}\\]+") for quote in "\"'"}
+_FIRST_HALF = re.compile(r"\\u[dD][89abAB]..")
+_SECOND_HALF = re.compile(r"\\u[dD][c-fC-F]..")
+_NO_CHARACTER = r"\ufffd"
 _HEX = {"x": 2, "u": 4, "U": 8}
 
 
@@ -77,6 +80,8 @@ class Values:
         self._quote = Marker(quote)
         self._closers = [closer for closer in closers if closer and not closer.is_bracket]
         self._open: list[_Open] = []
+        self._half = ""
+        """The escape of a first surrogate, which means a character together with the next one."""
 
     def read(self) -> Json[None]:
         """Read the value, and nothing after it.
@@ -187,15 +192,29 @@ class Values:
         yield '"'
         while (found := (yield from source.peek())) != character:
             if found == "\\":
-                yield (yield from self._escape())
+                yield self._paired((yield from self._escape()))
             else:
                 plain = _PLAIN[character].match(source.text, source.at)
                 assert plain is not None
                 source.at = plain.end()
-                yield escaped(plain[0])
+                yield self._paired(escaped(plain[0]))
         source.at += 1
-        yield '"'
+        yield self._paired("") + '"'
         return True
+
+    def _paired(self, json: str) -> str:
+        """More of a string, with what was held back of it; halves of a pair by themselves: `\ufffd`.
+
+        They are no text, and no UTF-8 can be made of them.
+        """
+        held, self._half = self._half, ""
+        if _FIRST_HALF.fullmatch(json):
+            self._half, json = json, ""
+        elif _SECOND_HALF.fullmatch(json):
+            if held:
+                return held + json
+            json = _NO_CHARACTER
+        return _NO_CHARACTER * bool(held) + json
 
     def _escape(self) -> Waiting[str]:
         """Read a backslash and what it stands for; its JSON."""
