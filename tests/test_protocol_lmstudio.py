@@ -453,6 +453,25 @@ def test_an_error_ends_with_what_there_is(tmp_path: Path) -> None:
         ("{% if tools %}{% endif %}{% if enable_thinking %}{% endif %}", True, ("off", "on")),
         ("{{ reasoning_effort }}", False, ("low", "medium", "high")),
         ("<think>", False, ("on",)),
+        (
+            "{% if not thinking is defined %}{% set thinking = false %}{% endif %}",
+            False,
+            ("off", "on"),
+        ),
+        (
+            "{%- set reasoning = reasoning if reasoning is defined else true -%}",
+            False,
+            ("off", "on"),
+        ),
+        ("{{ '' if not thinking else '<think>' }}", False, ("off", "on")),
+        (
+            "{{ m.thinking }}{{ m['reasoning'] }}{{ f(thinking=1) }} thinking {# thinking #}",
+            False,
+            None,
+        ),
+        ("{% set thinking = m.thinking %}{% if thinking %}{% endif %}", False, None),
+        ("{% for thinking in m %}{{ thinking }}{% endfor %}", False, None),
+        ("{% if thinking %}{{ 'unclosed", False, None),
     ],
 )
 def test_capabilities(template: str, tools: bool, options: tuple[str, ...] | None) -> None:
@@ -460,3 +479,10 @@ def test_capabilities(template: str, tools: bool, options: tuple[str, ...] | Non
     assert found.trained_for_tool_use == tools
     assert (found.reasoning and found.reasoning.allowed_options) == options
     assert of_templates({"default": "", "tool_use": ""}).trained_for_tool_use
+
+
+def test_families_with_other_switches_think_if_told_to() -> None:
+    for template, default in (("enable_thinking", "on"), ("thinking", "off"), ("reasoning", "off")):
+        found = of_templates({"default": f"{{{{ {template} }}}}"}).reasoning
+        assert found
+        assert found.default == default

@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+from jinja2 import Environment, TemplateError
 
 from lmnb.chat.conversation import Reasoning
+from lmnb.chat.rendering.messages import SWITCHES
 from lmnb.engine.gguf import read_header
 from lmnb.engine.projector import find_projector
 from lmnb.errors import InvalidModel, InvalidRequest
 from lmnb.models.entry import ModelEntry
 from lmnb.server.lmstudio.schema import ReasoningOption
 
+_JINJA = Environment()  # noqa: S701 (nothing is rendered)
+_SPACE = {"whitespace", "comment", "comment_begin", "comment_end"}
+_LONGEST = 300_000
+"""Characters of templates that are looked at; those of real models have 30,000 at most."""
 _EFFORTS: tuple[ReasoningOption, ...] = ("low", "medium", "high")
 
 
@@ -75,11 +82,38 @@ def _reasoning(template: str) -> ReasoningSetting | None:
     """A template offers a setting if it looks at it; one that only knows the tag always thinks."""
     if re.search(r"\breasoning_effort\b", template):
         return ReasoningSetting(_EFFORTS, "medium")
-    if re.search(r"\benable_thinking\b", template):
-        return ReasoningSetting(("off", "on"), "on")
+    if switches := _switches(template):
+        # Without a word about it, families with a switch of their own do not think.
+        return ReasoningSetting(("off", "on"), "on" if switches == {"enable_thinking"} else "off")
     if "<think>" in template:
         return ReasoningSetting(("on",), "on")
     return None
+
+
+def _switches(template: str) -> set[str]:
+    """Those of the variables for thinking that the template reads, before it gives them a value.
+
+    It is taken apart, not parsed or tried: it is anybody's, and this is not the process that renders.
+    """
+    try:
+        tokens = [token for token in _JINJA.lex(template[:_LONGEST]) if token[1] not in _SPACE]
+    except TemplateError:
+        return set()
+    found: set[str] = set()
+    own: set[str] = set()
+    target = ""
+    before = ""
+    for (_, kind, text), (_, _, after) in pairwise([*tokens, (0, "", "")]):
+        if kind == "block_end":
+            own.add(target)  # from here on
+            target = ""
+        elif text in SWITCHES and kind == "name":
+            if before in {"set", "for"}:
+                target = text
+            elif before != "." and after != "=" and text not in own:
+                found.add(text)
+        before = text
+    return found
 
 
 def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> Reasoning:
