@@ -27,8 +27,9 @@ CONTROL = b"\xff"
 _MOST_COMPILED = 32
 _MOST_FORCED = 64
 _CLOSER = re.compile(rb"\s*(?:[\"'\])}]+\s*|</[^<]*|<\|\"\|>)")
-_STRONGEST_PULL = 12.0
-"""What closers gain at the limit. A model that is sure of going on is so by more than that."""
+_STRONGEST_PULL = 40.0
+"""What closers gain at the limit: more than a model is ever sure of going on. A call that is cut is
+worth nothing."""
 _PENALTIES = np.where(
     np.arange(256)[:, None] >> np.arange(8) & 1, np.float32(0), np.float32(-np.inf)
 )
@@ -159,7 +160,8 @@ class Grammar:
             mask[first // 8] |= 1 << first % 8
         apply(mask, row)
         if self.most is not None and 2 * self.written > self.most:
-            row[self.vocabulary.closers] += _STRONGEST_PULL * (2 * self.written / self.most - 1)
+            nearness = min(1.0, 2 * self.written / self.most - 1)
+            row[self.vocabulary.closers] += _STRONGEST_PULL * nearness**2
 
     def accept(self, token: int) -> None:
         """Advance by a token.
