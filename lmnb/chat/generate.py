@@ -107,12 +107,13 @@ async def generate(
     """
     ensure_supported(request)
     prompt = await _prompt(request, worker.info, renderer)
+    control_text = _control_text(prompt)
     form = await _form(request, worker.info, renderer)
     tools = adapt(_tools(request))
     splitter = Splitter(
         form,
         tools,
-        _control_text(prompt),
+        control_text,
         continued=request.continue_final,
         taken=_call_ids(request),
     )
@@ -120,9 +121,7 @@ async def generate(
     ends = dict.fromkeys((*prompt.stop, *form.ends))
     own_stop = tuple(text for text in ends if text not in control)
     # In a thread: schemas that are new have to be compiled once.
-    demanded = await asyncio.to_thread(
-        _constraint, request, form, tools, _control_text(prompt), worker.info
-    )
+    demanded = await asyncio.to_thread(_constraint, request, form, tools, control_text, worker.info)
     command = Generate(
         id=0,
         segments=prompt.segments,

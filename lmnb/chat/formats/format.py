@@ -106,6 +106,10 @@ class PythonCall(msgspec.Struct, frozen=True, tag="python"):
     """A call as Python writes it: `name(key="text", n=1)`."""
 
 
+HARMONY_START = "<|start|>assistant"
+"""Begins a message of gpt-oss: the first one in the prompt, each further one in the answer."""
+
+
 class HarmonyCall(msgspec.Struct, frozen=True, tag="harmony"):
     """gpt-oss: messages with a channel and a recipient, `to=functions.name`, before or after it."""
 

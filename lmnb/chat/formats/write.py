@@ -10,6 +10,7 @@ from typing import Any
 from lmnb.chat.conversation import ToolCall
 from lmnb.chat.formats.format import (
     ARGUMENTS,
+    HARMONY_START,
     ID,
     INDEX,
     NAME,
@@ -27,10 +28,6 @@ from lmnb.chat.formats.format import (
 )
 
 _PLACE = re.compile("|".join(map(re.escape, (NAME, ID, INDEX, ARGUMENTS))))
-
-
-_NEXT_MESSAGE = "<|start|>assistant"
-"""Stands between the messages of one answer in harmony."""
 
 
 def write_answer(
@@ -54,7 +51,7 @@ def write_answer(
             raise ValueError("This format has no calls.")
         pieces.append(form.calls.after_words * bool(words) + write_calls(form.calls, said))
     harmony = form.calls is not None and isinstance(form.calls.call, HarmonyCall)
-    return (_NEXT_MESSAGE if harmony else "").join(pieces)
+    return (HARMONY_START if harmony else "").join(pieces)
 
 
 def write_calls(calls: Calls, said: Sequence[ToolCall]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from lmnb.chat.conversation import Tool, ToolChoice
 from lmnb.server.openai import toolbox
 from lmnb.server.openai.body import Fields
-from lmnb.server.openai.errors import InvalidType, InvalidValue
+from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.toolbox import HOSTED_TOOLS, Known, Toolbox
-from lmnb.server.openai.values import array, json_type, mapping, string
+from lmnb.server.openai.values import array, mapping, string
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +92,9 @@ def _choice(
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice, and the tools that it leaves."""
     param = "tool_choice"
-    if wanted is None:
-        return ToolChoice(parallel=parallel), tools
-    if isinstance(wanted, str):
-        return toolbox.by_word(wanted, param, parallel=parallel), tools
-    if not isinstance(wanted, dict):
-        raise InvalidType(
-            f"Invalid type for '{param}': expected a string or an object, got {json_type(wanted)}.",
-            param=param,
-        )
-    kind = string(wanted, "type", param)
+    if (choice := toolbox.plain_choice(wanted, param, parallel=parallel)) is not None:
+        return choice, tools
+    kind = wanted["type"]
     if kind in ("function", "custom"):
         name, at = _name(wanted, kind, param)
         return toolbox.by_name(name, at, tools, parallel=parallel), tools
@@ -111,8 +104,6 @@ def _choice(
         names = _names(allowed, at)
         choice = toolbox.by_word(allowed.get("mode") or "auto", f"{at}.mode", parallel=parallel)
         return choice, toolbox.only(names, f"{at}.tools", tools)
-    if kind in ("auto", "none", "required"):  # some write the word as an object
-        return toolbox.by_word(kind, param, parallel=parallel), tools
     raise InvalidValue(
         f"Invalid value for '{param}.type': expected 'function', 'custom' or 'allowed_tools', "
         f"got '{kind}'.",

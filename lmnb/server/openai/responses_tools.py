@@ -9,9 +9,9 @@ from typing import Any
 from lmnb.chat.conversation import Tool, ToolChoice
 from lmnb.server.openai import toolbox
 from lmnb.server.openai.body import Fields
-from lmnb.server.openai.errors import InvalidType, UnsupportedParameter
+from lmnb.server.openai.errors import UnsupportedParameter
 from lmnb.server.openai.toolbox import Known, Toolbox, flat_name
-from lmnb.server.openai.values import array, json_type, mapping, string
+from lmnb.server.openai.values import array, mapping, string
 
 log = logging.getLogger(__name__)
 
@@ -79,24 +79,15 @@ def _choice(
 ) -> tuple[ToolChoice, tuple[Tool, ...]]:
     """The choice, and the tools that it leaves. A tool that runs elsewhere cannot be forced."""
     param = "tool_choice"
-    if wanted is None:
-        return ToolChoice(parallel=parallel), tools
-    if isinstance(wanted, str):
-        return toolbox.by_word(wanted, param, parallel=parallel), tools
-    if not isinstance(wanted, dict):
-        raise InvalidType(
-            f"Invalid type for '{param}': expected a string or an object, got {json_type(wanted)}.",
-            param=param,
-        )
-    kind = string(wanted, "type", param)
+    if (choice := toolbox.plain_choice(wanted, param, parallel=parallel)) is not None:
+        return choice, tools
+    kind = wanted["type"]
     if kind in ("function", "custom"):
         name = _name(wanted, param)
         return toolbox.by_name(name, f"{param}.name", tools, parallel=parallel), tools
     if kind == "allowed_tools":
         choice = toolbox.by_word(wanted.get("mode") or "auto", f"{param}.mode", parallel=parallel)
         return choice, toolbox.only(_allowed(wanted, param), f"{param}.tools", tools)
-    if kind in ("auto", "none", "required"):  # some write the word as an object
-        return toolbox.by_word(kind, param, parallel=parallel), tools
     log.warning("Responses: a tool_choice of the type %r counts as 'auto'.", kind)
     return ToolChoice(parallel=parallel), tools
 

@@ -179,6 +179,29 @@ def by_word(word: str, param: str, *, parallel: bool) -> ToolChoice:
     return ToolChoice(modes[word], parallel=parallel)
 
 
+def plain_choice(wanted: Any, param: str, *, parallel: bool) -> ToolChoice | None:
+    """A choice that refers to no tool: none is given, or a word; None if it refers to some.
+
+    Raises
+    ------
+    InvalidType, InvalidValue, MissingParameter
+        It is no choice at all.
+    """
+    if wanted is None:
+        return ToolChoice(parallel=parallel)
+    if isinstance(wanted, str):
+        return by_word(wanted, param, parallel=parallel)
+    if not isinstance(wanted, dict):
+        raise InvalidType(
+            f"Invalid type for '{param}': expected a string or an object, got {json_type(wanted)}.",
+            param=param,
+        )
+    kind = string(wanted, "type", param)
+    if kind in ("auto", "none", "required"):  # some write the word as an object
+        return by_word(kind, param, parallel=parallel)
+    return None
+
+
 def by_name(name: str, param: str, tools: Iterable[Tool], *, parallel: bool) -> ToolChoice:
     """The tool of that name, which must be there."""
     if name not in {tool.name for tool in tools}:

@@ -28,6 +28,7 @@ from lmnb.chat.formats.forcing.schemas import FREE, Schema, try_out, usable
 from lmnb.chat.formats.forcing.values import moved
 from lmnb.chat.formats.format import (
     ARGUMENTS,
+    HARMONY_START,
     ID,
     INDEX,
     NAME,
@@ -49,10 +50,9 @@ _PLACE = re.compile("(" + "|".join(map(re.escape, (NAME, ID, INDEX, ARGUMENTS)))
 _WRITTEN = {ID: "/[A-Za-z0-9_-]{1,24}/", INDEX: "/0|[1-9][0-9]{0,2}/"}
 _BRACKETS = "[{(\"' \t\r\n"
 """What models put white space between as they like, so that no trigger ends in it."""
-_HARMONY_START = "<|start|>assistant"
 _HARMONY = ("<|channel|>commentary to=functions.", NAME, " <|constrain|>json<|message|>", ARGUMENTS)
 _HARMONY_EARLY = (
-    f"{_HARMONY_START} to=functions.",
+    f"{HARMONY_START} to=functions.",
     NAME,
     "<|channel|>commentary <|constrain|>json<|message|>",
     ARGUMENTS,
@@ -219,7 +219,7 @@ class _Builder:
             rest = self._lark.literal(begin[len(marker) :].lstrip())
             first = sequence(self._lark.literal(marker), space, rest)
         if self._harmony and not strip:
-            first = sequence(f"({self._lark.literal(_HARMONY_START)})?", first)
+            first = sequence(f"({self._lark.literal(HARMONY_START)})?", first)
         if after is not None:
             first = sequence(space, first)
         if ended:

@@ -23,7 +23,6 @@ from lmnb.chat.formats.reading.source import (
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.reading.words import Words
 
-START = "<|start|>assistant"
 MARKERS = (
     "<|start|>",
     "<|channel|>",

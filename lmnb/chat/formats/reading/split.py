@@ -26,10 +26,10 @@ from lmnb.chat.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from lmnb.chat.formats.format import Format, HarmonyCall
+from lmnb.chat.formats.format import HARMONY_START, Format, HarmonyCall
 from lmnb.chat.formats.reading.answer import Answer
 from lmnb.chat.formats.reading.harmony import MARKERS as HARMONY_MARKERS
-from lmnb.chat.formats.reading.harmony import START, Harmony
+from lmnb.chat.formats.reading.harmony import Harmony
 from lmnb.chat.formats.reading.prompt_end import begun_marker, thinking_open
 from lmnb.chat.formats.reading.source import (
     Begun,
@@ -97,7 +97,7 @@ class Splitter:
         self._reader: Harmony | Answer
         if form.calls is not None and isinstance(form.calls.call, HarmonyCall):
             self._reader = Harmony(self._source, known)
-            begun = prompt[prompt.rfind(START) :] if START in prompt else ""
+            begun = prompt[prompt.rfind(HARMONY_START) :] if HARMONY_START in prompt else ""
         else:
             open_ = thinking_open(form.thinking, prompt, continued=continued)
             self._reader = Answer(self._source, form, known, open_=open_, bare=continued)
