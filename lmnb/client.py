@@ -207,13 +207,20 @@ class Client:
         return closed
 
     def tokens(self) -> list[Json]:
-        """The API tokens: `{id, name, created_at}`."""
+        """The API tokens: `{id, name, created_at, permissions}`; see `lmnb.server.tokens`."""
         found: list[Json] = self._call("GET", "/lmnb/tokens")["tokens"]
         return found
 
-    def create_token(self, name: str) -> Json:
-        """A new API token: `{id, name, created_at, token}`. `token` is never shown again."""
-        return self._call("POST", "/lmnb/tokens", {"name": name})
+    def create_token(self, name: str, permissions: list[str] | None = None) -> Json:
+        """A new API token, with `token`, its secret text, which is never shown again."""
+        return self._call("POST", "/lmnb/tokens", {"name": name, "permissions": permissions})
+
+    def edit_token(
+        self, name: str, *, new_name: str | None = None, permissions: list[str] | None = None
+    ) -> Json:
+        """Change the token of that name or id; what is None stays as it is."""
+        body = {"new_name": new_name, "permissions": permissions}
+        return self._call("PATCH", "/lmnb/tokens", body, params={"name": name})
 
     def remove_token(self, name: str) -> Json:
         """Remove the token of that name or id."""

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ from lmnb.runtime import log_path
 from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.state import state_of
+from lmnb.server.tokens import USUAL
 
 QUIET = frozenset({"/lmnb/handshake", "/lmnb/shutdown"})
 """Paths that ask about the server itself; see `lmnb.server.tracking`."""
@@ -74,6 +76,12 @@ class _Listen(msgspec.Struct, forbid_unknown_fields=True):
 
 class _NewToken(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+    permissions: list[str] | None = None
+
+
+class _EditedToken(msgspec.Struct, forbid_unknown_fields=True):
+    new_name: str | None = None
+    permissions: list[str] | None = None
 
 
 # --- the server ---------------------------------------------------------------
@@ -318,8 +326,19 @@ async def tokens(request: Request) -> Response:
 async def create_token(request: Request) -> Response:
     """A new API token. `token` is its secret text, said this once."""
     body = await _body(request, _NewToken)
-    token, text = await asyncio.to_thread(state_of(request).tokens.create, body.name)
+    tokens = state_of(request).tokens
+    permissions = USUAL if body.permissions is None else body.permissions
+    token, text = await asyncio.to_thread(tokens.create, body.name, permissions)
     return _json({**msgspec.to_builtins(token), "token": text})
+
+
+@router.patch("/tokens")
+async def edit_token(request: Request) -> Response:
+    """Change name or permissions of the token that `?name=` names, by name or id."""
+    body = await _body(request, _EditedToken)
+    name = request.query_params.get("name", "")
+    edit = partial(state_of(request).tokens.edit, new_name=body.new_name)
+    return _json(await asyncio.to_thread(edit, name, permissions=body.permissions))
 
 
 @router.delete("/tokens")

@@ -25,7 +25,6 @@ from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager, StartWorker
 from lmnb.server.app import Dispatch, control_app, public_app
-from lmnb.server.auth import Tokens
 from lmnb.server.control import QUIET
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
@@ -33,6 +32,7 @@ from lmnb.server.listeners import Listener, bind_unix
 from lmnb.server.log import start_log
 from lmnb.server.state import State
 from lmnb.server.tcp import TCPControl
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 LOCKED = 3

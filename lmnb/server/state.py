@@ -13,11 +13,11 @@ from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
-from lmnb.server.auth import Tokens
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 

@@ -11,8 +11,9 @@ from starlette.types import ASGIApp
 
 from lmnb.config import Settings
 from lmnb.errors import Forbidden, InvalidRequest
-from lmnb.server.auth import Gate, Tokens, is_loopback
+from lmnb.server.auth import Gate, is_loopback
 from lmnb.server.listeners import Listener, TCPInfo, bind_tcp, tcp_info
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 _log = logging.getLogger(__name__)
