@@ -39,16 +39,13 @@ from lmnb.errors import EngineCrashed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
 from lmnb.models.retries import Tries
+from lmnb.server.notes import note
 from lmnb.server.state import State
 
 T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds to wait for a sign of life before a stream's headers are sent."""
-
-
-_LONGEST_HEADER = 2000
-"""Characters: agents bring dozens of tools, and clients refuse headers of more than 8 KB."""
 
 # --- events -----------------------------------------------------------------------
 
@@ -69,8 +66,7 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
-    await output_format.check(request.output_format)
-    await tool_check.check(request)
+    await _note_unenforced(request)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -119,17 +115,13 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
             yield event
 
 
-async def warnings(request: Request) -> dict[str, str]:
-    """Headers that say what of the wanted format and the tools is not enforced; mostly none.
-
-    Raises
-    ------
-    InvalidRequest
-        As `generate`.
-    """
-    texts = (*await output_format.check(request.output_format), *await tool_check.check(request))
-    value = " ".join(texts).encode("ascii", "backslashreplace").decode()
-    return {"x-lmnb-warning": " ".join(value.split())[:_LONGEST_HEADER]} if texts else {}
+async def _note_unenforced(request: Request) -> None:
+    """Say what of the wanted format and of the tools is not enforced."""
+    for text in (
+        *await output_format.check(request.output_format),
+        *await tool_check.check(request),
+    ):
+        note(text)
 
 
 async def _lease(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,9 +12,8 @@ from lmnb.errors import NotSupported
 from lmnb.server.anthropic.schema import Block
 from lmnb.server.errors import InvalidType, MissingParameter
 from lmnb.server.media import from_base64, from_data_url
+from lmnb.server.notes import note
 from lmnb.server.sealing import unseal
-
-_log = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
@@ -57,7 +55,7 @@ def _part(block: Block, where: str) -> Part | None:
     if reader is not None:
         return reader(block, where)
     if kind not in _DROPPED:
-        _log.warning("A content block of type %r was left out: it is not known here", kind)
+        note(f"A content block of the type {kind!r} was left out: it is not known here.")
     return None
 
 

@@ -1,7 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens.
 
-Both are reachable without `/v1` and with it doubled, as base URLs are often given wrongly. Query
-strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-beta` mean nothing here.
+Query strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-beta` mean nothing here.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
 router = APIRouter()
-_PATHS = ("/v1/messages", "/messages", "/v1/v1/messages")
 
 
 async def create(request: Request) -> Response:
@@ -77,6 +75,5 @@ def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-for _path in _PATHS:
-    router.add_api_route(_path, create, methods=["POST"])
-    router.add_api_route(f"{_path}/count_tokens", count, methods=["POST"])
+router.add_api_route("/v1/messages", create, methods=["POST"])
+router.add_api_route("/v1/messages/count_tokens", count, methods=["POST"])

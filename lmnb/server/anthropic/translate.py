@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -26,8 +25,7 @@ from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.anthropic import blocks, references
 from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
 from lmnb.server.errors import InvalidType
-
-_log = logging.getLogger(__name__)
+from lmnb.server.notes import note
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """How a system block begins that only Anthropic's own servers should see.
@@ -147,7 +145,7 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
     """
     own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
     if len(own) < len(given):
-        _log.warning("%d tools were left out: Anthropic runs them itself", len(given) - len(own))
+        note(f"{len(given) - len(own)} tools were left out: Anthropic runs them itself.")
     if given and not own:
         kind = str(given[0].get("name") or given[0]["type"])
         raise NotSupported(f"{kind} is not supported: no tools run on this server.", param="tools")
