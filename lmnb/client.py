@@ -206,6 +206,15 @@ class Client:
         closed: bool = self._call("DELETE", "/lmnb/listener")["closed"]
         return closed
 
+    def settings(self) -> list[Json]:
+        """The server's settings, in order: `lmnb.config.Setting`."""
+        found: list[Json] = self._call("GET", "/lmnb/settings")["settings"]
+        return found
+
+    def change_setting(self, name: str, value: Any) -> Json:
+        """Set one of them (None: back to the default); the setting, and `warnings`."""
+        return self._call("PATCH", "/lmnb/settings", {"name": name, "value": value})
+
     def tokens(self) -> list[Json]:
         """The API tokens: `{id, name, created_at, permissions}`; see `lmnb.server.tokens`."""
         found: list[Json] = self._call("GET", "/lmnb/tokens")["tokens"]

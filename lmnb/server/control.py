@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb import logs
+from lmnb.config import WHEN_LISTENING, change_setting, describe
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
 from lmnb.models import download
@@ -72,6 +73,11 @@ class _Listen(msgspec.Struct, forbid_unknown_fields=True):
     port: int | None = None
     require_auth: bool | None = None
     allow_open: bool = False
+
+
+class _ChangedSetting(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    value: Any
 
 
 class _NewToken(msgspec.Struct, forbid_unknown_fields=True):
@@ -346,6 +352,29 @@ async def remove_token(request: Request) -> Response:
     """Remove the token that `?name=` names, by name or id."""
     name = request.query_params.get("name", "")
     return _json(await asyncio.to_thread(state_of(request).tokens.remove, name))
+
+
+# --- settings -----------------------------------------------------------------
+
+
+@router.get("/settings")
+async def settings(request: Request) -> Response:
+    """All settings: `{"settings": [lmnb.config.Setting]}`."""
+    return _json({"settings": await asyncio.to_thread(describe, state_of(request).settings)})
+
+
+@router.patch("/settings")
+async def edit_setting(request: Request) -> Response:
+    """Set `name` to `value` (null: the default). `warnings` says if a port is open that keeps it."""
+    body = await _body(request, _ChangedSetting)
+    state = state_of(request)
+    await asyncio.to_thread(change_setting, state.settings, body.name, body.value)
+    warnings = []
+    if state.tcp.info and body.name in WHEN_LISTENING:
+        warnings.append(f"{state.tcp.info.url} stays as it is until it is closed.")
+    rows = await asyncio.to_thread(describe, state.settings)
+    changed = next(row for row in rows if row.name == body.name)
+    return _json({**msgspec.to_builtins(changed), "warnings": warnings})
 
 
 # --- helpers ------------------------------------------------------------------
