@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ from lmnb.server.openai.fan_out import Merged
 from lmnb.server.sse import DONE, Frames, frame
 
 
-def reply(value: Any) -> Response:
+def reply(value: Any, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    data = msgspec.json.encode(value)
+    return Response(data, media_type="application/json", headers=headers)
 
 
 def error_frame(error: LmnbError) -> bytes:
