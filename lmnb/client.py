@@ -206,14 +206,30 @@ class Client:
         closed: bool = self._call("DELETE", "/lmnb/listener")["closed"]
         return closed
 
+    def settings(self) -> list[Json]:
+        """The server's settings, in order: `lmnb.config.Setting`."""
+        found: list[Json] = self._call("GET", "/lmnb/settings")["settings"]
+        return found
+
+    def change_setting(self, name: str, value: Any) -> Json:
+        """Set one of them (None: back to the default); the setting, and `warnings`."""
+        return self._call("PATCH", "/lmnb/settings", {"name": name, "value": value})
+
     def tokens(self) -> list[Json]:
-        """The API tokens: `{id, name, created_at}`."""
+        """The API tokens: `{id, name, created_at, permissions}`; see `lmnb.server.tokens`."""
         found: list[Json] = self._call("GET", "/lmnb/tokens")["tokens"]
         return found
 
-    def create_token(self, name: str) -> Json:
-        """A new API token: `{id, name, created_at, token}`. `token` is never shown again."""
-        return self._call("POST", "/lmnb/tokens", {"name": name})
+    def create_token(self, name: str, permissions: list[str] | None = None) -> Json:
+        """A new API token, with `token`, its secret text, which is never shown again."""
+        return self._call("POST", "/lmnb/tokens", {"name": name, "permissions": permissions})
+
+    def edit_token(
+        self, name: str, *, new_name: str | None = None, permissions: list[str] | None = None
+    ) -> Json:
+        """Change the token of that name or id; what is None stays as it is."""
+        body = {"new_name": new_name, "permissions": permissions}
+        return self._call("PATCH", "/lmnb/tokens", body, params={"name": name})
 
     def remove_token(self, name: str) -> Json:
         """Remove the token of that name or id."""

@@ -1,16 +1,19 @@
 """Settings: environment over `$LMNB_HOME/settings.json` over the defaults below.
 
 Every setting is also an environment variable: `LMNB_` and its name in capitals.
-The server reads them once, when it starts; where to listen is read by whoever asks for it.
+The server reads them when it starts, and changes them while it runs (`change_setting`); where to
+listen is read by whoever asks for it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -19,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from lmnb.errors import ConfigError
+from lmnb.errors import ConfigError, InvalidRequest
 from lmnb.runtime import find_home
 
 
@@ -27,52 +30,42 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
-    """All settings. Times in seconds.
+_changing = threading.Lock()
 
-    home
-        Where models, database, caches and logs live (`LMNB_HOME`, default `~/.lmnb`).
-    host, port
-        Where `serve` listens unless told otherwise. Nothing listens before `serve`.
-    require_auth
-        Every request over TCP needs an API token.
-    allowed_hosts
-        Names under which clients may reach a listener that asks for no token, beyond this
-        machine's own (the Host header is checked against DNS rebinding). In the environment
-        separated by commas.
-    cors
-        Web pages of any origin may use the server.
-    jit_loading
-        A request for a model that is not loaded loads it.
-    jit_ttl
-        Idle time after which a model loaded that way is unloaded.
-    auto_evict
-        Loading a model that way first unloads the one that was loaded that way before.
-    default_context_length
-        Context of models loaded without one, in tokens; None lets the engine choose.
-    prefix_disk
-        Bytes of disk for the state of prompts, under `home`/cache/prefixes: a conversation then
-        goes on where it was after its model was unloaded. 0, the default, is none.
-    idle_exit
-        The server ends after this time with nothing loaded, listening or running; 0 is never.
-    """
+
+class Settings(BaseSettings):
+    """All settings. One object a server, which `change_setting` changes in place. Times in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LMNB_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix="LMNB_", env_ignore_empty=True, extra="forbid", use_attribute_docstrings=True
     )
 
     home: Path
+    """Where models, database, caches and logs live (`LMNB_HOME`, default `~/.lmnb`)."""
     host: str = "127.0.0.1"
+    """Address that `serve` listens on unless told otherwise; 0.0.0.0 is the local network."""
     port: int = Field(1234, ge=0, le=65535)
+    """Port that `serve` listens on unless told otherwise. Nothing listens before `serve`."""
     require_auth: bool = False
+    """Every request over TCP needs an API token."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Names, separated by commas, under which clients may reach a port that asks for no token,
+    beyond this machine's own (the Host header is checked against DNS rebinding)."""
     cors: bool = False
+    """Web pages of any origin may use the server."""
     jit_loading: bool = True
-    jit_ttl: float = Field(3600.0, gt=0)
+    """A request for a model that is not loaded loads it."""
+    jit_ttl: float = Field(3600.0, ge=0, allow_inf_nan=False)
+    """Idle time after which a model loaded that way is unloaded; 0 is never."""
     auto_evict: bool = True
+    """Loading a model that way first unloads the one that was loaded that way before."""
     default_context_length: int | None = Field(None, ge=1)
+    """Context of models loaded without one, in tokens; null lets the engine choose."""
     prefix_disk: int = Field(0, ge=0)
-    idle_exit: float = Field(600.0, ge=0)
+    """Bytes of disk for the state of prompts, under `cache/prefixes`: a conversation then goes on
+    where it was after its model was unloaded. 0 is none. Read when a model is loaded."""
+    idle_exit: float = Field(600.0, ge=0, allow_inf_nan=False)
+    """The server ends after this time with nothing loaded, listening or running; 0 is never."""
 
     @classmethod
     def settings_customise_sources(
@@ -88,6 +81,24 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+WHEN_LISTENING = frozenset({"host", "port", "require_auth", "allowed_hosts", "cors"})
+"""Settings that a port which is open already keeps as they were when it was opened."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as it is shown.
+
+    `value` and `default` are JSON, `text` is the value as people write it, `source` is who set it.
+    """
+
+    name: str
+    value: Any
+    text: str
+    default: Any
+    source: Literal["default", "file", "environment"]
+    description: str
+
+
 def load_settings(home: Path | None = None) -> Settings:
     """The settings in force. `home` None is `$LMNB_HOME`.
 
@@ -97,12 +108,114 @@ def load_settings(home: Path | None = None) -> Settings:
         The file is not JSON, or a value cannot be used; the message names where it stands.
     """
     home = home or find_home()
-    path = home / "settings.json"
+    path = _path(home)
     try:
         settings = Settings(**{**_read(path), "home": home})
     except ValidationError as error:
         raise _config_error(error, path) from None
     return settings.model_copy(update={"home": home})
+
+
+def describe(settings: Settings) -> list[Setting]:
+    """All settings but `home`, in their order. Blocks (disk)."""
+    in_file = _read(_path(settings.home))
+    values = settings.model_dump(mode="json")
+    found = []
+    for name, field in Settings.model_fields.items():
+        if name == "home":
+            continue
+        in_environment = _is_in_environment(name)
+        found.append(
+            Setting(
+                name=name,
+                value=values[name],
+                text=_text(values[name]),
+                default=field.get_default(call_default_factory=True),
+                source="environment"
+                if in_environment
+                else "file"
+                if name in in_file
+                else "default",
+                description=" ".join((field.description or "").split()),
+            )
+        )
+    return found
+
+
+def change_setting(settings: Settings, name: str, value: Any) -> None:
+    """Set `name` in the file and in `settings`; None is the default. Blocks (disk).
+
+    Text is read as in the environment: `on`, `600`, `a.example,b.example`.
+
+    Raises
+    ------
+    InvalidRequest
+        There is no such setting, it cannot have this value, or the environment sets it.
+    ConfigError
+        The file cannot be read or written.
+    """
+    if name not in Settings.model_fields or name == "home":
+        known = ", ".join(field for field in Settings.model_fields if field != "home")
+        raise InvalidRequest(
+            f"There is no setting {name!r}.", hint=f"Settings are {known}.", param="name"
+        )
+    if _is_in_environment(name):
+        raise InvalidRequest(
+            f"{_variable(name)} in the server's environment sets {name}.",
+            hint="Remove it there, and restart the server with `lmnb stop`.",
+            param=name,
+        )
+    path = _path(settings.home)
+    with _changing:
+        stored = _read(path)
+        stored.pop(name, None)
+        given = {} if value is None else {name: value}
+        try:
+            changed = Settings(**{**stored, "home": settings.home, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["loc"][:1] != (name,):
+                raise _config_error(error, path) from None
+            message = f"{name} cannot be {value!r}: {first['msg']}."
+            raise InvalidRequest(message, param=name) from None
+        if given:
+            stored[name] = changed.model_dump(mode="json")[name]
+        _write(path, stored)
+        setattr(settings, name, getattr(changed, name))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ",".join(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _path(home: Path) -> Path:
+    return home / "settings.json"
+
+
+def _variable(name: str) -> str:
+    return f"LMNB_{name.upper()}"
+
+
+def _is_in_environment(name: str) -> bool:
+    """As pydantic-settings sees it: names in any case, empty ones not at all."""
+    return any(key.upper() == _variable(name) and value for key, value in os.environ.items())
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Whole or not at all, whatever happens meanwhile."""
+    part = path.with_suffix(".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(data, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -123,6 +236,8 @@ def _config_error(error: ValidationError, path: Path) -> ConfigError:
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields))
         return ConfigError(f"{path}: there is no setting {name!r}.", hint=f"Settings are {known}.")
-    variable = f"LMNB_{name.upper()}"
-    where = f"The environment variable {variable}" if variable in os.environ else f"{path}, {name}"
+    variable = _variable(name)
+    where = (
+        f"The environment variable {variable}" if _is_in_environment(name) else f"{path}, {name}"
+    )
     return ConfigError(f"{where} cannot be {first['input']!r}: {first['msg']}.")

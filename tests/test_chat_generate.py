@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from lmnb.chat.conversation import (
+    Document,
     Message,
     OutputFormat,
     Reasoning,
@@ -23,6 +24,7 @@ from lmnb.chat.conversation import (
     Tool,
     ToolCall,
     ToolChoice,
+    ToolResult,
 )
 from lmnb.chat.events import Event, Finished, Prompt, TextDelta
 from lmnb.chat.generate import _template_arguments, ensure_supported, generate, tokenize
@@ -32,7 +34,7 @@ from lmnb.chat.rendering.renderer import CHATML, Renderer
 from lmnb.chat.sampling import fill_in
 from lmnb.engine.client import Update, Worker
 from lmnb.engine.protocol import Generate, LoadConfig, Sampling
-from lmnb.errors import ContextOverflow, InvalidRequest
+from lmnb.errors import ContextOverflow, InvalidRequest, NotSupported
 from lmnb.server.generation import fold
 
 T = TypeVar("T")
@@ -50,6 +52,21 @@ def asking(*messages: Message, **more: Any) -> Request:
 
 
 # --- what is asked for ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (asking(said("user", "Hi", Document(b"", "application/pdf"))), "messages"),
+        (asking(said("tool", ToolResult("1", (Document(b"", "application/pdf"),)))), "messages"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(request_: Request, param: str | None) -> None:
+    with pytest.raises(NotSupported) as caught:
+        ensure_supported(request_)
+    assert caught.value.status == 400
+    assert caught.value.hint
+    assert caught.value.param == param
 
 
 def test_what_makes_no_sense_is_refused() -> None:

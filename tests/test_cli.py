@@ -255,6 +255,11 @@ def test_tokens(server: ServerHome) -> None:
     assert "already" in server.lmnb("token", "create", "laptop", check=False).stderr
     made = json.loads(server.lmnb("token", "create", "phone", "--json").stdout)
     assert made["token"].startswith(f"sk-lm-{made['id']}:")
+    edit = server.lmnb("token", "edit", "phone", "--name", "tablet", "--permissions", "mcp,models")
+    assert edit.stdout == "Token tablet permits: models, mcp.\n"
+    assert "models, mcp" in server.lmnb("token", "ls").stdout
+    refused = server.lmnb("token", "edit", "tablet", "--permissions", "all", check=False)
+    assert "'all' is no permission" in refused.stderr
     assert server.lmnb("token", "rm", "laptop").stdout == "Token laptop is removed.\n"
     server.lmnb("token", "rm", made["id"])
     assert json.loads(server.lmnb("token", "ls", "--json").stdout) == []

@@ -42,6 +42,21 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
+def test_settings(kernel: Kernel) -> None:
+    assert "jit_ttl" in kernel.run("%lm settings").text
+    try:
+        text = kernel.run("%lm settings jit_ttl 120").text
+        assert "120" in text
+        assert "file" in text
+        assert "120" in kernel.run("%lm settings jit_ttl").text
+        assert "on" in kernel.run("%lm settings auto_evict").text
+    finally:
+        assert "3600" in kernel.run("%lm settings jit_ttl --reset").text
+    assert "jit_ttl cannot be 'soon'" in failure(kernel.run("%lm settings jit_ttl soon", ok=False))
+    assert "no setting 'x'" in failure(kernel.run("%lm settings x", ok=False))
+    assert "needs a name" in failure(kernel.run("%lm settings --reset", ok=False))
+
+
 def failure(execution: Execution) -> str:
     assert execution.status == "error"
     assert execution.error is not None

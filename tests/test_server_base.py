@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import FastAPI, HTTPException
+from own_server import app_with, serving
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -29,41 +28,11 @@ from lmnb.errors import (
     ServerError,
     Unauthorized,
 )
-from lmnb.server import body, errors, sse
+from lmnb.server import body, sse
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import error_body, protocol_of
 from lmnb.server.generation import begin
 from lmnb.server.tracking import Activity, Tracked
-
-# --- a server of its own, over real TCP -------------------------------------------
-
-
-class _Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:
-        """The test's process keeps its own."""
-
-
-@asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            yield client
-    finally:
-        server.should_exit = server.force_exit = True
-        await task
-
-
-def app_with(path: str, handler: Callable[[Request], Any], method: str = "POST") -> FastAPI:
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_route(path, handler, methods=[method])
-    errors.install(app)
-    return app
-
 
 # --- errors -------------------------------------------------------------------------
 
@@ -179,6 +148,7 @@ def test_only_what_may_pass_is_retried(error: LmnbError, retry: str | None) -> N
     response = answered(error)
     assert response.status_code == error.status
     assert response.headers.get("x-should-retry") == retry
+    assert ("retry-after" in response.headers) == isinstance(error, ServerError)
     assert response.headers["request-id"] == response.headers["x-request-id"]
 
 
@@ -243,27 +213,6 @@ def test_unknown_paths_and_methods() -> None:
 def test_validation_errors_in_words_of_json(text: str, message: str, param: str | None) -> None:
     error = body.explain(text)
     assert (error.message, error.param, error.status) == (message, param, 400)
-
-
-def test_bodies_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "MAX_BODY", 1000)
-
-    async def handle(request: Request) -> Response:
-        return JSONResponse(await body.read(request, dict[str, Any]))
-
-    async def run() -> list[httpx2.Response]:
-        async with serving(app_with("/v1/messages", handle)) as client:
-            small, large = {"x": "a"}, {"x": "a" * 2000}
-            found = [await client.post("/v1/messages", json=data) for data in (small, large)]
-            headers = {"content-encoding": "zstd"}
-            return [*found, await client.post("/v1/messages", content=b"x", headers=headers)]
-
-    small, large, compressed = asyncio.run(run())
-    assert compressed.status_code == 400
-    assert "zstd" in compressed.json()["error"]["message"]
-    assert small.json() == {"x": "a"}
-    assert large.status_code == 413
-    assert large.json()["error"]["type"] == "request_too_large"
 
 
 # --- event streams --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,16 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from anthropic.types import MessageParam
 from server_home import CHAT, ENDLESS, ServerHome, wait_for
+from starlette.routing import Route
 
 from lmnb.client import Client
 from lmnb.errors import ConfigError, Forbidden, InvalidRequest, PortInUse
+from lmnb.server.anthropic import routes as anthropic_routes
+from lmnb.server.lmstudio import routes as lmstudio_routes
+from lmnb.server.openai import routes as openai_routes
+from lmnb.server.tokens import Permission
 
 
 @contextlib.contextmanager
@@ -218,6 +225,62 @@ def test_tokens(client: Client) -> None:
     finally:
         client.remove_token("test")
         client.stop_serving()
+
+
+def test_every_route_asks_for_its_permission(client: Client) -> None:
+    """What a token with one permission may reach, of all routes that there are."""
+    models = {"/api/v1/models/load", "/api/v1/models/unload"}
+    with listening(client, require_auth=True) as url, httpx2.Client(base_url=url) as http:
+        for permission in Permission:
+            text = client.create_token(permission, [permission])["token"]
+            try:
+                for method, path in _routes():
+                    answer = http.request(
+                        method, path, headers={"x-api-key": text}, json=_refused_body(method)
+                    )
+                    if method == "GET" and "/models" in path:
+                        needed = None
+                    else:
+                        needed = "models" if path in models else "inference"
+                    refused = answer.status_code == 403
+                    assert refused == (needed not in {None, permission}), (permission, path)
+                    assert not refused or f"'{needed}'" in answer.text
+            finally:
+                client.remove_token(permission)
+
+
+def _routes() -> Iterator[tuple[str, str]]:
+    for router in (openai_routes.router, anthropic_routes.router, lmstudio_routes.router):
+        for route in router.routes:
+            assert isinstance(route, Route)
+            for method in (route.methods or set()) - {"HEAD"}:
+                yield method, re.sub(r"\{.*?\}", "none", route.path)
+
+
+def _refused_body(method: str) -> object:
+    """A body that no route takes, so that nothing is done."""
+    return None if method == "GET" else []
+
+
+def test_a_permission_taken_away_is_gone_at_once(client: Client) -> None:
+    text = client.create_token("laptop")["token"]
+    try:
+        with (
+            listening(client, require_auth=True) as url,
+            anthropic.Anthropic(base_url=url, api_key=text) as claude,
+        ):
+            messages: list[MessageParam] = [{"role": "user", "content": "Hello"}]
+            counted = claude.messages.count_tokens(model=CHAT, messages=messages)
+            assert counted.input_tokens > 0
+            client.edit_token("laptop", permissions=["downloads"])
+            with pytest.raises(anthropic.PermissionDeniedError, match="'inference'") as refused:
+                claude.messages.count_tokens(model=CHAT, messages=messages)
+            body = refused.value.body
+            assert isinstance(body, dict)
+            assert body["error"]["type"] == "permission_error"
+    finally:
+        client.remove_token("laptop")
+        client.unload(all=True)
 
 
 def test_a_refused_client_is_told_in_its_own_protocol(client: Client) -> None:

@@ -23,7 +23,6 @@ from server_home import CHAT, ENDLESS, ServerHome, wait_for
 from lmnb import client as client_module
 from lmnb import runtime
 from lmnb.client import Client, attach, find
-from lmnb.config import load_settings
 from lmnb.errors import ConfigError, ServerError, ServerMismatch
 from lmnb.launch import clean_environment
 from lmnb.server.log import start_log
@@ -275,19 +274,6 @@ def test_a_bad_environment_variable_is_named(
     monkeypatch.setenv("LMNB_JIT_TTL", "-5")
     with pytest.raises(ConfigError, match="LMNB_JIT_TTL cannot be '-5'"):
         fresh_home.attach()
-
-
-def test_the_file_yields_to_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "settings.json").write_text('{"port": 5000, "jit_ttl": 60}')
-    monkeypatch.setenv("LMNB_PORT", "5001")
-    monkeypatch.setenv("LMNB_HOST", "")
-    monkeypatch.setenv("LMNB_ALLOWED_HOSTS", "a.example, b.example")
-    settings = load_settings(tmp_path)
-    assert (settings.port, settings.jit_ttl, settings.host) == (5001, 60.0, "127.0.0.1")
-    assert settings.allowed_hosts == ("a.example", "b.example")
-    assert settings.home == tmp_path
 
 
 def test_the_home_is_for_its_user_alone(fresh_home: ServerHome, tmp_path: Path) -> None:

@@ -34,15 +34,11 @@ class Audio(msgspec.Struct, frozen=True, tag="audio"):
 
 
 class Document(msgspec.Struct, frozen=True, tag="document"):
-    """A file the user attached: its bytes, kind and title, and what is said about it.
-
-    Before a prompt is made, its text takes its place (`lmnb.chat.documents`).
-    """
+    """A file the user attached: its bytes, kind and title."""
 
     data: bytes
     media_type: str
     title: str | None = None
-    context: str | None = None
 
 
 class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
@@ -198,8 +194,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         default, () is none.
     load
         Options for a load that this request causes (LM Studio's `context_length`).
-    left_out
-        What of the caller's request is not in this one, in sentences for the caller.
     """
 
     model: str
@@ -220,4 +214,3 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     ttl: float | None = None
     adapters: tuple[tuple[str | int, float], ...] | None = None
     load: dict[str, Any] = {}
-    left_out: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Request, Tool, ToolCall
+from lmnb.chat.conversation import Document, Request, Tool, ToolCall, ToolResult
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Timings, Usage
 from lmnb.chat.formats import default
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
@@ -37,7 +37,7 @@ from lmnb.engine.protocol import (
     Progress,
     Segment,
 )
-from lmnb.errors import Cancelled, InvalidRequest
+from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ def ensure_supported(request: Request) -> None:
 
     Raises
     ------
+    NotSupported
+        Documents.
     InvalidRequest
         No message at all, a `max_tokens` below 1, a format for a message that has begun, or a call
         that is demanded where there are no tools.
@@ -63,8 +65,22 @@ def ensure_supported(request: Request) -> None:
         )
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidRequest("The most tokens to generate must be at least 1.", param="max_tokens")
-    if request.prompt is None and not request.messages:
+    if request.prompt is None:
+        _check_messages(request)
+
+
+def _check_messages(request: Request) -> None:
+    if not request.messages:
         raise InvalidRequest("There is no message to answer.", param="messages")
+    for message in request.messages:
+        for part in message.parts:
+            parts = part.parts if isinstance(part, ToolResult) else (part,)
+            if any(isinstance(each, Document) for each in parts):
+                raise NotSupported(
+                    "Messages with documents are not supported.",
+                    hint="Send text.",
+                    param="messages",
+                )
 
 
 async def generate(

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import inspect, models, server, tokens
+    from lmnb.cli import inspect, models, server, settings, tokens
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -56,4 +56,5 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_commands(commands)
     server.add_commands(commands)
     tokens.add_commands(commands)
+    settings.add_commands(commands)
     return parser

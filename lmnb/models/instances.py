@@ -182,7 +182,7 @@ class Manager:
         except asyncio.CancelledError:
             if not load.has_owner:
                 # Requests wait for it still: from now on it is their load.
-                load.plan = replace(load.plan, jit=True, ttl=self._settings.jit_ttl)
+                load.plan = replace(load.plan, jit=True, ttl=self._planner.jit_ttl)
             raise
 
     async def draft(self, name: str | None) -> Path | None:

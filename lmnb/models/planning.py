@@ -38,6 +38,11 @@ class Planner:
         self._catalog = catalog
         self._settings = settings
 
+    @property
+    def jit_ttl(self) -> float | None:
+        """Seconds that a model loaded just in time may be idle unless its request says otherwise."""
+        return self._settings.jit_ttl or None
+
     async def entry(self, name: str | None, kind: Kind) -> ModelEntry:
         """The model that `name` means; without a name, the default one of that kind."""
         if name:
@@ -80,7 +85,7 @@ class Planner:
             entry=entry,
             config=self._complete(entry, options or LoadConfig()),
             jit=True,
-            ttl=self._settings.jit_ttl if ttl is None else ttl,
+            ttl=self.jit_ttl if ttl is None else ttl,
         )
 
     def explicit(

@@ -14,7 +14,7 @@ from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.models import DEFAULT_CHAT_MODEL, find_loaded, use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
-from lmnb.notebook.status import gpu_hint, ls, placement, ps, status
+from lmnb.notebook.status import gpu_hint, ls, placement, ps, settings, status
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.units import duration, size
 
@@ -32,7 +32,7 @@ class LmMagic:
             prog="%lm", description="Models and server of lmnb. Alone: what there is, and where."
         )
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-        for add in (_get, _ls, _ps, _load, _unload, _serve, _log, _help):
+        for add in (_get, _ls, _ps, _load, _unload, _serve, _settings, _log, _help):
             add(commands)
         return parser
 
@@ -111,6 +111,16 @@ def _serve(commands: Any) -> None:
     add("--require-auth", action="store_true", help="ask clients for an API token")
     add("--allow-open", action="store_true", help="listen beyond this machine without tokens")
     add("--stop", action="store_true", help="close the port; models stay loaded")
+
+
+def _settings(commands: Any) -> None:
+    parser = commands.add_parser(
+        "settings", help="what the server goes by", description="Show settings, or change one."
+    )
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="which one (all)")
+    add("value", nargs="?", metavar="VALUE", help="what to set it to, such as 600 or off")
+    add("--reset", action="store_true", help="back to its default")
 
 
 def _log(commands: Any) -> None:
@@ -241,6 +251,19 @@ def _run_serve(client: Client, args: Namespace) -> None:
     show(paragraph("\n".join(lines)))
 
 
+def _run_settings(client: Client, args: Namespace) -> None:
+    if not args.reset and args.value is None:
+        rows = [row for row in client.settings() if args.name in {None, row["name"]}]
+        if not rows:
+            raise UsageMistake(f"%lm settings: there is no setting {args.name!r}.")
+        show(settings(rows))
+        return
+    if args.name is None:
+        raise UsageMistake("%lm settings: --reset needs a name.")
+    row = client.change_setting(args.name, None if args.reset else args.value)
+    show(joined(settings([row]), *(paragraph(warning) for warning in row["warnings"])))
+
+
 def _show_log(client: Client, args: Namespace) -> None:
     note("\n".join(client.log(args.lines)) or "The log is empty.")
 
@@ -253,6 +276,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "load": _run_load,
     "unload": _run_unload,
     "serve": _run_serve,
+    "settings": _run_settings,
     "log": _show_log,
 }
 

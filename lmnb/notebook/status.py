@@ -81,6 +81,14 @@ def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
     )
 
 
+def settings(rows: Sequence[dict[str, Any]]) -> Bundle:
+    """Settings, what they are set to by whom, and what they mean."""
+    return table(
+        ("Setting", "Value", "Set by", "Meaning"),
+        [(row["name"], row["text"], row["source"], row["description"]) for row in rows],
+    )
+
+
 def ls(rows: Sequence[dict[str, Any]]) -> Bundle:
     """The models on the disk."""
     if not rows:

@@ -17,6 +17,7 @@ from lmnb.server import control, errors
 from lmnb.server.anthropic import routes as anthropic
 from lmnb.server.lmstudio import routes as lmstudio
 from lmnb.server.openai import routes as openai
+from lmnb.server.paths import TolerantPaths
 from lmnb.server.state import State
 
 
@@ -30,6 +31,7 @@ def public_app(state: State) -> FastAPI:
     app.include_router(openai.router)
     app.include_router(anthropic.router)
     app.include_router(lmstudio.router)
+    app.add_middleware(TolerantPaths)
     return app
 
 

@@ -5,101 +5,32 @@ Nothing of this stands before the private socket: the file system guards that.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import re
-import secrets
 import socket
-import string
-import time
-from typing import Any
 
-import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lmnb.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from lmnb.server.database import Database
+from lmnb.errors import Forbidden, Unauthorized
 from lmnb.server.errors import error_response
+from lmnb.server.tokens import Permission, Token, Tokens
 
-_ALPHABET = string.ascii_letters + string.digits
-_TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):[A-Za-z0-9]{20}")
-_NO_HASH = bytes(32)
+_LISTS = ("/api/v1/models", "/api/v0/models", "/v1/models", "/models")
+"""Any token may read these: clients ask for a list before they do anything else."""
+
+_NEEDED = (
+    ("/api/v1/models/download", Permission.DOWNLOADS),
+    ("/api/v1/models", Permission.MODELS),
+)
+"""What a token must permit to use what lies below a path, if not inference."""
+
+TOKEN = "lmnb.token"  # noqa: S105 - the name of a key
+"""Key in the ASGI scope of the token a request came with, where tokens are asked for."""
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """An API token as it may be shown: never the secret. Times are seconds since the epoch."""
-
-    id: str
-    name: str
-    created_at: float
-
-
-class Tokens:
-    """API tokens: named, shown once, kept as SHA-256 (they are random enough for a plain hash).
-
-    The form `sk-lm-XXXXXXXX:` and 20 more letters or digits is LM Studio's: its SDKs check it.
-    Reading is done in memory, so that a request costs no query.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS tokens "
-            "(id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, hash BLOB NOT NULL, created_at REAL)"
-        )
-        rows = database.execute("SELECT id, name, hash, created_at FROM tokens ORDER BY created_at")
-        self._hashes: dict[str, bytes] = {row[0]: row[2] for row in rows}
-        self._tokens = {row[0]: Token(id=row[0], name=row[1], created_at=row[3]) for row in rows}
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def all(self) -> list[Token]:
-        """All tokens, oldest first."""
-        return list(self._tokens.values())
-
-    def create(self, name: str) -> tuple[Token, str]:
-        """A new token and its secret text, which cannot be had again. Blocks (disk).
-
-        Raises
-        ------
-        InvalidRequest
-            The name is empty or taken.
-        """
-        name = name.strip()
-        if not name:
-            raise InvalidRequest("A token needs a name.", param="name")
-        if any(token.name == name for token in self._tokens.values()):
-            raise InvalidRequest(
-                f"There is a token named {name!r} already.",
-                hint="Choose another name, or remove that token first.",
-                param="name",
-            )
-        token = Token(id=_random(8), name=name, created_at=time.time())
-        text = f"sk-lm-{token.id}:{_random(20)}"
-        digest = hashlib.sha256(text.encode()).digest()
-        self._database.execute(
-            "INSERT INTO tokens VALUES (?, ?, ?, ?)", (token.id, name, digest, token.created_at)
-        )
-        self._hashes[token.id] = digest
-        self._tokens[token.id] = token
-        return token, text
-
-    def remove(self, name: str) -> Token:
-        """Remove the token of that name or id; it is refused from now on. Blocks (disk)."""
-        found = [token for token in self._tokens.values() if name in {token.id, token.name}]
-        if not found:
-            raise NotFound(f"There is no token {name!r}.", param="name")
-        self._database.execute("DELETE FROM tokens WHERE id = ?", (found[0].id,))
-        del self._hashes[found[0].id]
-        return self._tokens.pop(found[0].id)
-
-    def verify(self, text: str) -> bool:
-        """Whether `text` is a token. The comparison takes the same time for all wrong secrets."""
-        match = _TOKEN.fullmatch(text)
-        known = self._hashes.get(match[1], _NO_HASH) if match else _NO_HASH
-        return hmac.compare_digest(known, hashlib.sha256(text.encode()).digest())
+def permits(scope: Scope, permission: Permission) -> bool:
+    """Whether the sender of a request may do that; without a gate that asks for tokens, it may."""
+    token: Token | None = scope.get(TOKEN)
+    return token is None or permission in token.permissions
 
 
 class Gate:
@@ -152,21 +83,51 @@ class Gate:
                 f"Requests of web pages from {origin} are refused.",
                 hint="Start the server with LMNB_CORS=1 to allow them.",
             )
-        if self.tokens is None or scope["path"] in self.OPEN or self._authorized(headers):
+        if self.tokens is None or scope["path"] in self.OPEN:
             return None
+        return _authorize(scope, headers, self.tokens)
+
+
+def _authorize(
+    scope: Scope, headers: dict[bytes, str], tokens: Tokens
+) -> Forbidden | Unauthorized | None:
+    """Find the request's token and put it into its scope, or say why it is not let in."""
+    scheme, _, bearer = headers.get(b"authorization", "").strip().partition(" ")
+    given = [headers.get(b"x-api-key", "").strip()]
+    if scheme.lower() == "bearer":
+        given.append(bearer.strip())
+    # All are looked at: how long this takes tells nothing.
+    found = [token for text in given if (token := tokens.verify(text)) is not None]
+    if not found:
         return Unauthorized(
             "An API token is required to make requests to this server, but no valid one was given.",
             hint="Send it as `Authorization: Bearer TOKEN` or `x-api-key: TOKEN`; "
             "`lmnb token create NAME` makes one.",
         )
+    scope[TOKEN] = found[0]
+    return refusal(scope, _permission_for(scope["method"], scope["path"]))
 
-    def _authorized(self, headers: dict[bytes, Any]) -> bool:
-        assert self.tokens is not None
-        scheme, _, bearer = headers.get(b"authorization", "").strip().partition(" ")
-        given = [headers.get(b"x-api-key", "").strip()]
-        if scheme.lower() == "bearer":
-            given.append(bearer.strip())
-        return any(self.tokens.verify(text) for text in given)
+
+def refusal(scope: Scope, permission: Permission | None) -> Forbidden | None:
+    """What to answer a request that needs `permission` and came with a token that lacks it."""
+    if permission is None or permits(scope, permission):
+        return None
+    name = scope[TOKEN].name
+    return Forbidden(
+        f"The API token {name!r} does not permit this: it lacks the permission {permission.value!r}.",
+        hint=f"`lmnb token edit {name} --permissions …` changes what it permits.",
+    )
+
+
+def _permission_for(method: str, path: str) -> Permission | None:
+    if method in {"GET", "HEAD"} and any(_below(path, listing) for listing in _LISTS):
+        return None
+    known = (permission for prefix, permission in _NEEDED if _below(path, prefix))
+    return next(known, Permission.INFERENCE)
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")
 
 
 def host_allowed(host: str, names: set[str]) -> bool:
@@ -225,7 +186,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

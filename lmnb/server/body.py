@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 
-from lmnb.errors import InvalidRequest, NotSupported
+from lmnb.errors import InvalidRequest
+from lmnb.server.compression import TooLarge, decompress, encoding_of
 from lmnb.server.errors import (
     InvalidJson,
     InvalidType,
@@ -18,7 +20,7 @@ from lmnb.server.errors import (
 )
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes. Room for a few images in base64; what Ollama's gateway allows."""
+"""Bytes, compressed or not. Room for a few images in base64; what Ollama's gateway allows."""
 
 T = TypeVar("T")
 
@@ -36,29 +38,37 @@ _WORDS = {
 
 
 async def read_bytes(request: Request) -> bytes:
-    """The body.
+    """The body, decompressed.
 
     Raises
     ------
     PayloadTooLarge
-        It is larger than `MAX_BODY`; the rest is not read.
-    NotSupported
-        It is compressed.
+        It has more than `MAX_BODY` bytes, or stands for more; the rest is not read.
+    UnsupportedEncoding, InvalidCompression
+        It is compressed in another way than gzip, zstd and deflate, or not as it says.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise NotSupported(
-            f"Request bodies compressed with {encoding} are not supported.",
-            hint="Send the body as it is.",
-        )
+    encoding = encoding_of(request.headers.get("content-encoding"))
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_BODY:
+        raise _too_large()
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > MAX_BODY:
-            raise PayloadTooLarge(f"The request body is larger than {MAX_BODY >> 20} MiB.")
+            raise _too_large()
         parts.append(part)
-    return b"".join(parts)
+    data = b"".join(parts)
+    if encoding is None:
+        return data
+    try:
+        return await asyncio.to_thread(decompress, data, encoding, MAX_BODY)
+    except TooLarge:
+        raise _too_large() from None
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {MAX_BODY >> 20} MiB.")
 
 
 async def read(request: Request, kind: type[T]) -> T:
@@ -66,7 +76,7 @@ async def read(request: Request, kind: type[T]) -> T:
 
     Raises
     ------
-    PayloadTooLarge, InvalidJson
+    PayloadTooLarge, UnsupportedEncoding, InvalidCompression, InvalidJson
         It is no JSON of at most `MAX_BODY` bytes.
     MissingParameter, UnknownField, InvalidType
         A field is wrong; `param` says which.

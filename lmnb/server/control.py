@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb import logs
+from lmnb.config import WHEN_LISTENING, change_setting, describe
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
 from lmnb.models import download
@@ -28,6 +30,7 @@ from lmnb.runtime import log_path
 from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.state import state_of
+from lmnb.server.tokens import USUAL
 
 QUIET = frozenset({"/lmnb/handshake", "/lmnb/shutdown"})
 """Paths that ask about the server itself; see `lmnb.server.tracking`."""
@@ -72,8 +75,19 @@ class _Listen(msgspec.Struct, forbid_unknown_fields=True):
     allow_open: bool = False
 
 
+class _ChangedSetting(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    value: Any
+
+
 class _NewToken(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+    permissions: list[str] | None = None
+
+
+class _EditedToken(msgspec.Struct, forbid_unknown_fields=True):
+    new_name: str | None = None
+    permissions: list[str] | None = None
 
 
 # --- the server ---------------------------------------------------------------
@@ -318,8 +332,19 @@ async def tokens(request: Request) -> Response:
 async def create_token(request: Request) -> Response:
     """A new API token. `token` is its secret text, said this once."""
     body = await _body(request, _NewToken)
-    token, text = await asyncio.to_thread(state_of(request).tokens.create, body.name)
+    tokens = state_of(request).tokens
+    permissions = USUAL if body.permissions is None else body.permissions
+    token, text = await asyncio.to_thread(tokens.create, body.name, permissions)
     return _json({**msgspec.to_builtins(token), "token": text})
+
+
+@router.patch("/tokens")
+async def edit_token(request: Request) -> Response:
+    """Change name or permissions of the token that `?name=` names, by name or id."""
+    body = await _body(request, _EditedToken)
+    name = request.query_params.get("name", "")
+    edit = partial(state_of(request).tokens.edit, new_name=body.new_name)
+    return _json(await asyncio.to_thread(edit, name, permissions=body.permissions))
 
 
 @router.delete("/tokens")
@@ -327,6 +352,29 @@ async def remove_token(request: Request) -> Response:
     """Remove the token that `?name=` names, by name or id."""
     name = request.query_params.get("name", "")
     return _json(await asyncio.to_thread(state_of(request).tokens.remove, name))
+
+
+# --- settings -----------------------------------------------------------------
+
+
+@router.get("/settings")
+async def settings(request: Request) -> Response:
+    """All settings: `{"settings": [lmnb.config.Setting]}`."""
+    return _json({"settings": await asyncio.to_thread(describe, state_of(request).settings)})
+
+
+@router.patch("/settings")
+async def edit_setting(request: Request) -> Response:
+    """Set `name` to `value` (null: the default). `warnings` says if a port is open that keeps it."""
+    body = await _body(request, _ChangedSetting)
+    state = state_of(request)
+    await asyncio.to_thread(change_setting, state.settings, body.name, body.value)
+    warnings = []
+    if state.tcp.info and body.name in WHEN_LISTENING:
+        warnings.append(f"{state.tcp.info.url} stays as it is until it is closed.")
+    rows = await asyncio.to_thread(describe, state.settings)
+    changed = next(row for row in rows if row.name == body.name)
+    return _json({**msgspec.to_builtins(changed), "warnings": warnings})
 
 
 # --- helpers ------------------------------------------------------------------

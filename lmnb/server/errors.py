@@ -36,6 +36,7 @@ from lmnb.errors import (
     NotSupported,
     Unauthorized,
 )
+from lmnb.server import notes
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ STREAM_ERROR = "lmnb.stream_error"
 
 _RETRIED_BY_SDKS = {408, 409, 429, *range(500, 600)}
 _WORTH_RETRYING = {429, 503, 529}
+_RETRY_AFTER = "2"
+"""Seconds. What is busy here is so for a moment; Claude Code gives up where it is more than 60."""
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -196,8 +199,10 @@ def error_body(error: LmnbError, protocol: Protocol, request_id: str | None) -> 
 
 
 def retry_headers(error: LmnbError) -> dict[str, str]:
-    """`x-should-retry` where an SDK would retry in vain."""
-    if error.status in _RETRIED_BY_SDKS and error.status not in _WORTH_RETRYING:
+    """`x-should-retry` where an SDK would retry in vain, `retry-after` where it would not."""
+    if error.status in _WORTH_RETRYING:
+        return {"retry-after": _RETRY_AFTER}
+    if error.status in _RETRIED_BY_SDKS:
         return {"x-should-retry": "false"}
     return {}
 
@@ -278,7 +283,9 @@ def _from_http(request: Request, error: HTTPException) -> LmnbError:
 
 
 class RequestContext:
-    """Pure ASGI: gives each request an id, and answers what nobody caught with a plain 500."""
+    """Pure ASGI: gives each request an id, tells what was left out of it (`lmnb.server.notes`), and
+    answers what nobody caught with a plain 500.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -289,6 +296,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         identifier = scope.setdefault(REQUEST_ID, new_request_id())
+        noted = notes.collect()
         begun = time.perf_counter()
         started = False
 
@@ -300,6 +308,8 @@ class RequestContext:
                 headers["request-id"] = headers["x-request-id"] = identifier
                 elapsed = (time.perf_counter() - begun) * 1e3
                 headers["openai-processing-ms"] = str(round(elapsed))
+                if noted:
+                    headers[notes.HEADER] = notes.header(noted)
             await send(message)
 
         try:

@@ -22,7 +22,6 @@ import msgspec
 from lmnb.chat import generate as chat
 from lmnb.chat import output_format, tool_check
 from lmnb.chat.conversation import Request
-from lmnb.chat.documents import showing as documents
 from lmnb.chat.events import (
     Event,
     Finished,
@@ -40,16 +39,13 @@ from lmnb.errors import EngineCrashed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
 from lmnb.models.retries import Tries
+from lmnb.server.notes import note
 from lmnb.server.state import State
 
 T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds to wait for a sign of life before a stream's headers are sent."""
-
-
-_LONGEST_HEADER = 2000
-"""Characters: agents bring dozens of tools, and clients refuse headers of more than 8 KB."""
 
 # --- events -----------------------------------------------------------------------
 
@@ -64,15 +60,13 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     Raises
     ------
     InvalidRequest
-        The wanted output format, or a strict tool, cannot be enforced, or a document cannot be
-        read; nothing has been loaded or queued.
+        The wanted output format, or a strict tool, cannot be enforced; nothing has been loaded or
+        queued.
     LmnbError
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
-    await output_format.check(request.output_format)
-    await tool_check.check(request)
-    await documents.check(request, state.documents)
+    await _note_unenforced(request)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -103,11 +97,10 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
         assert lease is not None
         instance = lease.instance
         tries.use(instance.id, state.models.suspects(instance.entry))
-        info = instance.worker.info
         events = await stack.enter_async_context(
             aclosing(
                 chat.generate(
-                    await documents.shown(request, state.documents, sees=info.sees),
+                    request,
                     instance.worker,
                     state.renderer,
                     instance=instance.id,
@@ -122,18 +115,13 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
             yield event
 
 
-async def warnings(request: Request) -> dict[str, str]:
-    """Headers that say what of the request is left out or not enforced; mostly none.
-
-    Raises
-    ------
-    InvalidRequest
-        As `generate`.
-    """
-    format_ = await output_format.check(request.output_format)
-    texts = (*request.left_out, *format_, *await tool_check.check(request))
-    value = " ".join(texts).encode("ascii", "backslashreplace").decode()
-    return {"x-lmnb-warning": " ".join(value.split())[:_LONGEST_HEADER]} if texts else {}
+async def _note_unenforced(request: Request) -> None:
+    """Say what of the wanted format and of the tools is not enforced."""
+    for text in (
+        *await output_format.check(request.output_format),
+        *await tool_check.check(request),
+    ):
+        note(text)
 
 
 async def _lease(
@@ -335,9 +323,7 @@ async def count_tokens(state: State, request: Request) -> int:
     chat.ensure_supported(request)
 
     async def work(instance: Instance) -> int:
-        worker = instance.worker
-        wanted = await documents.shown(request, state.documents, sees=worker.info.sees)
-        return len(await chat.tokenize(wanted, worker, state.renderer))
+        return len(await chat.tokenize(request, instance.worker, state.renderer))
 
     return await _use(
         state, request.model, "llm", work, ttl=request.ttl, options=_load_config(request)

@@ -11,21 +11,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from lmnb import runtime
 from lmnb.config import Settings, load_settings
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import PrefixFolder
+from lmnb.engine.protocol import LoadConfig, PrefixFolder
 from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager, StartWorker
+from lmnb.models.loading import OnProgress
 from lmnb.server.app import Dispatch, control_app, public_app
-from lmnb.server.auth import Tokens
 from lmnb.server.control import QUIET
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
@@ -33,6 +34,7 @@ from lmnb.server.listeners import Listener, bind_unix
 from lmnb.server.log import start_log
 from lmnb.server.state import State
 from lmnb.server.tcp import TCPControl
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 LOCKED = 3
@@ -102,11 +104,17 @@ async def _serve(settings: Settings, own: Own | None) -> None:
 
 
 def _start(settings: Settings) -> StartWorker:
-    """How workers are started: with a place for prefixes on disk if there is one."""
-    if not settings.prefix_disk:
-        return Worker.start
-    folder = settings.home / "cache" / "prefixes"
-    return partial(Worker.start, prefixes=PrefixFolder(str(folder), settings.prefix_disk))
+    """How workers are started: with a place for prefixes on disk if the settings have one by then."""
+
+    def start(
+        path: Path, config: LoadConfig, *, log: Path | None, on_progress: OnProgress | None
+    ) -> Coroutine[Any, Any, Worker]:
+        size = settings.prefix_disk
+        folder = str(settings.home / "cache" / "prefixes")
+        prefixes = PrefixFolder(folder, size) if size else None
+        return Worker.start(path, config, log=log, on_progress=on_progress, prefixes=prefixes)
+
+    return start
 
 
 def make_state(settings: Settings) -> State:
@@ -173,10 +181,10 @@ class _Private:
 
 
 async def _until_done(state: State, private: _Private) -> None:
-    limit = state.settings.idle_exit
     while not state.stopping.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(state.stopping.wait(), 1.0)
+        limit = state.settings.idle_exit
         if limit and not state.busy and state.activity.idle_seconds() >= limit:
             _log.info("Idle for %.0f seconds with nothing loaded: ending", limit)
             # Before anything is awaited: nobody can attach in between.

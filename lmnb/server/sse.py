@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -74,7 +74,6 @@ class EventStream(Response):
         *,
         on_error: Callable[[LmnbError], bytes],
         keep_alive: Callable[[float], bytes] = comment,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.frames = frames
         self.on_error = on_error
@@ -82,9 +81,7 @@ class EventStream(Response):
         self.status_code = 200
         self.background = None
         # nginx and its kin hold back streams unless they are told not to.
-        self.init_headers(
-            {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-        )
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or less if nobody listens any more."""
@@ -153,7 +150,6 @@ def stream(
     *,
     on_error: Callable[[LmnbError], bytes],
     keep_alive: Callable[[float], bytes] = comment,
-    headers: Mapping[str, str] | None = None,
 ) -> EventStream:
     """`EventStream` under the name that reads well in a route."""
-    return EventStream(frames, on_error=on_error, keep_alive=keep_alive, headers=headers)
+    return EventStream(frames, on_error=on_error, keep_alive=keep_alive)

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
-from lmnb.chat.documents.reader import Reader
 from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
-from lmnb.server.auth import Tokens
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 
@@ -36,8 +35,6 @@ class State:
         Stored answers, which later requests continue.
     renderer
         Renders chat templates, in a process of its own.
-    documents
-        Reads documents, PDFs in a process of their own each.
     """
 
     settings: Settings
@@ -53,7 +50,6 @@ class State:
     started_at: float = field(default_factory=time.time)
     responses: ResponseStore = field(init=False)
     renderer: Renderer = field(default_factory=Renderer)
-    documents: Reader = field(default_factory=Reader)
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)

@@ -11,11 +11,22 @@ from starlette.types import ASGIApp
 
 from lmnb.config import Settings
 from lmnb.errors import Forbidden, InvalidRequest
-from lmnb.server.auth import Gate, Tokens, is_loopback
+from lmnb.server import notes
+from lmnb.server.auth import Gate, is_loopback
 from lmnb.server.listeners import Listener, TCPInfo, bind_tcp, tcp_info
+from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 _log = logging.getLogger(__name__)
+_EXPOSED = (
+    "request-id",
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "x-should-retry",
+    notes.HEADER,
+)
+"""Headers of answers that scripts in web pages may read: what SDKs look at."""
 
 
 class TCPControl:
@@ -100,7 +111,7 @@ class TCPControl:
                 allow_origins=["*"],
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["request-id", "x-request-id"],
+                expose_headers=_EXPOSED,
             )
         return app
 

@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import made_models
 import numpy as np
 import pytest
 
-from lmnb.config import load_settings
+from lmnb.config import change_setting, load_settings
 from lmnb.engine import cache as cache_module
 from lmnb.engine import native
 from lmnb.engine.client import Worker
@@ -240,9 +240,15 @@ def test_a_worker_that_is_killed_leaves_what_it_had(model: Path, folder: Path) -
 
 
 def test_the_setting_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _start(load_settings(tmp_path)) == Worker.start
-    monkeypatch.setenv("LMNB_PREFIX_DISK", "1000")
-    start = _start(load_settings(tmp_path))
-    assert isinstance(start, partial)
-    expected = PrefixFolder(str(tmp_path / "cache" / "prefixes"), 1000)
-    assert start.keywords == {"prefixes": expected}
+    given = []
+
+    def fake(path: Path, config: LoadConfig, **options: Any) -> None:
+        given.append(options["prefixes"])
+
+    monkeypatch.setattr(Worker, "start", fake)
+    settings = load_settings(tmp_path)
+    start = _start(settings)
+    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None)
+    change_setting(settings, "prefix_disk", 1000)
+    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None)
+    assert given == [None, PrefixFolder(str(tmp_path / "cache" / "prefixes"), 1000)]

@@ -11,9 +11,7 @@ from pydantic_core import from_json
 from lmnb.chat.events import Finished
 from lmnb.chat.events import Usage as Counts
 from lmnb.server.anthropic.schema import (
-    ContextManagement,
     Message,
-    MessagesBody,
     OutputTokensDetails,
     StopReason,
     TextBlock,
@@ -36,40 +34,13 @@ STOP_REASONS: dict[str, StopReason] = {
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
-class Form(msgspec.Struct, frozen=True):
-    """What the request says of the form of its answer.
+def message(answer: Answer, model: str, *, hide_thinking: bool = False) -> Message:
+    """The whole answer: thinking, text, calls. `model` is the name to be reported.
 
-    hides_thinking
-        Thinking is in its block's signature only.
-    is_empty
-        Only the prompt was to be read; nothing that was generated is told.
-    manages_context
-        The request has `context_management`: the answer says that no edit was applied.
+    Thinking that is to be hidden is in its block's signature only.
     """
-
-    hides_thinking: bool = False
-    is_empty: bool = False
-    manages_context: bool = False
-
-    @classmethod
-    def of(cls, body: MessagesBody) -> Form:
-        """That of a request."""
-        return cls(
-            hides_thinking=(body.thinking or {}).get("display") == "omitted",
-            is_empty=body.max_tokens == 0,
-            manages_context=body.context_management is not None,
-        )
-
-
-PLAIN = Form()
-
-
-def message(answer: Answer, model: str, form: Form = PLAIN) -> Message:
-    """The whole answer: thinking, text, calls. `model` is the name to be reported."""
-    if form.is_empty:
-        answer = Answer("", "", (), (), finished=without_output(answer.finished))
     content: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
-    if answer.thinking and form.hides_thinking:
+    if answer.thinking and hide_thinking:
         content.append(ThinkingBlock("", seal(answer.thinking)))
     elif answer.thinking:
         content.append(ThinkingBlock(answer.thinking, signature()))
@@ -87,14 +58,7 @@ def message(answer: Answer, model: str, form: Form = PLAIN) -> Message:
         stop_reason=stop_reason(end),
         stop_sequence=stop_sequence(end),
         usage=usage(end.usage),
-        context_management=ContextManagement() if form.manages_context else msgspec.UNSET,
     )
-
-
-def without_output(end: Finished) -> Finished:
-    """The end of an answer of which nothing is told."""
-    counts = msgspec.structs.replace(end.usage, output=0, reasoning=0)
-    return msgspec.structs.replace(end, reason="length", stop=None, is_cut=False, usage=counts)
 
 
 def tool_use_id(call: str) -> str:

@@ -1,12 +1,9 @@
 """POST /v1/messages and /v1/messages/count_tokens.
 
-Both are reachable without `/v1` and with it doubled, as base URLs are often given wrongly. Query
-strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-beta` mean nothing here.
+Query strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-beta` mean nothing here.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import msgspec
 from fastapi import APIRouter
@@ -14,19 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.errors import ModelNotFound
-from lmnb.server.anthropic.answer import Form, message
+from lmnb.server.anthropic.answer import message
 from lmnb.server.anthropic.schema import CountBody, MessagesBody
 from lmnb.server.anthropic.stream import MessageStream
 from lmnb.server.anthropic.translate import translate
 from lmnb.server.body import read
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import request_id
-from lmnb.server.generation import begin, count_tokens, fold, generate, warnings
+from lmnb.server.generation import begin, count_tokens, fold, generate
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
 router = APIRouter()
-_PATHS = ("/v1/messages", "/messages", "/v1/v1/messages")
 
 
 async def create(request: Request) -> Response:
@@ -35,19 +31,13 @@ async def create(request: Request) -> Response:
     state = state_of(request)
     model = await resolve(state, body.model)
     wanted = translate(body, model, request.headers)
-    headers = await warnings(wanted)
-    form = Form.of(body)
+    hide = (body.thinking or {}).get("display") == "omitted"
     if not body.stream:
         answer = await until_disconnect(request, fold(generate(state, wanted)))
-        return _json(message(answer, model or answer.finished.instance, form), headers)
+        return _json(message(answer, model or answer.finished.instance, hide_thinking=hide))
     events = await until_disconnect(request, begin(generate(state, wanted)))
-    writer = MessageStream(model or body.model, request_id(request), form)
-    return stream(
-        writer.frames(events),
-        on_error=writer.error,
-        keep_alive=writer.keep_alive,
-        headers=headers,
-    )
+    writer = MessageStream(model or body.model, request_id(request), hide_thinking=hide)
+    return stream(writer.frames(events), on_error=writer.error, keep_alive=writer.keep_alive)
 
 
 async def count(request: Request) -> Response:
@@ -81,11 +71,9 @@ async def resolve(state: State, name: str) -> str:
     return name
 
 
-def _json(value: object, headers: Mapping[str, str] | None = None) -> Response:
-    body = msgspec.json.encode(value)
-    return Response(body, media_type="application/json", headers=headers)
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-for _path in _PATHS:
-    router.add_api_route(_path, create, methods=["POST"])
-    router.add_api_route(f"{_path}/count_tokens", count, methods=["POST"])
+router.add_api_route("/v1/messages", create, methods=["POST"])
+router.add_api_route("/v1/messages/count_tokens", count, methods=["POST"])

@@ -26,8 +26,7 @@ from lmnb.chat.events import Usage as Counts
 from lmnb.errors import LmnbError
 from lmnb.server import sse
 from lmnb.server.anthropic import answer
-from lmnb.server.anthropic.answer import PLAIN, Form
-from lmnb.server.anthropic.schema import ContextManagement, Message, Usage
+from lmnb.server.anthropic.schema import Message, Usage
 from lmnb.server.errors import anthropic_body
 from lmnb.server.sealing import seal
 
@@ -37,13 +36,15 @@ _encode = sse.encoder.encode
 
 
 class MessageStream:
-    """Turns the events of one answer into frames. `model` is the name to be reported."""
+    """Turns the events of one answer into frames. `model` is the name to be reported.
 
-    def __init__(self, model: str, request_id: str, form: Form = PLAIN) -> None:
+    Thinking that is to be hidden is in its block's signature only.
+    """
+
+    def __init__(self, model: str, request_id: str, *, hide_thinking: bool = False) -> None:
         self._model = model
         self._request_id = request_id
-        self._form = form
-        self._hidden: list[str] | None = [] if form.hides_thinking else None
+        self._hidden: list[str] | None = [] if hide_thinking else None
         self._started = False
         self._counts: Usage | None = None
         self._index = -1
@@ -60,8 +61,6 @@ class MessageStream:
 
     def feed(self, event: Event) -> bytes:
         """The frames that say `event`; none if there is nothing to be said."""
-        if self._form.is_empty and not isinstance(event, Prompt | Finished):
-            return b""
         if isinstance(event, TextDelta):
             if not event.text:
                 return b""
@@ -163,15 +162,12 @@ class MessageStream:
         return before + sse.frame(stop, "content_block_stop")
 
     def _finish(self, end: Finished) -> bytes:
-        if self._form.is_empty:
-            end = answer.without_output(end)
         usage = answer.usage(end.usage)
-        delta: dict[str, Any] = {
+        delta = {
             "type": "message_delta",
             "delta": {
                 "stop_reason": answer.stop_reason(end),
                 "stop_sequence": answer.stop_sequence(end),
-                "stop_details": None,
             },
             "usage": {
                 "input_tokens": usage.input_tokens,
@@ -181,8 +177,6 @@ class MessageStream:
                 "output_tokens_details": usage.output_tokens_details,
             },
         }
-        if self._form.manages_context:
-            delta["context_management"] = ContextManagement()
         return (
             self._start()
             + self._close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -26,6 +25,7 @@ from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.anthropic import blocks, references
 from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
 from lmnb.server.errors import InvalidType
+from lmnb.server.notes import note
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """How a system block begins that only Anthropic's own servers should see.
@@ -35,6 +35,17 @@ prompt from being found in the prefix cache.
 """
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
+_SERVER_TOOLS = (
+    "web_search_",
+    "web_fetch_",
+    "code_execution_",
+    "bash_",
+    "text_editor_",
+    "memory_",
+    "computer_",
+    "tool_search_tool_",
+    "advisor_",
+)
 _CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 
 
@@ -60,37 +71,19 @@ def translate(body: CountBody, model: str, headers: Headers) -> Request:
         "reasoning": reasoning(body),
         "cache_key": cache_key(body, headers),
         "ttl": body.ttl,
-        "left_out": tuple(left_out(body)),
     }
     if not isinstance(body, MessagesBody):
         return Request(**common)
+    if body.max_tokens is not None and body.max_tokens < 1:
+        raise InvalidRequest("max_tokens: must be at least 1.", param="max_tokens")
     names = SamplingOptions.__struct_fields__
     extra = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return Request(
         **common,
-        max_tokens=token_limit(body.max_tokens),
+        max_tokens=body.max_tokens,
         stop=tuple(stop for stop in (*(body.stop_sequences or ()), *extra) if stop),
         sampling=SamplingOptions(**{name: getattr(body, name, None) for name in names}),
     )
-
-
-def token_limit(given: int | None) -> int | None:
-    """Tokens to generate; none given, or -1 as LM Studio has it: until the context is full.
-
-    0 reads the prompt into the cache, for which the engine needs one token, told to nobody
-    (https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pre-warming-the-cache).
-    """
-    return None if given is None or given < 0 else max(given, 1)
-
-
-def left_out(body: CountBody) -> Iterator[str]:
-    """What of the request the model does not get to see, in sentences."""
-    kinds = {kind for message in body.messages for kind in blocks.unknown(message.content)}
-    if kinds:
-        yield f"Content blocks of unknown types were left out: {', '.join(sorted(kinds))}."
-    hosted = {_tool_name(tool) for tool in body.tools or () if _is_hosted(tool)}
-    if hosted:
-        yield f"Tools that do not run on this server were left out: {', '.join(sorted(hosted))}."
 
 
 # --- messages -------------------------------------------------------------------
@@ -150,13 +143,12 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
 
     So are deferred ones, until they have been `referenced`.
     """
-    own = [tool for tool in given if not _is_hosted(tool)]
+    own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
+    if len(own) < len(given):
+        note(f"{len(given) - len(own)} tools were left out: Anthropic runs them itself.")
     if given and not own:
-        raise NotSupported(
-            f"{_tool_name(given[0])} is not supported: no tools run on this server.",
-            hint="Tools of your own have a name and an input_schema.",
-            param="tools",
-        )
+        kind = str(given[0].get("name") or given[0]["type"])
+        raise NotSupported(f"{kind} is not supported: no tools run on this server.", param="tools")
     found: list[Tool] = []
     for i, tool in enumerate(own):
         name, schema = tool.get("name"), tool.get("input_schema")
@@ -171,15 +163,6 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
         description = str(tool.get("description") or "")
         found.append(Tool(name, description, schema, bool(tool.get("strict")), deferred))
     return tuple(found)
-
-
-def _is_hosted(tool: Block) -> bool:
-    """Whether only Anthropic knows it: it has a type of its own, and no schema."""
-    return tool.get("type") not in {None, "custom"} and "input_schema" not in tool
-
-
-def _tool_name(tool: Block) -> str:
-    return str(tool.get("name") or tool["type"])
 
 
 def tool_choice(given: str | Block | None, own: tuple[Tool, ...]) -> ToolChoice:

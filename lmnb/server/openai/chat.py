@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, generate, warnings
+from lmnb.server.generation import begin, generate
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_request import ChatBody, translate
@@ -23,7 +23,6 @@ async def create(request: Request) -> Response:
     """Answer a conversation, `n` times, whole or streamed."""
     body = await bodies.read(request, ChatBody)
     wanted = translate(body, request.headers)
-    headers = await warnings(wanted[0])
     events = fan_out(partial(generate, state_of(request)), [wanted])
     with_logprobs = wanted[0].logprobs is not None
     toolbox = body.toolbox
@@ -36,7 +35,7 @@ async def create(request: Request) -> Response:
             with_logprobs=with_logprobs,
             with_usage=body.stream_options.include_usage,
         )
-        return stream(frames(writer, events), on_error=error_frame, headers=headers)
+        return stream(frames(writer, events), on_error=error_frame)
     answers = await until_disconnect(request, collect(events, body.n))
     whole = completion(body.model, answers, toolbox, with_logprobs=with_logprobs)
-    return reply(whole, headers)
+    return reply(whole)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from typing import Any
 
 from lmnb.chat.conversation import Tool, ToolChoice
+from lmnb.server.notes import note
 from lmnb.server.openai import toolbox
 from lmnb.server.openai.body import Fields
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.toolbox import HOSTED_TOOLS, Known, Toolbox
 from lmnb.server.openai.values import array, mapping, string
-
-log = logging.getLogger(__name__)
 
 
 class ToolFields(Fields):
@@ -80,7 +78,7 @@ def _tool(tool: Any, where: str, known: dict[str, Known]) -> list[Tool]:
         known[made.name] = Known(made.name, custom=True)
         return [made]
     if isinstance(kind, str) and kind.startswith(HOSTED_TOOLS):
-        log.warning("Chat Completions: a tool of the type %r was left out.", kind)
+        note(f"A tool of the type {kind!r} was left out: it does not run here.")
         return []
     raise InvalidValue(
         f"Invalid value for '{where}.type': expected 'function' or 'custom'.", param=f"{where}.type"

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, generate, warnings
+from lmnb.server.generation import begin, generate
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.completions_answer import CompletionWriter
 from lmnb.server.openai.completions_request import CompletionsBody, translate
@@ -22,7 +22,6 @@ async def create(request: Request) -> Response:
     """Continue each prompt, `n` times, whole or streamed."""
     body = await bodies.read(request, CompletionsBody)
     groups = translate(body, request.headers)
-    headers = await warnings(groups[0][0])
     echoes = [str(one.prompt) if body.echo else "" for group in groups for one in group]
     writer = CompletionWriter(
         body.model,
@@ -34,6 +33,6 @@ async def create(request: Request) -> Response:
     events = fan_out(partial(generate, state_of(request)), groups)
     if body.stream:
         events = await until_disconnect(request, begin(events, ready=is_underway))
-        return stream(frames(writer, events), on_error=error_frame, headers=headers)
+        return stream(frames(writer, events), on_error=error_frame)
     answers = await until_disconnect(request, collect(events, len(echoes)))
-    return reply(writer.whole(answers), headers)
+    return reply(writer.whole(answers))

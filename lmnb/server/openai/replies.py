@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -16,10 +16,9 @@ from lmnb.server.openai.fan_out import Merged
 from lmnb.server.sse import DONE, Frames, frame
 
 
-def reply(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+def reply(value: Any) -> Response:
     """`value` as JSON."""
-    data = msgspec.json.encode(value)
-    return Response(data, media_type="application/json", headers=headers)
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def error_frame(error: LmnbError) -> bytes:

@@ -14,7 +14,7 @@ from lmnb.chat.conversation import Message
 from lmnb.chat.events import Event
 from lmnb.errors import ContextOverflow, LmnbError, NotFound
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, generate, warnings
+from lmnb.server.generation import begin, generate
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.errors import (
     PreviousResponseNotFound,
@@ -39,19 +39,18 @@ async def create(request: Request) -> Response:
     body = body.model_copy(update={"input": await resolve(body.input, state.responses)})
     history = await _history(state.responses, body.previous_response_id)
     wanted, conversation = translate(body, request.headers, history)
-    headers = await warnings(wanted)
     sealed = SEALED_REASONING in body.include
     answer = ResponseStream(in_progress(body), body.toolbox, sealed=sealed)
     run = Run(answer, conversation, state.responses)
     events = generate(state, wanted)
     if not body.stream:
-        return reply(await until_disconnect(request, run.whole(events)), headers)
+        return reply(await until_disconnect(request, run.whole(events)))
     try:
         frames = run.frames(await until_disconnect(request, begin(events)))
     except ContextOverflow as error:
         # Codex compacts on the failed response; a status of 400 would end its turn.
         frames = run.failed(error)
-    return stream(frames, on_error=run.on_error, keep_alive=run.keep_alive, headers=headers)
+    return stream(frames, on_error=run.on_error, keep_alive=run.keep_alive)
 
 
 async def retrieve(request: Request) -> Response:

@@ -1,16 +1,16 @@
 """Input items of Responses as a conversation (protocols, 1.3).
 
 Clients replay what earlier versions of OpenAI sent them, so an item of an
-unknown type is left out with a line in the log, never refused.
+unknown type is left out with a note, never refused.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
 from lmnb.errors import NotFound
+from lmnb.server.notes import note
 from lmnb.server.openai.chat_messages import ROLES, arguments
 from lmnb.server.openai.errors import InvalidType, InvalidValue, ItemNotFound
 from lmnb.server.openai.parts import content, shown
@@ -18,8 +18,6 @@ from lmnb.server.openai.toolbox import arguments_of, flat_name
 from lmnb.server.openai.values import array, json_type, mapping, string
 from lmnb.server.sealing import unseal
 from lmnb.server.store import ResponseStore
-
-log = logging.getLogger(__name__)
 
 
 def translate(value: Any) -> tuple[Message, ...]:
@@ -120,7 +118,7 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
         case "function_call_output" | "custom_tool_call_output":
             turns.add(_output(item, where))
         case kind:
-            log.warning("Responses: an input item of the type %r was left out.", kind)
+            note(f"An input item of the type {kind!r} was left out.")
 
 
 def _output(item: dict[str, Any], where: str) -> Message:

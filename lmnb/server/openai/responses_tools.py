@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from typing import Any
 
 from lmnb.chat.conversation import Tool, ToolChoice
+from lmnb.server.notes import note
 from lmnb.server.openai import toolbox
 from lmnb.server.openai.body import Fields
 from lmnb.server.openai.errors import UnsupportedParameter
 from lmnb.server.openai.toolbox import Known, Toolbox, flat_name
 from lmnb.server.openai.values import array, mapping, string
-
-log = logging.getLogger(__name__)
 
 
 class ToolFields(Fields):
@@ -70,7 +68,7 @@ def _tools(
             hint="Leave the tool out.",
             param=where,
         )
-    log.warning("Responses: a tool of the type %r was left out.", kind)
+    note(f"A tool of the type {kind!r} was left out: it does not run here.")
     return []
 
 
@@ -88,7 +86,7 @@ def _choice(
     if kind == "allowed_tools":
         choice = toolbox.by_word(wanted.get("mode") or "auto", f"{param}.mode", parallel=parallel)
         return choice, toolbox.only(_allowed(wanted, param), f"{param}.tools", tools)
-    log.warning("Responses: a tool_choice of the type %r counts as 'auto'.", kind)
+    note(f"A tool_choice of the type {kind!r} counts as 'auto'.")
     return ToolChoice(parallel=parallel), tools
 
 

@@ -1,1 +1,0 @@
-"""Documents in conversations: what a model that reads text gets to see of a file."""
