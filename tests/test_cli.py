@@ -42,7 +42,19 @@ def line(stream: IO[str] | None, pattern: str) -> str:
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     help_text = make_parser().format_help()
-    commands = ["get", "ls", "ps", "load", "unload", "serve", "token", "status", "log", "stop"]
+    commands = [
+        "get",
+        "ls",
+        "ps",
+        "load",
+        "unload",
+        "serve",
+        "launch",
+        "token",
+        "status",
+        "log",
+        "stop",
+    ]
     for command in commands:
         assert command in help_text
         with pytest.raises(SystemExit) as ended:

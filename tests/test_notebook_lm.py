@@ -18,10 +18,10 @@ from server_home import ServerHome, wait_for
 from lmnb import __version__
 from lmnb.client import Client
 from lmnb.notebook.lm import lm
-from lmnb.notebook.models import DEFAULT_CHAT_MODEL
 from lmnb.notebook.status import ls, placement, ps, status
 from lmnb.notebook.table import table
 from lmnb.notebook.units import duration, size
+from lmnb.selection import DEFAULT_CHAT_MODEL
 
 MODEL = "smollm2-135m-instruct"
 NAME, FILE = "maker/Nice-Model-GGUF", "Nice-Model-Q4_K_M.gguf"
@@ -186,10 +186,10 @@ def test_serve_with_tokens_and_beyond_this_machine(kernel: Kernel) -> None:
     assert "token" in text
     url = text.split("Listening on ")[1].split()[0]
     assert httpx2.get(f"{url}/v1/models").status_code == 401
-    kernel.run("%lm serve --stop")
+    kernel.run("%lm serve --stop\n%lm unload --all")
     text = kernel.run("%lm serve --host 0.0.0.0 --port 0 --allow-open").text
     assert "Listening on " in text
-    kernel.run("%lm serve --stop")
+    kernel.run("%lm serve --stop\n%lm unload --all")
 
 
 def test_a_taken_port_is_explained(kernel: Kernel) -> None:
@@ -324,3 +324,14 @@ def test_every_command_is_in_the_help() -> None:
     for command, parser in lm.parser.commands().items():
         assert f"    {command} " in lm.help()
         assert parser.format_help().startswith(f"usage: %lm {command}")
+
+
+def test_launch_shows_the_command_that_starts_an_agent(kernel: Kernel, client: Client) -> None:
+    execution = kernel.run(f"%lm launch claude -m {MODEL} --port 0 --context-length 512")
+    url = client.handshake()["listening"]
+    assert f"ANTHROPIC_BASE_URL={url}" in execution.text
+    assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS=512" in execution.text
+    assert "Warning: " in execution.text
+    assert "expect errors" in execution.text
+    assert "<pre><code>env " in execution.texts("text/html")[-1]
+    kernel.run("%lm serve --stop\n%lm unload --all")

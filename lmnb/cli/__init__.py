@@ -20,7 +20,15 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. 1 is a failure told in one line, 2 is wrong usage."""
     try:
-        options = make_parser().parse_args(arguments)
+        from lmnb.cli import agents
+
+        own, passed = agents.split(sys.argv[1:] if arguments is None else arguments)
+        parser = make_parser()
+        options, unknown = parser.parse_known_args(own)
+        if unknown:
+            # argparse would show the usage of `lmnb`, not of the command that is meant.
+            getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.passed = passed
         status: int | None = options.run(options)
         sys.stdout.flush()
     except LmnbError as error:
@@ -43,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import inspect, models, server, settings, tokens
+    from lmnb.cli import agents, inspect, models, server, settings, tokens
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -57,4 +65,5 @@ def make_parser() -> argparse.ArgumentParser:
     server.add_commands(commands)
     tokens.add_commands(commands)
     settings.add_commands(commands)
+    agents.add_commands(commands)
     return parser

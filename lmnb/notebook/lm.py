@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from lmnb.errors import ModelNotFound
 from lmnb.notebook.arguments import Parser, integer, number
 from lmnb.notebook.failures import HelpShown, UsageMistake
-from lmnb.notebook.models import DEFAULT_CHAT_MODEL, find_loaded, use
+from lmnb.notebook.models import find_loaded, use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.status import gpu_hint, ls, placement, ps, settings, status
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.units import duration, size
+from lmnb.selection import DEFAULT_CHAT_MODEL
 
 if TYPE_CHECKING:
     from lmnb.client import Client
@@ -32,7 +33,7 @@ class LmMagic:
             prog="%lm", description="Models and server of lmnb. Alone: what there is, and where."
         )
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-        for add in (_get, _ls, _ps, _load, _unload, _serve, _settings, _log, _help):
+        for add in (_get, _ls, _ps, _load, _unload, _serve, _launch, _settings, _log, _help):
             add(commands)
         return parser
 
@@ -121,6 +122,20 @@ def _settings(commands: Any) -> None:
     add("name", nargs="?", metavar="NAME", help="which one (all)")
     add("value", nargs="?", metavar="VALUE", help="what to set it to, such as 600 or off")
     add("--reset", action="store_true", help="back to its default")
+
+
+def _launch(commands: Any) -> None:
+    parser = commands.add_parser(
+        "launch",
+        help="how to start a coding agent",
+        description="Get a model and the port ready for a coding agent, and show the command that "
+        "starts it in a terminal of this machine.",
+    )
+    add = parser.add_argument
+    add("agent", choices=("claude", "codex", "opencode"), help="Claude Code, Codex or opencode")
+    add("-m", "--model", help="a loaded or downloaded model (default: the one that is loaded)")
+    add("--context-length", type=integer(1), metavar="N", help="tokens to load it with (65536)")
+    add("--port", type=integer(0, 65535), help="port to listen on (1234); 0 takes a free one")
 
 
 def _log(commands: Any) -> None:
@@ -264,6 +279,33 @@ def _run_settings(client: Client, args: Namespace) -> None:
     show(joined(settings([row]), *(paragraph(warning) for warning in row["warnings"])))
 
 
+def _run_launch(client: Client, args: Namespace) -> None:
+    from lmnb.agents import targets
+    from lmnb.agents.all import AGENTS
+    from lmnb.agents.command import shell_lines
+
+    agent = AGENTS[args.agent]
+    choice = targets.choose(client, args.model, args.context_length)
+    row = choice.row
+    if row is None:
+        progress = Progress(f"Loading {choice.model}")
+        with progress.running():
+            for event in choice.load(client):
+                if event["type"] == "progress":
+                    progress.set(event["progress"])
+                else:
+                    row = event
+        progress.remove()
+    assert row is not None
+    target = targets.target(client, row, args.port)
+    what = (
+        f"{agent.title} with {target.model}, context {target.context} tokens. "
+        "In a terminal, in the folder it is to work in:"
+    )
+    lines = [*(f"Warning: {remark}" for remark in targets.remarks(agent, row)), what]
+    show(paragraph("\n".join(lines), shell_lines(agent.command(target), target)))
+
+
 def _show_log(client: Client, args: Namespace) -> None:
     note("\n".join(client.log(args.lines)) or "The log is empty.")
 
@@ -277,6 +319,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "unload": _run_unload,
     "serve": _run_serve,
     "settings": _run_settings,
+    "launch": _run_launch,
     "log": _show_log,
 }
 

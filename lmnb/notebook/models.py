@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmnb.errors import ModelNotFound
+from lmnb import selection
 
 if TYPE_CHECKING:
     from lmnb.client import Client
-
-DEFAULT_CHAT_MODEL = "smollm2-135m-instruct"
 
 
 class Ready(NamedTuple):
@@ -32,36 +30,8 @@ def use(name: str | None) -> None:
 
 
 def choose(client: Client) -> str:
-    """The model of a cell that names none.
-
-    The one this notebook has loaded or asked last, if it is loaded; the loaded chat model, if there
-    is just one; the one asked last, the default, or else the only, downloaded chat model.
-    """
-    current = _Current.name
-    loaded: list[str] = [row["id"] for row in client.ps() if row["kind"] == "llm"]
-    if current is not None and current in loaded:
-        return current
-    if len(loaded) == 1:
-        return loaded[0]
-    if loaded:
-        raise ModelNotFound(
-            f"Several models are loaded: {', '.join(loaded)}.", hint="Name one with -m."
-        )
-    downloaded: list[str] = [row["key"] for row in client.ls() if row["kind"] == "llm"]
-    for name in (current, DEFAULT_CHAT_MODEL):
-        if name is not None and name in downloaded:
-            return name
-    if not downloaded:
-        raise ModelNotFound(
-            "No chat model is downloaded yet.",
-            hint=f"%lm get fetches {DEFAULT_CHAT_MODEL} (98 MB).",
-        )
-    if len(downloaded) > 1:
-        raise ModelNotFound(
-            f"No model is loaded, and several are downloaded: {', '.join(downloaded)}.",
-            hint="Name one with -m, or load one with %lm load.",
-        )
-    return downloaded[0]
+    """The model of a cell that names none."""
+    return selection.choose(client, _Current.name)
 
 
 def find_loaded(

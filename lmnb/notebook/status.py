@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmnb.notebook.models import DEFAULT_CHAT_MODEL
 from lmnb.notebook.output import Bundle
 from lmnb.notebook.table import joined, paragraph, table
 from lmnb.notebook.units import duration, size
+from lmnb.selection import DEFAULT_CHAT_MODEL
 
 
 def status(state: dict[str, Any]) -> Bundle:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from made_models.scripted import MARKERS, Answer, ascii_merges, scripted
 
+import lmnb
 from lmnb.client import Client
 from lmnb.engine.protocol import Segment
 
@@ -82,6 +84,16 @@ class Agent:
     program: Path
     home: Path
     folder: Path
+
+    def launch(self, client: Client, name: str, *arguments: str) -> str:
+        """Its output when `lmnb launch` starts it for the model."""
+        path = os.pathsep.join([str(self.program.parent), os.environ["PATH"]])
+        return Agent(Path(sys.executable), self.home, self.folder).run(
+            "-m", "lmnb", "launch", name, "--model", MODEL, "--", *arguments,
+            PATH=path,
+            LMNB_HOME=str(client.home),
+            PYTHONPATH=str(Path(lmnb.__file__).parents[1]),
+        )  # fmt: skip
 
     def run(self, *arguments: str, **environment: str) -> str:
         """Its output. Fails the test with everything that it said if it fails or takes too long."""
@@ -153,11 +165,17 @@ def _install(folder: Path, package: str) -> None:
 
 @contextlib.contextmanager
 def listening(
-    client: Client, folder: Path, answers: Sequence[Answer], words_of: Path
+    client: Client,
+    folder: Path,
+    answers: Sequence[Answer],
+    words_of: Path,
+    *,
+    require_auth: bool = False,
 ) -> Iterator[str]:
     """The address of the server, with a model loaded as `MODEL` that gives `answers`.
 
-    It reads prompts in the words of another model, `words_of`.
+    It reads prompts in the words of another model, `words_of`. With `require_auth` it asks for a
+    token, which `lmnb launch` has to see to.
     """
     path = scripted(
         folder / "agent.gguf",
@@ -170,7 +188,7 @@ def listening(
         merges=ascii_merges(words_of, _MERGES),
     )
     list(client.load(str(path), identifier=MODEL, context_length=CONTEXT))
-    url = client.serve("127.0.0.1", 0)["url"]
+    url = client.serve("127.0.0.1", 0, require_auth=require_auth)["url"]
     try:
         yield url
     finally:

@@ -33,6 +33,10 @@ def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[s
         DISABLE_AUTOUPDATER="1",
         **environment,
     )  # fmt: skip
+    return read(lines)
+
+
+def read(lines: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.splitlines()]
 
 
@@ -81,7 +85,10 @@ def test_it_reads_a_file_and_a_second_turn_reads_only_what_is_new(
 def test_it_finds_tools_that_it_has_not_told_of(
     claude: Agent, client: Client, chat_model_path: Path, tmp_path: Path
 ) -> None:
-    """Tools that are found later are told of in the result, and nothing is read again."""
+    """Tools that are found later are told of in the result, and nothing is read again.
+
+    `lmnb launch` starts it.
+    """
     answers = [
         Answer(
             calling(f"I search {MARKERS[0]}.", "ToolSearch", query="select:CronList", max_results=1)
@@ -89,8 +96,9 @@ def test_it_finds_tools_that_it_has_not_told_of(
         Answer(calling(f"I list {MARKERS[1]}.", "CronList"), MARKERS[0]),
         Answer("There are no jobs.", MARKERS[1]),
     ]
-    with listening(client, tmp_path, answers, chat_model_path) as url:
-        said = ask(claude, url, "Which jobs are there?")
+    with listening(client, tmp_path, answers, chat_model_path, require_auth=True):
+        options = ("-p", "--output-format", "stream-json", "--verbose")
+        said = read(claude.launch(client, "claude", *options, "Which jobs are there?"))
     assert used(said) == ["ToolSearch", "CronList"]
     assert said[-1]["result"] == "There are no jobs."
     turns = {line["message"]["id"]: line["message"] for line in said if line["type"] == "assistant"}

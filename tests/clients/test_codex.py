@@ -1,4 +1,6 @@
-"""Codex reads a file with its shell, and writes another with its custom tool for patches."""
+"""Codex, started by `lmnb launch`, reads a file with its shell, and writes another with its custom
+tool for patches.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
+from agents import SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
 
 from lmnb.client import Client
@@ -15,39 +17,6 @@ from lmnb.client import Client
 PACKAGE, VERSION = "@openai/codex", "0.169.0"
 PROGRAM = "node_modules/@openai/codex-*/vendor/*/bin/codex"
 pytestmark = pytest.mark.timeout(600)
-
-CONFIG = """\
-model = "{model}"
-model_provider = "lmnb"
-model_catalog_json = "{catalog}"
-check_for_update_on_startup = false
-analytics.enabled = false
-
-[model_providers.lmnb]
-name = "lmnb"
-base_url = "{url}/v1"
-wire_api = "responses"
-"""
-ENTRY: dict[str, Any] = {
-    "slug": MODEL,
-    "display_name": "Local",
-    "context_window": CONTEXT,
-    "shell_type": "default",
-    "visibility": "list",
-    "supported_in_api": True,
-    "priority": 1,
-    "truncation_policy": {"mode": "bytes", "limit": 10_000},
-    "input_modalities": ["text"],
-    "base_instructions": "You are a coding agent.",
-    "support_verbosity": False,
-    "default_verbosity": None,
-    "supports_parallel_tool_calls": True,
-    "supports_reasoning_summaries": True,
-    "supported_reasoning_levels": [],
-    "experimental_supported_tools": [],
-    "apply_patch_tool_type": "freeform",
-}
-"""What Codex has to know of a model, or it offers it no custom tool."""
 
 PATCH = """\
 *** Begin Patch
@@ -61,15 +30,12 @@ def codex(tmp_path: Path) -> Agent:
     return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
 
 
-def ask(codex: Agent, url: str, words: str) -> list[dict[str, Any]]:
+def ask(codex: Agent, client: Client, words: str) -> list[dict[str, Any]]:
     """What it prints while it works: a JSON object a line."""
-    folder = codex.home / ".codex"
-    folder.mkdir()
-    catalog = folder / "catalog.json"
-    catalog.write_text(json.dumps({"models": [ENTRY]}))
-    (folder / "config.toml").write_text(CONFIG.format(model=MODEL, catalog=catalog, url=url))
-    lines = codex.run(
-        "exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", words
+    lines = codex.launch(
+        client,
+        "codex",
+        "exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", words,
     )  # fmt: skip
     return [json.loads(line) for line in lines.splitlines()]
 
@@ -86,8 +52,8 @@ def test_it_reads_a_file_and_writes_one(
         Answer(calling("I write.", "apply_patch", input=patch), MARKERS[0]),
         Answer("It closes at nine.", MARKERS[1]),
     ]
-    with listening(client, tmp_path, answers, chat_model_path) as url:
-        said = ask(codex, url, "When does the harbour close? It is in notes.txt.")
+    with listening(client, tmp_path, answers, chat_model_path, require_auth=True):
+        said = ask(codex, client, "When does the harbour close? It is in notes.txt.")
     items = [line["item"] for line in said if line["type"] == "item.completed"]
     assert [item["type"] for item in items] == [
         "reasoning",

@@ -1,13 +1,12 @@
-"""opencode reads a file with its tool, and answers from it."""
+"""opencode, started by `lmnb launch`, reads a file with its tool, and answers from it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
+from agents import SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
 
 from lmnb.client import Client
@@ -22,22 +21,6 @@ def opencode(tmp_path: Path) -> Agent:
     return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
 
 
-def config(url: str) -> dict[str, Any]:
-    model = {"name": "Local", "limit": {"context": CONTEXT, "output": 8192}}
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "lmnb",
-        "options": {"baseURL": f"{url}/v1", "apiKey": "none"},
-        "models": {MODEL: model},
-    }
-    return {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": f"lmnb/{MODEL}",
-        "provider": {"lmnb": provider},
-    }
-
-
 def test_it_reads_a_file(
     opencode: Agent, client: Client, chat_model_path: Path, tmp_path: Path
 ) -> None:
@@ -47,12 +30,11 @@ def test_it_reads_a_file(
         Answer((*thinking("In the file?"), *calling("I look.", "read", filePath=str(path)))),
         Answer("It closes at nine.", MARKERS[0]),
     ]
-    with listening(client, tmp_path, answers, chat_model_path) as url:
-        (opencode.folder / "opencode.json").write_text(json.dumps(config(url)))
-        said = opencode.run(
+    with listening(client, tmp_path, answers, chat_model_path, require_auth=True):
+        said = opencode.launch(
+            client,
+            "opencode",
             "run", "--format", "json", "--thinking", "When does the harbour close? It is in notes.txt.",
-            OPENCODE_DISABLE_AUTOUPDATE="1",
-            OPENCODE_DISABLE_MODELS_FETCH="1",
         )  # fmt: skip
     parts = [line["part"] for line in map(json.loads, said.splitlines()) if "part" in line]
     [used] = [part for part in parts if part["type"] == "tool"]

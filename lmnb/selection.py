@@ -1,0 +1,49 @@
+"""Which model is meant where none is named: by cells of a notebook, and by `launch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmnb.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from lmnb.client import Client
+
+DEFAULT_CHAT_MODEL = "smollm2-135m-instruct"
+
+
+def choose(client: Client, current: str | None = None) -> str:
+    """The name of a chat model that is loaded, or else can be.
+
+    `current` (the one this notebook has loaded or asked last), if it is loaded; the loaded chat
+    model, if there is just one; `current`, the default, or else the only, downloaded chat model.
+
+    Raises
+    ------
+    ModelNotFound
+        There is none, or the choice is not clear.
+    """
+    loaded: list[str] = [row["id"] for row in client.ps() if row["kind"] == "llm"]
+    if current is not None and current in loaded:
+        return current
+    if len(loaded) == 1:
+        return loaded[0]
+    if loaded:
+        raise ModelNotFound(
+            f"Several models are loaded: {', '.join(loaded)}.", hint="Name one with -m."
+        )
+    downloaded: list[str] = [row["key"] for row in client.ls() if row["kind"] == "llm"]
+    for name in (current, DEFAULT_CHAT_MODEL):
+        if name is not None and name in downloaded:
+            return name
+    if not downloaded:
+        raise ModelNotFound(
+            "No chat model is downloaded yet.",
+            hint=f"`lmnb get` fetches {DEFAULT_CHAT_MODEL} (98 MB).",
+        )
+    if len(downloaded) > 1:
+        raise ModelNotFound(
+            f"No model is loaded, and several are downloaded: {', '.join(downloaded)}.",
+            hint="Name one with -m, or load one with `lmnb load`.",
+        )
+    return downloaded[0]
