@@ -227,9 +227,15 @@ def test_tokens(client: Client) -> None:
         client.stop_serving()
 
 
+NEEDED = {
+    "/api/v1/models/load": "models",
+    "/api/v1/models/unload": "models",
+    "/metrics": "administration",
+}
+
+
 def test_every_route_asks_for_its_permission(client: Client) -> None:
     """What a token with one permission may reach, of all routes that there are."""
-    models = {"/api/v1/models/load", "/api/v1/models/unload"}
     with listening(client, require_auth=True) as url, httpx2.Client(base_url=url) as http:
         for permission in Permission:
             text = client.create_token(permission, [permission])["token"]
@@ -241,7 +247,7 @@ def test_every_route_asks_for_its_permission(client: Client) -> None:
                     if method == "GET" and "/models" in path:
                         needed = None
                     else:
-                        needed = "models" if path in models else "inference"
+                        needed = NEEDED.get(path, "inference")
                     refused = answer.status_code == 403
                     assert refused == (needed not in {None, permission}), (permission, path)
                     assert not refused or f"'{needed}'" in answer.text
@@ -255,6 +261,7 @@ def _routes() -> Iterator[tuple[str, str]]:
             assert isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}:
                 yield method, re.sub(r"\{.*?\}", "none", route.path)
+    yield "GET", "/metrics"
 
 
 def _refused_body(method: str) -> object:

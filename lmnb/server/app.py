@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmnb import __version__
-from lmnb.server import control, errors
+from lmnb.server import control, errors, metrics
 from lmnb.server.anthropic import routes as anthropic
 from lmnb.server.lmstudio import routes as lmstudio
 from lmnb.server.openai import routes as openai
@@ -28,9 +28,11 @@ def public_app(state: State) -> FastAPI:
     app.add_route("/", _root, methods=["GET"])
     app.add_route("/health", _health, methods=["GET"])
     app.add_route("/lmstudio-greeting", _greeting, methods=["GET"])
+    app.add_route("/metrics", metrics.show, methods=["GET"])
     app.include_router(openai.router)
     app.include_router(anthropic.router)
     app.include_router(lmstudio.router)
+    app.add_middleware(metrics.Measured, metrics=state.metrics)
     app.add_middleware(TolerantPaths)
     return app
 

@@ -20,6 +20,7 @@ _LISTS = ("/api/v1/models", "/api/v0/models", "/v1/models", "/models")
 _NEEDED = (
     ("/api/v1/models/download", Permission.DOWNLOADS),
     ("/api/v1/models", Permission.MODELS),
+    ("/metrics", Permission.ADMINISTRATION),
 )
 """What a token must permit to use what lies below a path, if not inference."""
 

@@ -112,6 +112,8 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
         async for event in events:
             if not isinstance(event, Prompt):
                 await alone.aclose()  # it has got through what a crash would be retried for
+            if isinstance(event, Finished):
+                state.metrics.answered(event)
             yield event
 
 
@@ -288,6 +290,7 @@ async def embed(
 
     async def work(instance: Instance) -> Embedding:
         result = await instance.worker.embed(inputs, truncate=truncate)
+        state.metrics.embedded(instance.id, sum(result.tokens))
         return Embedding(instance.id, result)
 
     return await _use(state, model, "embedding", work, ttl=ttl)
@@ -313,7 +316,9 @@ async def rerank(
     """
 
     async def work(instance: Instance) -> Ranked:
-        return await instance.worker.rerank(query, documents, truncate=truncate)
+        ranked = await instance.worker.rerank(query, documents, truncate=truncate)
+        state.metrics.embedded(instance.id, sum(ranked.tokens))
+        return ranked
 
     return await _use(state, model, "embedding", work, ttl=ttl)
 

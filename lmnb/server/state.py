@@ -15,6 +15,7 @@ from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.metrics import Metrics
 from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
 from lmnb.server.tokens import Tokens
@@ -33,6 +34,8 @@ class State:
         Seconds since the epoch.
     responses
         Stored answers, which later requests continue.
+    metrics
+        What has been done so far, for `/metrics`.
     renderer
         Renders chat templates, in a process of its own.
     """
@@ -49,10 +52,12 @@ class State:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     started_at: float = field(default_factory=time.time)
     responses: ResponseStore = field(init=False)
+    metrics: Metrics = field(init=False)
     renderer: Renderer = field(default_factory=Renderer)
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)
+        self.metrics = Metrics(self.models.loaded)
 
     @property
     def home(self) -> Path:
