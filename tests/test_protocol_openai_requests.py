@@ -553,11 +553,10 @@ def test_prompts(prompt: Any, expected: list[Any]) -> None:
         ({"prompt": [1, "a"]}, InvalidType, "prompt[0]"),
         ({"prompt": [-1]}, InvalidType, "prompt[0]"),
         ({"prompt": [True]}, InvalidType, "prompt[0]"),
-        ({"max_tokens": 0}, InvalidValue, "max_tokens"),
-        ({"suffix": "end"}, UnsupportedParameter, "suffix"),
-        ({"best_of": 4}, UnsupportedParameter, "best_of"),
-        ({"echo": True, "logprobs": 1}, UnsupportedParameter, "echo"),
-        ({"echo": True, "prompt": [1]}, UnsupportedParameter, "echo"),
+        ({"suffix": "end", "prompt": [1]}, UnsupportedParameter, "suffix"),
+        ({"suffix": "end", "echo": True, "logprobs": 1}, UnsupportedParameter, "echo"),
+        ({"best_of": 4, "stream": True}, UnsupportedParameter, "best_of"),
+        ({"best_of": 1, "n": 2}, InvalidValue, "best_of"),
     ],
 )
 def test_completions_fields_are_named(

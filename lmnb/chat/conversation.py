@@ -181,7 +181,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         The last message is the assistant's and is to be continued, not answered (prefill).
     max_tokens
         Upper bound of generated tokens; None is "until the context is full". It is clamped
-        to what the context leaves, never rejected.
+        to what the context leaves, never rejected. A raw prompt may have 0.
+    suffix
+        What comes after the text that a raw `prompt` is to be continued with: the model fills in
+        the middle.
+    score_prompt
+        Tell the log probabilities of the tokens of a raw `prompt`, too.
     logprobs
         None: none wanted. N: the chosen token's and those of the N most likely (0 ≤ N ≤ 20).
     ttl
@@ -199,6 +204,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
+    suffix: str | None = None
+    score_prompt: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     output_format: OutputFormat = OutputFormat()

@@ -1,6 +1,6 @@
 """The one event type: what a generation says while it runs.
 
-Order: `Loading`* `Prompt`* then deltas, then exactly one `Finished`. Thinking comes
+Order: `Loading`* `Prompt`* `Scored`? then deltas, then exactly one `Finished`. Thinking comes
 before words, but may come again after calls or, in some families, after words. Tool calls
 come one after another, each `ToolCallStart`, `ToolCallDelta`*, `ToolCallEnd`; words may stand
 before, between and, rarely, after them. A failure is not an event but an `LmnbError` raised by the iterator.
@@ -30,6 +30,15 @@ class Prompt(msgspec.Struct, frozen=True):
     done: int
     total: int
     cached: int
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """The prompt's tokens with their log probabilities; that of the first one means nothing.
+
+    Comes before all deltas, if it was asked for.
+    """
+
+    tokens: tuple[TokenLogprob, ...]
 
 
 class ThinkingDelta(msgspec.Struct, frozen=True):
@@ -146,6 +155,7 @@ class Finished(msgspec.Struct, frozen=True):
 Event: TypeAlias = (
     Loading
     | Prompt
+    | Scored
     | ThinkingDelta
     | TextDelta
     | ToolCallStart

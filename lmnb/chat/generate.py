@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from lmnb.chat.conversation import Document, Request, Tool, ToolCall, ToolResult
-from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Timings, Usage
+from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Scored, Timings, Usage
 from lmnb.chat.formats import default
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.format import Format
@@ -36,6 +36,7 @@ from lmnb.engine.protocol import (
     ModelInfo,
     Progress,
     Segment,
+    TokenLogprob,
 )
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
@@ -63,8 +64,11 @@ def ensure_supported(request: Request) -> None:
             hint="Leave out the assistant's last message, or the format.",
             param=request.output_format.param,
         )
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise InvalidRequest("The most tokens to generate must be at least 1.", param="max_tokens")
+    least = 1 if request.prompt is None else 0
+    if request.max_tokens is not None and request.max_tokens < least:
+        raise InvalidRequest(
+            f"The most tokens to generate must be at least {least}.", param="max_tokens"
+        )
     if request.prompt is None:
         _check_messages(request)
 
@@ -134,6 +138,7 @@ async def generate(
         show_special=splitter.markers,
         cache_key=request.cache_key,
         adapters=_adapters(request),
+        score_prompt=request.score_prompt,
         constraint=demanded,
         draft_model=str(draft) if draft else None,
     )
@@ -142,6 +147,8 @@ async def generate(
             if isinstance(update, Progress):
                 yield Prompt(update.done, update.total, update.cached)
             elif isinstance(update, Delta):
+                if update.prompt:
+                    yield Scored(_own_tokens(update.prompt, request, worker.info))
                 for part in splitter.feed(update.text, update.ends, update.logprobs):
                     yield part
             else:
@@ -228,6 +235,8 @@ async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tupl
 
 
 async def _prompt(request: Request, info: ModelInfo, renderer: Renderer) -> Prompted:
+    if isinstance(request.prompt, str) and request.suffix is not None:
+        return _gap(request.prompt, request.suffix, info)
     if isinstance(request.prompt, str):
         # Who writes a raw prompt writes the control tokens too.
         return Prompted((Segment(request.prompt, special=True),))
@@ -243,6 +252,32 @@ async def _prompt(request: Request, info: ModelInfo, renderer: Renderer) -> Prom
         continue_final=request.continue_final,
         arguments=_template_arguments(request),
     )
+
+
+def _gap(before: str, after: str, info: ModelInfo) -> Prompted:
+    """The prompt of models that fill in the middle: beginning, end, and then the middle.
+
+    That is the order of all families whose tokens llama.cpp knows. The texts are somebody's code:
+    nothing in them is a control token.
+    """
+    if not info.infill:
+        raise NotSupported(
+            "'suffix' is not supported by this model: its vocabulary has no tokens for filling in "
+            "the middle (fim_pre, fim_suf, fim_mid).",
+            hint="Use a model made for code completion, such as Qwen2.5-Coder.",
+            param="suffix",
+        )
+    first, second, last = (Segment(text, special=True) for text in info.infill)
+    return Prompted((first, Segment(before), second, Segment(after), last))
+
+
+def _own_tokens(
+    tokens: tuple[TokenLogprob, ...], request: Request, info: ModelInfo
+) -> tuple[TokenLogprob, ...]:
+    """The tokens of what the caller wrote: without the BOS token that the engine puts before it."""
+    text = request.prompt
+    begins = isinstance(text, str) and info.adds_bos and not text.startswith(info.bos_text)
+    return tokens[1:] if begins else tokens
 
 
 def _template_arguments(request: Request) -> dict[str, Any]:

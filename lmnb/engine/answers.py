@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine.constraint import Row
-from lmnb.engine.logprobs import certain, logprob
+from lmnb.engine.logprobs import certain, logprob, spelled
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import TokenLogprob
 from lmnb.engine.sampling import Candidates
@@ -23,6 +23,15 @@ class Answers:
         self._model = model
         self._candidates = Candidates(model.n_vocab)
         self._shown: dict[tuple[str, ...], list[bytes]] = {}
+
+    def score(self, sequence: Sequence, rows: NDArray[np.float32], start: int) -> None:
+        """Score the prompt's tokens after those from `start` on, whose logits are `rows`."""
+        for place, row in enumerate(rows, start + 1):
+            if len(sequence.scores) <= place < sequence.prompt_length:
+                token, top = int(sequence.tokens[place]), sequence.command.logprobs or 0
+                sequence.scores.append(
+                    spelled(logprob(row, token, top, self._model), token, self._model)
+                )
 
     def extend(self, sequence: Sequence, rows: NDArray[np.float32]) -> None:
         """Take tokens as far as there are logits: `rows`, after its last token and each draft.

@@ -19,6 +19,7 @@ from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModels
 from lmnb.engine.estimate import free_memory
+from lmnb.engine.logprobs import certain, spelled
 from lmnb.engine.model import Model
 from lmnb.engine.next_tokens import NextTokens
 from lmnb.engine.prefixes import Tokens
@@ -49,6 +50,7 @@ _PATIENCE_SECONDS = 0.02
 """Longest sleep while an image is encoded, until new requests and cancels are looked for."""
 _WORTH_ABORTING = 64
 """Prompt tokens in a step from which on a cancel interrupts it instead of waiting for its end."""
+_NO_ROWS = np.empty((0, 0), np.float32)
 _MOST_FAILED_PASSES = 3
 """Forward passes in a row that may fail until the process is given up."""
 
@@ -134,6 +136,9 @@ class Generator:
                 sequence.assisted = Assisted(sequence, drafter)
             elif self._next_tokens is not None and command.draft_model is None and not media:
                 sequence.assisted = Assisted(sequence, self._next_tokens)
+            if command.score_prompt:
+                first = int(prompt[0])
+                sequence.scores.append(spelled(certain(first, 0, self.model), first, self.model))
             self.answers.take_forced(sequence)
         except LmnbError as error:
             sampler.close()
@@ -249,19 +254,21 @@ class Generator:
             return
         tokens = sum(count for _, count in plan)
         with self.watch.passing(tokens, [sequence.id for sequence, _ in plan]):
-            if self._forward(plan):
+            outputs = [_outputs(sequence, count) for sequence, count in plan]
+            if self._forward(plan, outputs):
                 self._failed_passes = 0
-                self._extend(plan)
+                self._extend([sequence for sequence, _ in plan], outputs)
 
-    def _forward(self, plan: list[tuple[Sequence, int]]) -> bool:
-        """Compute the planned tokens; False if nothing was computed this time."""
+    def _forward(self, plan: list[tuple[Sequence, int]], outputs: list[int]) -> bool:
+        """Compute the planned tokens, with logits for the last `outputs` of each sequence.
+
+        False if nothing was computed this time.
+        """
         batch = self.context.batch
         batch.clear()
-        for sequence, count in plan:
+        for (sequence, count), wanted in zip(plan, outputs, strict=True):
             assert sequence.slot is not None
-            wants_logits = count == sequence.missing and sequence.length < sequence.limit
-            outputs = 1 + len(sequence.drafts) if wants_logits else 0
-            batch.add(sequence.next_tokens(count), sequence.computed, sequence.slot, outputs)
+            batch.add(sequence.next_tokens(count), sequence.computed, sequence.slot, wanted)
         reading = plan[0][0].reading
         if batch.size >= _WORTH_ABORTING and batch.size > len(plan):
             self._reading = frozenset(sequence.id for sequence, _ in plan)
@@ -301,21 +308,22 @@ class Generator:
             sequence.computed = 0  # nobody knows what these cells hold now
             self._fail(sequence, error)
 
-    def _extend(self, plan: list[tuple[Sequence, int]]) -> None:
+    def _extend(self, sequences: list[Sequence], outputs: list[int]) -> None:
         """Sample where the logits are there: one token of each sequence, more after right drafts."""
-        ready = [sequence for sequence, _ in plan if sequence.missing == 0]
-        for sequence in ready:
-            if sequence.length >= sequence.limit and sequence.reason is None:
-                sequence.finish("length")  # nothing was to be generated
-        ready = [sequence for sequence in ready if sequence.reason is None]
-        if not ready:
-            return
-        rows = self.context.logits(sum(1 + len(sequence.drafts) for sequence in ready))
+        rows = self.context.logits(sum(outputs)) if any(outputs) else _NO_ROWS
         first = 0
-        for sequence in ready:
-            after = first + 1 + len(sequence.drafts)
-            self._answer(sequence, rows[first:after])
-            first = after
+        for sequence, count in zip(sequences, outputs, strict=True):
+            mine = rows[first : first + count]
+            first += count
+            if sequence.command.score_prompt and count:
+                self.answers.score(sequence, mine, sequence.computed - count)
+                mine = mine[-1 - len(sequence.drafts) :]
+            if sequence.missing or sequence.reason is not None:
+                continue
+            if sequence.length >= sequence.limit:
+                sequence.finish("length")  # nothing was to be generated
+            else:
+                self._answer(sequence, mine)
 
     def _answer(self, sequence: Sequence, rows: NDArray[np.float32]) -> None:
         """Go on with an answer. `rows` are the logits after its last token and after each draft."""
@@ -370,6 +378,14 @@ class Generator:
         sequence.sampler.close()
         if sequence.assisted is not None and sequence.assisted.drafter is not self._next_tokens:
             self.draft_models.give_back()
+
+
+def _outputs(sequence: Sequence, count: int) -> int:
+    """How many of the next `count` tokens, and the drafts after them, need logits."""
+    samples = count == sequence.missing and sequence.length < sequence.limit
+    if sequence.command.score_prompt and sequence.reading:
+        return count
+    return 1 + len(sequence.drafts) if samples else 0
 
 
 def _cache_bytes(config: LoadConfig) -> int:

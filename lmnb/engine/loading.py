@@ -154,6 +154,7 @@ def _describe(engine: Engine, config: LoadConfig, estimate: Estimate, seconds: f
         hears=vision is not None and vision.hears,
         control_tokens=model.control_tokens,
         end_tokens=tuple(sorted(model.end_tokens)),
+        infill=model.infill,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
 from lmnb.engine.constraint import Row
@@ -45,3 +46,9 @@ def certain(token: int, top: int, model: Model) -> TokenLogprob:
     raw = model.pieces[token]
     text = raw.decode("utf-8", "replace")
     return TokenLogprob(text, raw, 0.0, ((text, raw, 0.0),) if top else ())
+
+
+def spelled(entry: TokenLogprob, token: int, model: Model) -> TokenLogprob:
+    """The entry of a prompt's token: of a control token with the text that the prompt has for it."""
+    text = "" if entry.raw else model.text(token)
+    return msgspec.structs.replace(entry, token=text, raw=text.encode()) if text else entry

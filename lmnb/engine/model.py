@@ -195,6 +195,21 @@ class Model:
             )
         return array.astype(np.int32)
 
+    @property
+    def infill(self) -> tuple[str, ...]:
+        """The tokens for filling in the middle: before the beginning, the end and the middle.
+
+        Empty without them. llama.cpp takes them from the file, or knows them by their texts.
+        """
+        tokens = (
+            L.llama_vocab_fim_pre(self.vocab),
+            L.llama_vocab_fim_suf(self.vocab),
+            L.llama_vocab_fim_mid(self.vocab),
+        )
+        texts = tuple(self.text(token) for token in tokens)
+        found = [self._tokenize(text, special=True).tolist() for text in texts]
+        return texts if all(texts) and found == [[token] for token in tokens] else ()
+
     def border(self, tokens: Tokens) -> int:
         """Where the header of the answer begins: the last control token near a prompt's end, or 0.
 

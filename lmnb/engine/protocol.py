@@ -256,7 +256,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `bos_text`, `eos_text` are the texts of those tokens, for the template; `sampling` holds the
     defaults the author wrote into the file (general.sampling.*), in `Sampling`'s names. `sees`,
     `hears`: prompts may have images, sounds. `control_tokens` are the tokens of the vocabulary that
-    no text can spell, by their text; `end_tokens` are those that end the answer.
+    no text can spell, by their text; `end_tokens` are those that end the answer. `infill` are the
+    tokens, by their text, before a text's beginning, before its end, and before the middle that the
+    model is to write; empty if it cannot.
     """
 
     architecture: str
@@ -283,6 +285,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     hears: bool = False
     control_tokens: dict[str, int] = {}
     end_tokens: tuple[int, ...] = ()
+    infill: tuple[str, ...] = ()
 
 
 # --- server → worker ----------------------------------------------------------
@@ -314,6 +317,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
     `adapters` None is what the model was loaded with.
     `cache_key`: requests of one session have the same; its prefixes are kept a little longer.
+    `score_prompt`: report the log probabilities of the prompt's tokens, too, with `logprobs`
+    alternatives. It is then read anew, a few tokens at a time.
     """
 
     id: int
@@ -331,6 +336,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     constraint: ConstraintSpec | None = None
     adapters: tuple[AdapterChoice, ...] | None = None
     draft_model: str | None = None
+    score_prompt: bool = False
 
 
 Truncate: TypeAlias = bool | Literal["start", "end"]
@@ -396,13 +402,15 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """More of one generation, and the tokens that became final with it: there may be no text.
 
     `logprobs` of these tokens, if they were asked for; `ends`, where each of them ends in the whole
-    text, in characters.
+    text, in characters. `prompt`, in the first one: the tokens of a prompt that was to be scored.
+    Nothing is known of the probability of the first of them.
     """
 
     id: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     ends: tuple[int, ...] = ()
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):

@@ -124,8 +124,8 @@ class Scheduler:
         self._offer_running_prefix(sequence)
         keys = sequence.keys
         slot, reused = self.cache.acquire(keys, sequence.command.cache_key)
-        if (whole := sequence.whole(reused)) < reused:
-            reused = self._context.trim(slot, whole)
+        if (usable := min(sequence.whole(reused), sequence.reusable)) < reused:
+            reused = self._context.trim(slot, usable)
         sequence.start(slot, reused)
         shared = max((self._common(other, sequence) for other in self.running), default=0)
         border = self._context.model.border(sequence.tokens)
@@ -191,23 +191,32 @@ class Scheduler:
     def prefilling(self) -> list[tuple[Sequence, int]]:
         """Sequences whose prompts are read in this step, and how many tokens of each."""
         waiting = [s for s in self._active() if s.reading and s.readable]
+        scored = [s for s in waiting if s.command.score_prompt]
+        waiting = [s for s in waiting if s not in scored[1:]]  # their logits would not fit
         if not waiting:
             return []
         answers = sum(not sequence.reading for sequence in self.running)
         budget = self._budget(len(waiting), answers)
         oldest = min(waiting, key=_queue_order)
-        share = min(oldest.readable, budget, max(self._slice, budget // 4))
+        share = min(self._readable(oldest), budget, max(self._slice, budget // 4))
         budget -= share
         plan = []
         for sequence in sorted(waiting, key=lambda s: s.missing):
             taken = share if sequence is oldest else 0
-            extra = min(sequence.readable - taken, budget)
-            if extra < sequence.readable - taken:
+            extra = min(self._readable(sequence) - taken, budget)
+            if extra < self._readable(sequence) - taken:
                 extra -= extra % self._slice
             if taken + extra:
                 plan.append((sequence, taken + extra))
                 budget -= extra
         return plan
+
+    def _readable(self, sequence: Sequence) -> int:
+        """Tokens of a prompt that may be read in one pass."""
+        if not sequence.command.score_prompt:
+            return sequence.readable
+        # Each token has logits, besides those that every other sequence may need.
+        return min(sequence.readable, max(1, self._context.max_outputs - self._context.parallel))
 
     def seeing(self) -> Sequence | None:
         """The first sequence whose next medium is encoded: one is computed in a step."""
@@ -245,7 +254,8 @@ class Scheduler:
         # cannot be trimmed is half changed by then.
         done = sequence.computed
         if context.can_trim or context.window:
-            done = sequence.whole(min(context.length(sequence.slot), sequence.length - 1))
+            most = min(sequence.length - 1, sequence.reusable)
+            done = sequence.whole(min(context.length(sequence.slot), most))
         sequence.computed = self.cache.rewind(sequence.slot, sequence.keys[:done])
         sequence.cached = min(sequence.cached, sequence.computed)
 

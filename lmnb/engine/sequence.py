@@ -67,6 +67,8 @@ class Sequence:
         self.slot: int | None = None
         self.computed = 0
         self.cached = 0
+        self.scores: list[TokenLogprob] = []
+        """Of the prompt's first tokens, if it is to be scored."""
         self.marks: list[Mark] = []
         """Where its memory is to be copied while its prompt is read, in order."""
         self._settled = len(prompt) - 1
@@ -113,6 +115,11 @@ class Sequence:
         until = self.marks[0].length if self.marks else self.length
         media = (span.start for span in self.media if span.start > self.computed)
         return max(1, min(until, next(media, until)) - self.computed)
+
+    @property
+    def reusable(self) -> int:
+        """Tokens it may take from the cache: what comes after those has to be scored."""
+        return max(0, len(self.scores) - 1) if self.command.score_prompt else self.length
 
     def mark(self, mark: Mark) -> None:
         """Have its memory copied at one more place."""
@@ -236,10 +243,11 @@ class Sequence:
         if patient and not self.reason and now < self._sent + SEND_INTERVAL:
             return None
         text, logprobs, ends = self.stream.take()
-        if not (text or ends):
+        prompt = () if self._sent else tuple(self.scores)
+        if not (text or ends or prompt):
             return None
         self._sent = now
-        return Delta(self.id, text, logprobs, ends)
+        return Delta(self.id, text, logprobs, ends, prompt)
 
     def progress(self) -> Progress | None:
         """How far the prompt has been read, if that has changed since the last call."""

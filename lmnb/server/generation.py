@@ -27,6 +27,7 @@ from lmnb.chat.events import (
     Finished,
     Loading,
     Prompt,
+    Scored,
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
@@ -229,6 +230,7 @@ class Answer(msgspec.Struct, frozen=True):
     tool_calls: tuple[Call, ...]
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 async def fold(events: AsyncGenerator[Event, None]) -> Answer:
@@ -239,11 +241,14 @@ async def fold(events: AsyncGenerator[Event, None]) -> Answer:
     calls: list[Call] = []
     arguments: list[str] = []
     start: ToolCallStart | None = None
+    scored: tuple[TokenLogprob, ...] = ()
     async with aclosing(events):
         async for event in events:
             if isinstance(event, TextDelta):
                 text.append(event.text)
                 logprobs.extend(event.logprobs)
+            elif isinstance(event, Scored):
+                scored = event.tokens
             elif isinstance(event, ThinkingDelta):
                 thinking.append(event.text)
             elif isinstance(event, ToolCallStart):
@@ -255,7 +260,7 @@ async def fold(events: AsyncGenerator[Event, None]) -> Answer:
                 start = None
             if isinstance(event, Finished):
                 return Answer(
-                    "".join(text), "".join(thinking), tuple(calls), tuple(logprobs), event
+                    "".join(text), "".join(thinking), tuple(calls), tuple(logprobs), event, scored
                 )
     raise AssertionError("A generation ends with Finished or an error.")
 

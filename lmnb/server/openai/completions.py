@@ -22,11 +22,11 @@ async def create(request: Request) -> Response:
     """Continue each prompt, `n` times, whole or streamed."""
     body = await bodies.read(request, CompletionsBody)
     groups = translate(body, request.headers)
-    echoes = [str(one.prompt) if body.echo else "" for group in groups for one in group]
     writer = CompletionWriter(
         body.model,
-        echoes,
+        body.prompts,
         body.n,
+        echo=body.echo,
         with_logprobs=body.logprobs is not None,
         with_usage=body.stream_options.include_usage,
     )
@@ -34,5 +34,5 @@ async def create(request: Request) -> Response:
     if body.stream:
         events = await until_disconnect(request, begin(events, ready=is_underway))
         return stream(frames(writer, events), on_error=error_frame)
-    answers = await until_disconnect(request, collect(events, len(echoes)))
-    return reply(writer.whole(answers))
+    answers = await until_disconnect(request, collect(events, len(groups) * body.tries))
+    return reply(writer.whole(answers, body.tries))

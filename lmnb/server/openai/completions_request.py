@@ -20,17 +20,23 @@ from lmnb.server.openai.values import json_type
 class CompletionsBody(SamplingFields, OutputFields):
     """POST /v1/completions.
 
-    `max_tokens` has LM Studio's default, until the context is full; -1 says the same.
+    `max_tokens` has LM Studio's default, until the context is full; -1 says the same. 0 generates
+    nothing: with `echo` and `logprobs` it is how prompts are scored.
     """
 
     prompt: Any
     max_tokens: Int | None = None
     n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
-    best_of: Int | None = None
+    best_of: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: bool = False
     logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     suffix: str | None = None
     stream_options: StreamOptions = StreamOptions()
+
+    @property
+    def tries(self) -> int:
+        """Completions to be generated for each prompt."""
+        return self.best_of or self.n
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -51,7 +57,7 @@ class CompletionsBody(SamplingFields, OutputFields):
 
 
 def translate(body: CompletionsBody, headers: Headers) -> tuple[tuple[Request, ...], ...]:
-    """For each prompt a group of `n` requests."""
+    """For each prompt a group of `best_of` requests, the first of which scores it if need be."""
     prompts = body.prompts
     _refuse(body, prompts)
     return tuple(_group(body, prompt, headers) for prompt in prompts)
@@ -60,46 +66,46 @@ def translate(body: CompletionsBody, headers: Headers) -> tuple[tuple[Request, .
 def _group(
     body: CompletionsBody, prompt: str | tuple[int, ...], headers: Headers
 ) -> tuple[Request, ...]:
+    to_rank = 0 if body.tries > body.n else None
     common = Request(
         model=body.model,
         prompt=prompt,
+        suffix=body.suffix or None,
         output_format=body.output_format(),
         stop=body.stops(),
-        max_tokens=token_limit(body.max_tokens),
-        logprobs=body.logprobs,
+        max_tokens=0 if body.max_tokens == 0 else token_limit(body.max_tokens),
+        logprobs=to_rank if body.logprobs is None else body.logprobs,
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
         adapters=body.adapters(),
         draft=body.draft_model or None,
     )
-    return tuple(msgspec.structs.replace(common, sampling=body.sampling(i)) for i in range(body.n))
+    # What tokens are called is known to the model only, which tells it with their scores.
+    scored = body.echo and (body.logprobs is not None or not isinstance(prompt, str))
+    return tuple(
+        msgspec.structs.replace(common, sampling=body.sampling(i), score_prompt=scored and i == 0)
+        for i in range(body.tries)
+    )
 
 
 def _refuse(body: CompletionsBody, prompts: list[str | tuple[int, ...]]) -> None:
-    if body.max_tokens == 0:
-        raise InvalidValue(
-            "'max_tokens' must be at least 1, or -1 for as many as fit the context.",
-            param="max_tokens",
-        )
-    if body.suffix:
+    if body.suffix and not all(isinstance(prompt, str) for prompt in prompts):
         raise UnsupportedParameter(
-            "'suffix' is not supported: the model cannot fill in the middle.", param="suffix"
+            "'suffix' is not supported with prompts of token ids.",
+            hint="Send the prompt as text.",
+            param="suffix",
         )
-    if body.best_of is not None and body.best_of != body.n:
+    if body.suffix and body.echo and body.logprobs is not None:
         raise UnsupportedParameter(
-            "'best_of' is not supported, except with the value of 'n'.",
-            hint="Ask for 'n' completions with 'logprobs' and choose.",
-            param="best_of",
-        )
-    if body.echo and body.logprobs is not None:
-        raise UnsupportedParameter(
-            "'echo' together with 'logprobs' is not supported: "
-            "log probabilities of the prompt are not computed.",
+            "'echo' with 'logprobs' is not supported beside 'suffix': the model reads the end of the "
+            "text before what is to be scored.",
             param="echo",
         )
-    if body.echo and any(not isinstance(prompt, str) for prompt in prompts):
+    if body.tries < body.n:
+        raise InvalidValue("'best_of' must be at least 'n'.", param="best_of")
+    if body.tries > body.n and body.stream:
         raise UnsupportedParameter(
-            "'echo' is not supported for prompts of token ids.", param="echo"
+            "'best_of' cannot be streamed: the best is not known before the end.", param="best_of"
         )
 
 
