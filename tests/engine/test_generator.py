@@ -264,7 +264,8 @@ def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engi
         scheduler.running = []
         for number in range(answers + prompts):
             sequence = Mock(reading=number >= answers, missing=500, readable=500, id=number)
-            sequence.adapters, sequence.reason, sequence.command.priority = PLAIN, None, 0
+            sequence.adapters, sequence.reason = PLAIN, None
+            sequence.command.priority, sequence.command.score_prompt = 0, False
             scheduler.running.append(sequence)
         tokens = sum(count for _, count in scheduler.prefilling())
         scheduler.running = running
