@@ -90,6 +90,16 @@ class UnknownField(InvalidRequest):
     code = "unrecognized_keys"
 
 
+class ThreadUnsupported(NotSupported):
+    """The conversation is to be held by the server, under the id of an answer (Anthropic, beta).
+
+    By this code Anthropic's SDKs know that they have to send the whole conversation instead. Their
+    tool runners begin with a thread, and go on without one.
+    """
+
+    code = "thread_unsupported_request"
+
+
 def protocol_of(scope: Scope) -> Protocol:
     """The protocol in which a request expects its errors."""
     path = scope["path"]
@@ -139,6 +149,8 @@ def anthropic_body(error: LmnbError, request_id: str | None = None) -> dict[str,
         "type": "error",
         "error": {"type": _ANTHROPIC_TYPES.get(error.status, default), "message": message},
     }
+    if isinstance(error, ThreadUnsupported):
+        body["error"]["details"] = {"error_code": error.code, "unsupported": []}
     if request_id is not None:
         body["request_id"] = request_id
     return body

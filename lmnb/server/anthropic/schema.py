@@ -47,6 +47,7 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
 
     max_tokens: int | None = None
     stream: bool | None = None
+    thread: Block | None = None
     stop_sequences: list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -24,8 +24,9 @@ from lmnb.chat.conversation import (
 from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.anthropic import blocks, references
 from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
-from lmnb.server.errors import InvalidType
+from lmnb.server.errors import InvalidType, ThreadUnsupported
 from lmnb.server.notes import note
+
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """How a system block begins that only Anthropic's own servers should see.
@@ -57,8 +58,15 @@ def translate(body: CountBody, model: str, headers: Headers) -> Request:
     InvalidRequest
         There is no message, or a value makes no sense. Anthropic's message form: the field first.
     NotSupported
-        Only tools were given that Anthropic runs itself.
+        Only tools were given that Anthropic runs itself, or the conversation is not all there.
     """
+    if isinstance(body, MessagesBody) and body.thread is not None:
+        raise ThreadUnsupported(
+            "thread: this server holds no conversations between requests.",
+            hint="Send the whole conversation, without 'thread'. Threads of the SDKs do so with "
+            "unsupported_request_behavior='continue_unthreaded'.",
+            param="thread",
+        )
     messages = conversation(body)
     own = tools(body.tools or [], references.referenced(body.messages))
     common: dict[str, Any] = {
