@@ -7,17 +7,15 @@ a closed port.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import packages
 import pytest
 from made_models.scripted import MARKERS, Answer, ascii_merges, scripted
 
@@ -31,10 +29,6 @@ CONTEXT = 262_144
 
 _MERGES = 8000
 """So many merges of a real vocabulary spare most of the minutes that byte tokens would take."""
-
-_INSTALL = 300.0
-_RUN = 240.0
-"""Seconds until an installation, or an agent, is given up."""
 
 TEMPLATE = (
     (Path(__file__).parents[1] / "templates" / "json_in_tags.jinja")
@@ -97,70 +91,20 @@ class Agent:
 
     def run(self, *arguments: str, **environment: str) -> str:
         """Its output. Fails the test with everything that it said if it fails or takes too long."""
-        closed = "http://127.0.0.1:9"
-        done = subprocess.run(
-            [self.program, *arguments],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_RUN,
-            check=False,
-            env={
-                "HOME": str(self.home),
-                "PATH": os.environ["PATH"],
-                "LANG": "C.UTF-8",
-                "HTTP_PROXY": closed,
-                "HTTPS_PROXY": closed,
-                "ALL_PROXY": closed,
-                "NO_PROXY": "127.0.0.1,localhost",
-                **environment,
-            },
-        )
-        assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return packages.run([self.program, *arguments], self.home, self.folder, **environment)
 
 
 def agent(folder: Path, package: str, version: str, program: str) -> Agent:
     """The agent of an npm package; `program` is a pattern of its file for this platform."""
-    found = Agent(_installed(package, version, program), folder / "home", folder / "work")
+    name = f"{package.replace('/', '-').lstrip('@')}-{version}"
+    installed = packages.npm(name, f"{package}@{version}")
+    programs = sorted(path for path in installed.glob(program) if os.access(path, os.X_OK))
+    if not programs:
+        pytest.skip(f"{package} {version} has no program for this platform")
+    found = Agent(programs[0], folder / "home", folder / "work")
     found.home.mkdir()
     found.folder.mkdir()
     return found
-
-
-def _installed(package: str, version: str, program: str) -> Path:
-    """Fetched once per machine. Without npm, or the registry, the test is skipped."""
-    cache = Path(os.environ.get("LMNB_TEST_MODELS") or Path.home() / ".cache" / "lmnb-tests")
-    folder = cache / "npm" / f"{package.replace('/', '-').lstrip('@')}-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            _install(folder, f"{package}@{version}")
-            (folder / "complete").touch()
-    programs = sorted(path for path in folder.glob(program) if os.access(path, os.X_OK))
-    if not programs:
-        pytest.skip(f"{package} {version} has no program for this platform")
-    return programs[0]
-
-
-def _install(folder: Path, package: str) -> None:
-    if (npm := shutil.which("npm")) is None:
-        pytest.skip(f"npm is not installed, with which {package} would be")
-    print(f"installing {package} in {folder}", flush=True)  # noqa: T201
-    (folder / "package.json").write_text('{"private": true}')
-    quick = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # where there is no registry
-    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", *quick, package]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL, check=False
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{package} was not installed within {_INSTALL:.0f} s")
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line]
-        pytest.skip(f"{package} could not be installed: {' '.join(errors[:2])}")
 
 
 @contextlib.contextmanager
@@ -171,6 +115,7 @@ def listening(
     words_of: Path,
     *,
     require_auth: bool = False,
+    context: int = CONTEXT,
 ) -> Iterator[str]:
     """The address of the server, with a model loaded as `MODEL` that gives `answers`.
 
@@ -184,10 +129,10 @@ def listening(
         controls=CONTROLS,
         end=END,
         seed=None,
-        context=CONTEXT,
+        context=context,
         merges=ascii_merges(words_of, _MERGES),
     )
-    list(client.load(str(path), identifier=MODEL, context_length=CONTEXT))
+    list(client.load(str(path), identifier=MODEL, context_length=context))
     url = client.serve("127.0.0.1", 0, require_auth=require_auth)["url"]
     try:
         yield url

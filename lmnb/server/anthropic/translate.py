@@ -27,7 +27,6 @@ from lmnb.server.anthropic.schema import Block, CountBody, MessagesBody
 from lmnb.server.errors import InvalidType, ThreadUnsupported
 from lmnb.server.notes import note
 
-
 BILLING_HEADER = "x-anthropic-billing-header:"
 """How a system block begins that only Anthropic's own servers should see.
 
