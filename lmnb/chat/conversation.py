@@ -79,27 +79,6 @@ class Message(msgspec.Struct, frozen=True):
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call. `parameters` is a JSON schema.
-
-    A `deferred` one is not told of at the head of the prompt: the conversation tells of it.
-    """
-
-    name: str
-    description: str = ""
-    parameters: dict[str, Any] | None = None
-    strict: bool = False
-    deferred: bool = False
-
-
-class ToolChoice(msgspec.Struct, frozen=True):
-    """Whether a tool must, may or must not be called. `name` goes with `named` only."""
-
-    mode: Literal["auto", "none", "required", "named"] = "auto"
-    name: str | None = None
-    parallel: bool = True
-
-
 class OutputFormat(msgspec.Struct, frozen=True):
     """The form the answer must have.
 
@@ -119,6 +98,35 @@ class OutputFormat(msgspec.Struct, frozen=True):
     name: str | None = None
     strict: bool = True
     param: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call. `parameters` is a JSON schema.
+
+    A `deferred` one is not told of at the head of the prompt: the conversation tells of it.
+    `input_format` is the form of a custom tool's input, the one parameter, which is a string.
+    """
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+    deferred: bool = False
+    input_format: OutputFormat | None = None
+
+    @property
+    def grammar(self) -> str | None:
+        """The Lark grammar of a custom tool's input, if it has one."""
+        form = self.input_format
+        return form.definition if form is not None and form.type == "lark" else None
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether a tool must, may or must not be called. `name` goes with `named` only."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+    parallel: bool = True
 
 
 class Reasoning(msgspec.Struct, frozen=True):

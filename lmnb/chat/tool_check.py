@@ -1,4 +1,4 @@
-"""Tools of a request, checked before anything is loaded: what of their schemas will be enforced."""
+"""Tools of a request, checked before anything is loaded: what of them will be enforced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ async def check(request: Request) -> tuple[str, ...]:
     Raises
     ------
     NotSupported, InvalidRequest
-        A strict tool's schema; see `lmnb.chat.formats.forcing.schemas.warnings`.
+        A strict tool's schema (see `lmnb.chat.formats.forcing.schemas.warnings`), or the grammar of
+        a custom tool (see `lmnb.chat.formats.forcing.inputs.rules.check`).
     """
     if not request.tools or request.tool_choice.mode == "none":
         return ()
@@ -24,8 +25,12 @@ async def check(request: Request) -> tuple[str, ...]:
 
 def _check(request: Request) -> tuple[str, ...]:
     from lmnb.chat.formats.forcing import schemas
+    from lmnb.chat.formats.forcing.inputs import rules
     from lmnb.chat.tool_names import whole_schema
 
+    for tool in request.tools:
+        if tool.input_format is not None:
+            rules.check(tool.input_format)
     whole = tuple(
         msgspec.structs.replace(tool, parameters=whole_schema(tool.parameters))
         for tool in request.tools

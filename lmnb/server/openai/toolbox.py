@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from lmnb.chat.conversation import Tool, ToolChoice
+from lmnb.chat.conversation import OutputFormat, Tool, ToolChoice
 from lmnb.server.openai.errors import InvalidType, InvalidValue
+from lmnb.server.openai.output_format import translate
 from lmnb.server.openai.values import json_type, mapping, string
 
 HOSTED_TOOLS = (
@@ -90,16 +91,17 @@ def function(data: Mapping[str, Any], where: str, namespace: str | None = None) 
 
 
 def custom(data: Mapping[str, Any], where: str, namespace: str | None = None) -> Tool:
-    """A custom tool as a function. A regular expression binds its input, a grammar is described.
+    """A custom tool as a function. Its grammar, or regular expression, is described to the model.
 
     Raises
     ------
     InvalidRequest
-        The format is none.
+        The format is none. Whether the grammar is one is seen later (`lmnb.chat.tool_check`).
     """
     given = dict(data)
     name = tool_name(given, where)
     said, input_ = description(given, where), {"type": "string"}
+    input_format = None
     form = given.get("format")
     if form is not None:
         at = f"{where}.format"
@@ -108,7 +110,8 @@ def custom(data: Mapping[str, Any], where: str, namespace: str | None = None) ->
         if kind == "grammar":
             # Responses has the grammar in the format itself, Chat Completions one level deeper.
             at, form = (f"{at}.grammar", form["grammar"]) if "grammar" in form else (at, form)
-            said, input_ = _under_grammar(said, mapping(form, at), at)
+            input_format = translate(mapping(form, at) | {"type": "grammar"}, at)
+            said, input_ = _under_grammar(said, input_format)
         elif kind != "text":
             raise InvalidValue(
                 f"Invalid value for '{at}.type': expected 'text' or 'grammar', got '{kind}'.",
@@ -120,22 +123,16 @@ def custom(data: Mapping[str, Any], where: str, namespace: str | None = None) ->
         "required": ["input"],
         "additionalProperties": False,
     }
-    return Tool(flat_name(name, namespace), said, schema)
+    return Tool(flat_name(name, namespace), said, schema, input_format=input_format)
 
 
-def _under_grammar(said: str, form: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
+def _under_grammar(said: str, form: OutputFormat) -> tuple[str, dict[str, str]]:
     """The description and the schema of an input of that form."""
-    syntax, definition = string(form, "syntax", where), string(form, "definition", where)
-    if syntax not in ("lark", "regex"):
-        raise InvalidValue(
-            f"Invalid value for '{where}.syntax': expected 'lark' or 'regex', got '{syntax}'.",
-            param=f"{where}.syntax",
-        )
-    kind = "Lark grammar" if syntax == "lark" else "regular expression"
-    said = f"{said}\n\nThe input has the form of this {kind}:\n{definition}".strip()
-    if syntax == "lark":
+    kind = "Lark grammar" if form.type == "lark" else "regular expression"
+    said = f"{said}\n\nThe input has the form of this {kind}:\n{form.definition}".strip()
+    if form.type == "lark":
         return said, {"type": "string"}
-    return said, {"type": "string", "pattern": f"^(?:{definition})$"}
+    return said, {"type": "string", "pattern": f"^(?:{form.definition})$"}
 
 
 def tool_name(data: dict[str, Any], where: str) -> str:

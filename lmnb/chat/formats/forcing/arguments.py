@@ -6,6 +6,8 @@ from typing import Any
 
 from lmnb.chat.conversation import Tool
 from lmnb.chat.formats.forcing import strings
+from lmnb.chat.formats.forcing.inputs.rules import rules
+from lmnb.chat.formats.forcing.inputs.writing import Escaped, Raw
 from lmnb.chat.formats.forcing.lark import Lark, Member, either, json_value, members, sequence
 from lmnb.chat.formats.forcing.schemas import Schema
 from lmnb.chat.formats.forcing.values import (
@@ -32,6 +34,8 @@ def arguments(lark: Lark, form: Arguments, tool: Tool, schema: Schema) -> str:
     InvalidRequest
         A required argument has a name that cannot be written.
     """
+    if tool.grammar is not None:
+        return _Custom(lark, tool.grammar, next(iter(schema["properties"]))).all(form)
     match form:
         case JsonArguments():
             return json_value(schema, lenient=not tool.strict)
@@ -46,6 +50,8 @@ def arguments(lark: Lark, form: Arguments, tool: Tool, schema: Schema) -> str:
 
 def keywords(lark: Lark, tool: Tool, schema: Schema) -> str:
     """Arguments as Python writes them in a call. Raises as `arguments`."""
+    if tool.grammar is not None:
+        return _Custom(lark, tool.grammar, next(iter(schema["properties"]))).keyword()
     values = Values(lark, PYTHON, schema, lenient=not tool.strict)
     for name in schema.get("required") or ():
         if not name.isidentifier():
@@ -55,6 +61,47 @@ def keywords(lark: Lark, tool: Tool, schema: Schema) -> str:
     written = values.members({**schema, "properties": kept}, "{}=")
     _refuse(tool, values.unenforced)
     return written
+
+
+class _Custom:
+    """The one argument of a custom tool, a text of a Lark grammar."""
+
+    def __init__(self, lark: Lark, grammar: str, name: str) -> None:
+        self._lark = lark
+        self._grammar = grammar
+        self._name = name
+
+    def all(self, form: Arguments) -> str:
+        """The argument, and what stands around it."""
+        match form:
+            case JsonArguments():
+                return self._quoted(f'{{"{self._name}": ', "}")
+            case TaggedArguments(raw_strings=False):
+                return self._quoted(f"{form.key_begin}{self._name}{form.key_end}", form.value_end)
+            case TaggedArguments():
+                mark = form.typed[0] if form.typed else ""
+                begin = f"{form.key_begin}{self._name}{form.key_end}{mark}"
+                return self._raw(begin, form.value_end)
+            case DictArguments(quote=quote):
+                return sequence(self._raw(f"{{{self._name}:{quote}", quote), '"}"')
+
+    def keyword(self) -> str:
+        """The argument as Python writes it: the escapes of JSON are Python's, too."""
+        return self._quoted(f"{self._name}=", "")
+
+    def _quoted(self, begin: str, end: str) -> str:
+        text = rules(self._lark, self._grammar, Escaped())
+        return sequence(self._lark.literal(f'{begin}"'), text, self._lark.literal(f'"{end}'))
+
+    def _raw(self, begin: str, end: str) -> str:
+        """White space before the mark is part of it: readers take it off."""
+        border = end[: len(end) - len(end.lstrip())]
+        mark, control = self._lark.parts(end.strip())[0]
+        writing = Raw(border, mark if control is None else "")
+        text = rules(self._lark, self._grammar, writing)
+        parts = (begin, border, end[len(border) :])
+        head, space, tail = (self._lark.literal(part) for part in parts)
+        return sequence(head, text, space, tail)
 
 
 class _Tagged:

@@ -44,7 +44,7 @@ from lmnb.chat.formats.format import (
 from lmnb.chat.formats.write import example
 from lmnb.engine.grammar_source import MAX_LENGTH
 from lmnb.engine.protocol import ConstraintSpec, Trigger
-from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.errors import InvalidRequest, LmnbError, NotSupported
 
 _PLACE = re.compile("(" + "|".join(map(re.escape, (NAME, ID, INDEX, ARGUMENTS))) + ")")
 _WRITTEN = {ID: "/[A-Za-z0-9_-]{1,24}/", INDEX: "/0|[1-9][0-9]{0,2}/"}
@@ -276,6 +276,7 @@ class _Builder:
         if isinstance(call, JsonCall) and output.type in {"json_object", "json_schema"}:
             around_it = (self._calls.begin, call.begin, call.end, self._calls.end)
             if not "".join(around_it):
+                _refuse_grammars(self._tools)
                 return self._one_object(call, output)
         turn = self._turn(pieces, several=several, after=around.after)
         return either([turn, self._words(output)])
@@ -300,6 +301,17 @@ class _Builder:
         end, _ = self._lark.until_end(answer.end if answer else "")
         begin = self._lark.literal(answer.begin) if answer else ""
         return sequence(begin, _formatted(self._lark, output), self._lark.literal(end))
+
+
+def _refuse_grammars(tools: Sequence[Tool]) -> None:
+    for tool in tools:
+        if tool.grammar is not None:
+            raise NotSupported(
+                f"With this model the Lark grammar of the tool {tool.name!r} cannot be enforced "
+                "beside a JSON output format.",
+                hint="Leave out the format, or the tool.",
+                param="tools",
+            )
 
 
 def _pieces(calls: Calls) -> tuple[str, ...]:
