@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import anthropic
 import httpx2
+import lark
 import openai
 import pytest
 from anthropic import beta_tool
@@ -173,6 +174,77 @@ def test_custom_tools_of_responses(gpt: openai.OpenAI) -> None:
     result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": RESULT}
     sent = [*USER, *(item.model_dump() for item in items), result]
     assert response(gpt, streamed=False, input=sent, tools=tools).output_text == "It rains."
+
+
+STEPS = """\
+start: step step?
+step: VERB " \\"" NAME "\\"" LF
+VERB: "open" | "close"
+NAME: /[a-z\\\\\\t]{1,12}/
+%import common.LF
+"""
+STEPS_FORM: Any = {"type": "grammar", "syntax": "lark", "definition": STEPS}
+"""Whatever of this is written in JSON has escapes in it."""
+
+
+def custom_tool(form: Any) -> Any:
+    return [{"type": "custom", "name": "weather", "description": "Tells it.", "format": form}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_lark_grammars_bind_the_input_of_custom_tools(gpt: openai.OpenAI, streamed: bool) -> None:
+    """The real model, made to call; the scripted one, when it wants to."""
+    forced: Any = {"type": "custom", "name": "weather"}
+    [call] = response(
+        gpt,
+        streamed=streamed,
+        model=REAL,
+        input="Open the door and close the window.",
+        tools=custom_tool(STEPS_FORM),
+        tool_choice=forced,
+        max_output_tokens=100,
+        extra_body={"seed": 1},
+    ).output
+    assert (call.type, call.status) == ("custom_tool_call", "completed")
+    lark.Lark(STEPS).parse(call.input)
+    items = response(gpt, streamed=streamed, input=QUESTION, tools=custom_tool(STEPS_FORM)).output
+    lark.Lark(STEPS).parse(items[-1].input)
+
+
+def test_lark_grammars_in_chat(gpt: openai.OpenAI) -> None:
+    flat = {key: STEPS_FORM[key] for key in ("syntax", "definition")}
+    form: Any = {"type": "grammar", "grammar": flat}
+    tool: Any = {"type": "custom", "custom": {"name": "weather", "format": form}}
+    completion = gpt.chat.completions.create(
+        model=REAL,
+        messages=USER,
+        tools=[tool],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=100,
+        seed=1,
+    )
+    [call] = completion.choices[0].message.tool_calls or []
+    assert call.type == "custom"
+    lark.Lark(STEPS).parse(call.custom.input)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "words"),
+    [
+        ("lark", "start: missing", "missing"),
+        ("lark", "start: A\nA.1: /a/", "priority"),
+        ("lark", "start: /\\p{L}/", "uses '.p'"),
+        ("regex", "a(", "unclosed group"),
+    ],
+)
+def test_wrong_grammars_are_refused(
+    gpt: openai.OpenAI, syntax: str, definition: str, words: str
+) -> None:
+    tools = custom_tool({"type": "grammar", "syntax": syntax, "definition": definition})
+    with pytest.raises(openai.BadRequestError, match=words) as raised:
+        gpt.responses.create(model="nobody-has-it", input=QUESTION, tools=tools)
+    assert raised.value.param == "tools"
 
 
 def message(claude: anthropic.Anthropic, messages: Any, *, streamed: bool) -> Any:

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from lmnb.chat.conversation import (
     Image,
     Message,
+    OutputFormat,
     Reasoning,
     Request,
     Text,
@@ -139,26 +140,29 @@ INPUT = {"type": "object", "required": ["input"], "additionalProperties": False}
 
 
 @pytest.mark.parametrize(
-    ("form", "words", "schema"),
+    ("form", "words", "schema", "bound"),
     [
-        (None, "Patches.", {"type": "string"}),
-        ({"type": "text"}, "Patches.", {"type": "string"}),
+        (None, "Patches.", {"type": "string"}, None),
+        ({"type": "text"}, "Patches.", {"type": "string"}, None),
         (
             {"type": "grammar", "grammar": GRAMMAR},
             'Patches.\n\nThe input has the form of this Lark grammar:\nstart: "a"+',
             {"type": "string"},
+            OutputFormat("lark", definition='start: "a"+'),
         ),
         (
             {"type": "grammar", "syntax": "regex", "definition": "[ab]+"},
             "Patches.\n\nThe input has the form of this regular expression:\n[ab]+",
             {"type": "string", "pattern": "^(?:[ab]+)$"},
+            OutputFormat("regex", definition="[ab]+"),
         ),
     ],
 )
 def test_custom_tools_are_functions_of_one_text(
-    form: dict[str, Any] | None, words: str, schema: dict[str, Any]
+    form: dict[str, Any] | None, words: str, schema: dict[str, Any], bound: OutputFormat | None
 ) -> None:
-    expected = Tool("patch", words, INPUT | {"properties": {"input": schema}})
+    parameters = INPUT | {"properties": {"input": schema}}
+    expected = Tool("patch", words, parameters, input_format=bound)
     assert chat(tools=[custom(form)]).tools == (expected,)
     assert chat_body(tools=[custom(form)]).toolbox.known == {"patch": Known("patch", custom=True)}
     flat = {"type": "custom", **custom(form)["custom"]}

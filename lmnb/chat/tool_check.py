@@ -29,8 +29,7 @@ def _check(request: Request) -> tuple[str, ...]:
     from lmnb.chat.tool_names import whole_schema
 
     for tool in request.tools:
-        if tool.input_format is not None:
-            rules.check(tool.input_format)
+        rules.check(tool)
     whole = tuple(
         msgspec.structs.replace(tool, parameters=whole_schema(tool.parameters))
         for tool in request.tools

@@ -110,7 +110,7 @@ def custom(data: Mapping[str, Any], where: str, namespace: str | None = None) ->
         if kind == "grammar":
             # Responses has the grammar in the format itself, Chat Completions one level deeper.
             at, form = (f"{at}.grammar", form["grammar"]) if "grammar" in form else (at, form)
-            input_format = translate(mapping(form, at) | {"type": "grammar"}, at)
+            input_format = _grammar(mapping(form, at), at)
             said, input_ = _under_grammar(said, input_format)
         elif kind != "text":
             raise InvalidValue(
@@ -124,6 +124,11 @@ def custom(data: Mapping[str, Any], where: str, namespace: str | None = None) ->
         "additionalProperties": False,
     }
     return Tool(flat_name(name, namespace), said, schema, input_format=input_format)
+
+
+def _grammar(form: dict[str, Any], where: str) -> OutputFormat:
+    """The form of an input, the same wherever the tool stands among the others."""
+    return msgspec.structs.replace(translate(form | {"type": "grammar"}, where), param=None)
 
 
 def _under_grammar(said: str, form: OutputFormat) -> tuple[str, dict[str, str]]:

@@ -70,7 +70,9 @@ class Characters:
     def any_case(self) -> Characters:
         """The set with its letters' other cases; beyond ASCII as far as it is small."""
         small = self if len(self.intervals) < 64 else self & ASCII
-        codes = [code for low, high in small.intervals for code in range(low, min(high, low + 512))]
+        codes = [
+            code for low, high in small.intervals for code in range(low, min(high, low + 511) + 1)
+        ]
         others = (other for code in codes for other in _cases(chr(code)))
         return self | Characters((ord(other), ord(other)) for other in others)
 

@@ -1,22 +1,21 @@
-"""A Lark grammar as rules of the grammar of a call, for a text as it is written there.
+r"""A Lark grammar as rules of the grammar of a call, for a text as it is written there.
 
 llguidance cuts an answer into terminals before it looks at rules, takes the longest, and does not
-go back. In a JSON string that goes wrong: after a backslash nobody knows yet whether a text goes on
-(`\\t` in a line) or the next terminal has begun (the `\\n` behind it). So a terminal that may end
-where it may also go on with a special character becomes a rule: runs of plain characters are one
-lexeme, each special character is one of its own, and the automaton of the terminal says which may
-follow which. The rule is left-linear, so that long texts cost no more per character than short
-ones. All other terminals stay terminals.
+go back. In a JSON string that goes wrong: after a backslash nobody knows yet whether a line goes on
+(`\t`) or the next terminal has begun (`\n`). So a terminal that may have special characters becomes
+a rule: runs of plain characters are one lexeme, each special one is a lexeme of its own, and the
+terminal's automaton says which may follow which. The rule is left-linear, so that long texts cost no
+more per character than short ones.
 
-Every text that is allowed is one of the grammar. Where terminals compete, the longest run wins, as
-in llguidance without all this.
+Every text that is allowed is one of the grammar. Where terminals compete, the longest run of plain
+characters wins, as the longest terminal does in llguidance.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from lmnb.chat.conversation import OutputFormat
+from lmnb.chat.conversation import Tool
 from lmnb.chat.formats.forcing.inputs.automaton import Automaton, automaton
 from lmnb.chat.formats.forcing.inputs.characters import Characters
 from lmnb.chat.formats.forcing.inputs.expressions import Expression, regex, times
@@ -54,8 +53,8 @@ def rules(lark: Lark, definition: str, writing: Writing) -> str:
     return _Rules(lark, _read(definition), writing).start()
 
 
-def check(form: OutputFormat) -> None:
-    """Refuse a grammar, or a regular expression, that cannot be enforced.
+def check(tool: Tool) -> None:
+    """Refuse a custom tool whose grammar, or regular expression, cannot be enforced.
 
     Raises
     ------
@@ -64,11 +63,13 @@ def check(form: OutputFormat) -> None:
     InvalidRequest
         It is wrong, or too costly.
     """
+    if tool.input_format is None:
+        return
     try:
-        _check(form.type, form.definition)
+        _check(tool.input_format.type, tool.input_format.definition)
     except LmnbError as error:
-        error.param = form.param
-        raise
+        message = f"The input of the tool {tool.name!r} cannot be enforced. {error.message}"
+        raise type(error)(message, hint=error.hint, param="tools") from error
 
 
 @lru_cache(_CACHED)

@@ -298,7 +298,7 @@ class _Reader:
         return node
 
     def _counted(self, node: Node) -> Node:
-        """llguidance's `{2}`, `{2,}`, `{,3}`, `{2,3}`."""
+        """The repetitions `{2}`, `{2,}`, `{,3}`, `{2,3}`, which llguidance knows."""
         if self._peek().kind not in {"number", "mark"}:
             raise self._unsupported("templates")
         least = int(self._next().text) if self._peek().kind == "number" else 0
@@ -348,13 +348,15 @@ def _is_terminal(name: str) -> bool:
 
 
 def _string(token: _Token) -> str:
-    """What a string literal says: JSON's escapes, and `\\x41`."""
+    r"""What a string literal says: JSON's escapes, and `\x41`."""
     body = token.text[1 : token.text.rindex('"')]
     body = re.sub(r"((?:[^\\]|\\[^x])+)|\\x([0-9a-fA-F]{2})", _plain_escape, body)
     try:
         return str(json.loads(f'"{body}"', strict=False))
     except ValueError:
-        raise InvalidRequest(f"The Lark grammar has the string {token.text}, which is none.") from None
+        raise InvalidRequest(
+            f"The Lark grammar has the string {token.text}, which is none."
+        ) from None
 
 
 def _plain_escape(match: re.Match[str]) -> str:
