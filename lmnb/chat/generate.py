@@ -95,12 +95,13 @@ async def generate(
     instance: str = "",
     load_seconds: float | None = None,
     draft: Path | None = None,
+    priority: int = 0,
 ) -> AsyncGenerator[Event, None]:
     """Answer `request`, with the events that `lmnb.chat.events` describes, but for `Loading`.
 
     Closing the generator, or cancelling the task that reads it, stops the engine at once.
     `instance` and `load_seconds` are passed through to `Finished`. `draft` is the file of the
-    request's draft model.
+    request's draft model. Lower `priority` values go first.
 
     Raises
     ------
@@ -136,6 +137,7 @@ async def generate(
         ends=tuple(control[text] for text in ends if text in control),
         logprobs=request.logprobs,
         show_special=splitter.markers,
+        priority=priority,
         cache_key=request.cache_key,
         adapters=_adapters(request),
         score_prompt=request.score_prompt,

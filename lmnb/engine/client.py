@@ -167,13 +167,20 @@ class Worker:
         *,
         truncate: Truncate = False,
         normalize: bool = True,
+        priority: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Embedded:
         """Embed texts; see `Embed` and `Embedded`. Cancelling aborts.
 
         `on_progress` is told a few times a second how many texts of how many are done.
         """
-        command = Embed(id=0, inputs=tuple(inputs), truncate=truncate, normalize=normalize)
+        command = Embed(
+            id=0,
+            inputs=tuple(inputs),
+            truncate=truncate,
+            normalize=normalize,
+            priority=priority,
+        )
         return await self._call(command, Embedded, on_progress)
 
     async def rerank(
@@ -182,10 +189,13 @@ class Worker:
         documents: Sequence[str],
         *,
         truncate: Truncate = False,
+        priority: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Ranked:
         """Score documents; see `Rerank` and `Ranked`. Cancelling aborts."""
-        command = Rerank(id=0, query=query, documents=tuple(documents), truncate=truncate)
+        command = Rerank(
+            id=0, query=query, documents=tuple(documents), truncate=truncate, priority=priority
+        )
         return await self._call(command, Ranked, on_progress)
 
     async def tokenize(

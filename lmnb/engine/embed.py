@@ -191,10 +191,10 @@ class Pooler(abc.ABC):
         return []
 
     def _order(self) -> list[_Job]:
-        """Those with the least left to do go first, and now and then the oldest."""
+        """The urgent ones first; of these those with the least left to do, or the oldest now and then."""
         jobs = [job for job in self._jobs if job.todo]
-        if self._turn % _OLDEST_EVERY:
-            jobs.sort(key=lambda job: job.todo.tokens)
+        by_length = self._turn % _OLDEST_EVERY
+        jobs.sort(key=lambda job: (job.command.priority, job.todo.tokens if by_length else 0))
         return jobs
 
     def _pack(self, jobs: list[_Job], size: int) -> list[_Part]:

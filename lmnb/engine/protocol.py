@@ -344,12 +344,13 @@ Truncate: TypeAlias = bool | Literal["start", "end"]
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed", kw_only=True, omit_defaults=True):
-    """Embed texts (or token lists)."""
+    """Embed texts (or token lists). `priority` as that of `Generate`."""
 
     id: int
     inputs: tuple[str | tuple[int, ...], ...]
     truncate: Truncate = False
     normalize: bool = True
+    priority: int = 0
 
 
 class Rerank(msgspec.Struct, frozen=True, tag="rerank", kw_only=True, omit_defaults=True):
@@ -359,6 +360,7 @@ class Rerank(msgspec.Struct, frozen=True, tag="rerank", kw_only=True, omit_defau
     query: str
     documents: tuple[str, ...]
     truncate: Truncate = False
+    priority: int = 0
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):

@@ -66,6 +66,13 @@ class PayloadTooLarge(InvalidRequest):
     status = 413
 
 
+class DiskFull(LmnbError):
+    """What was sent cannot be kept: the disk has no room for it."""
+
+    code = "disk_full"
+    status = 507
+
+
 class InvalidJson(InvalidRequest):
     """The body is not JSON, or not a JSON object."""
 
@@ -82,6 +89,12 @@ class InvalidType(InvalidRequest):
     """A field has a value of the wrong type."""
 
     code = "invalid_type"
+
+
+class InvalidValue(InvalidRequest):
+    """A field has the right type and an impossible value."""
+
+    code = "invalid_value"
 
 
 class UnknownField(InvalidRequest):

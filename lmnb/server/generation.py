@@ -107,6 +107,7 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
                     instance=instance.id,
                     load_seconds=lease.load_seconds,
                     draft=await state.models.draft(request.draft),
+                    priority=state.priority,
                 )
             )
         )
@@ -294,7 +295,7 @@ async def embed(
     """
 
     async def work(instance: Instance) -> Embedding:
-        result = await instance.worker.embed(inputs, truncate=truncate)
+        result = await instance.worker.embed(inputs, truncate=truncate, priority=state.priority)
         state.metrics.embedded(instance.id, sum(result.tokens))
         return Embedding(instance.id, result)
 
@@ -321,7 +322,9 @@ async def rerank(
     """
 
     async def work(instance: Instance) -> Ranked:
-        ranked = await instance.worker.rerank(query, documents, truncate=truncate)
+        ranked = await instance.worker.rerank(
+            query, documents, truncate=truncate, priority=state.priority
+        )
         state.metrics.embedded(instance.id, sum(ranked.tokens))
         return ranked
 

@@ -32,6 +32,7 @@ from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.listeners import Listener, bind_unix
 from lmnb.server.log import start_log
+from lmnb.server.protocols import make_runner
 from lmnb.server.state import State
 from lmnb.server.tcp import TCPControl
 from lmnb.server.tokens import Tokens
@@ -97,6 +98,7 @@ async def _serve(settings: Settings, own: Own | None) -> None:
             )
             print(f"lmnb listens on {info.network_url or info.url}", flush=True)  # noqa: T201
         await private.open()
+        await state.batches.start(public_app(state.at_low_priority()))
         _log.info("Started, process %d", os.getpid())
         await _until_done(state, private)
     finally:
@@ -123,7 +125,7 @@ def make_state(settings: Settings) -> State:
     tokens = Tokens(database)
     activity = Activity()
     catalog = Catalog(settings.home)
-    return State(
+    state = State(
         settings=settings,
         catalog=catalog,
         models=Manager(catalog, settings, start=_start(settings)),
@@ -134,6 +136,8 @@ def make_state(settings: Settings) -> State:
         activity=activity,
         identity=runtime.identity(),
     )
+    state.batches = make_runner(state)
+    return state
 
 
 class _Private:
@@ -195,7 +199,7 @@ async def _until_done(state: State, private: _Private) -> None:
 
 async def _shut_down(state: State, private: _Private) -> None:
     private.hide()
-    await asyncio.gather(state.tcp.close(), private.close())
+    await asyncio.gather(state.tcp.close(), private.close(), state.batches.stop())
     try:
         await asyncio.wait_for(state.models.close(), _STOP_WORKERS)
     except TimeoutError:

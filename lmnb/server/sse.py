@@ -33,18 +33,25 @@ _LINE_BREAKS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085
 
 
 def frame(data: Any, event: str | None = None) -> bytes:
-    r"""One event. `data` is JSON already (bytes), or anything msgspec can encode.
+    """One event. `data` is JSON already (bytes), or anything msgspec can encode.
 
-    JSON has no raw line breaks, so one `data:` line holds it. What only Unicode takes for a line
-    break is escaped: clients that split with `str.splitlines` (httpx's `iter_lines`) would cut there.
+    JSON has no raw line breaks, so one `data:` line holds it.
     """
-    body = data if isinstance(data, bytes) else encoder.encode(data)
-    for raw, escaped in _LINE_BREAKS:
-        if raw in body:
-            body = body.replace(raw, escaped)
+    body = one_line(data if isinstance(data, bytes) else encoder.encode(data))
     if event is None:
         return b"data: %b\n\n" % body
     return b"event: %b\ndata: %b\n\n" % (event.encode(), body)
+
+
+def one_line(body: bytes) -> bytes:
+    """JSON with what only Unicode takes for a line break escaped.
+
+    Clients that split with `str.splitlines` (httpx's `iter_lines`) would cut there.
+    """
+    for raw, escaped in _LINE_BREAKS:
+        if raw in body:
+            body = body.replace(raw, escaped)
+    return body
 
 
 def comment(_silent: float) -> bytes:

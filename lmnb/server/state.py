@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,17 @@ from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
+from lmnb.server.batches.runner import Runner
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.files import Files
 from lmnb.server.metrics import Metrics
 from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
 from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
+
+_LOW = 1
 
 
 @dataclass(kw_only=True)
@@ -38,6 +43,12 @@ class State:
         What has been done so far, for `/metrics`.
     renderer
         Renders chat templates, in a process of its own.
+    files
+        Uploaded files and those that batches write.
+    batches
+        Runs batches; set once there are the protocols that they are in.
+    priority
+        That of the requests in the engine: lower values go first.
     """
 
     settings: Settings
@@ -54,10 +65,14 @@ class State:
     responses: ResponseStore = field(init=False)
     metrics: Metrics = field(init=False)
     renderer: Renderer = field(default_factory=Renderer)
+    files: Files = field(init=False)
+    batches: Runner = field(init=False)
+    priority: int = 0
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)
         self.metrics = Metrics(self.models.loaded)
+        self.files = Files(self.database, self.home / "files")
 
     @property
     def home(self) -> Path:
@@ -68,7 +83,13 @@ class State:
     def busy(self) -> bool:
         """Whether ending now would take something from somebody."""
         models = self.models.loaded() or self.models.loading()
-        return bool(self.activity.active or models or self.tcp.info)
+        return bool(self.activity.active or models or self.tcp.info or self.batches.busy)
+
+    def at_low_priority(self) -> State:
+        """The same state, for requests that everybody else's go before."""
+        low = copy.copy(self)
+        low.priority = _LOW
+        return low
 
 
 def state_of(request: HTTPConnection) -> State:

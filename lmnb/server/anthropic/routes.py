@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.errors import ModelNotFound
+from lmnb.server.anthropic import batches
 from lmnb.server.anthropic.answer import message
 from lmnb.server.anthropic.schema import CountBody, MessagesBody
 from lmnb.server.anthropic.stream import MessageStream
@@ -77,3 +78,9 @@ def _json(value: object) -> Response:
 
 router.add_api_route("/v1/messages", create, methods=["POST"])
 router.add_api_route("/v1/messages/count_tokens", count, methods=["POST"])
+router.add_api_route("/v1/messages/batches", batches.create, methods=["POST"])
+router.add_api_route("/v1/messages/batches", batches.index, methods=["GET"])
+router.add_api_route("/v1/messages/batches/{id}", batches.retrieve, methods=["GET"])
+router.add_api_route("/v1/messages/batches/{id}", batches.delete, methods=["DELETE"])
+router.add_api_route("/v1/messages/batches/{id}/cancel", batches.cancel, methods=["POST"])
+router.add_api_route("/v1/messages/batches/{id}/results", batches.results, methods=["GET"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmnb.errors import InvalidRequest, NotFound, NotSupported
-from lmnb.server.errors import InvalidJson, InvalidType, MissingParameter
+from lmnb.server.errors import InvalidJson, InvalidType, InvalidValue, MissingParameter
 
 __all__ = [
     "InvalidJson",
@@ -28,12 +28,6 @@ class UnsupportedValue(NotSupported):
     """A known field with a value that cannot be honoured."""
 
     code = "unsupported_value"
-
-
-class InvalidValue(InvalidRequest):
-    """A field has the right type and an impossible value."""
-
-    code = "invalid_value"
 
 
 class PreviousResponseNotFound(InvalidRequest):

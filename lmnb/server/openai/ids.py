@@ -22,6 +22,18 @@ def message() -> str:
     return f"msg_{secrets.token_hex(24)}"
 
 
+def file() -> str:
+    return f"file-{secrets.token_hex(12)}"
+
+
+def batch() -> str:
+    return f"batch_{secrets.token_hex(12)}"
+
+
+def batch_request() -> str:
+    return f"batch_req_{secrets.token_hex(12)}"
+
+
 def reasoning() -> str:
     return f"rs_{secrets.token_hex(24)}"
 

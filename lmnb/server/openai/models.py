@@ -22,12 +22,13 @@ from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.replies import reply
+from lmnb.server.paging import limit
 from lmnb.server.state import State, state_of
 
 ModelState: TypeAlias = Literal["loaded", "not-loaded"]
 _NO = {"supported": False}
 CAPABILITIES: dict[str, Any] = {
-    "batch": _NO,
+    "batch": {"supported": True},
     "citations": _NO,
     "code_execution": _NO,
     "context_management": _NO,
@@ -137,13 +138,13 @@ def page(cards: Sequence[ModelCard], query: QueryParams) -> ModelList:
         start = _position(cards, after, "after_id") + 1
     if before := query.get("before_id"):
         end = _position(cards, before, "before_id")
-    limit = _limit(query.get("limit"))
+    most = limit(query, most=1000)
     shown = cards[start:end]
     more = False
-    if limit is not None and len(shown) > limit:
+    if most is not None and len(shown) > most:
         more = True
         # Going backwards, the page is the one that ends just before `before_id`.
-        shown = shown[-limit:] if before and not after else shown[:limit]
+        shown = shown[-most:] if before and not after else shown[:most]
     return ModelList(
         data=shown,
         has_more=more,
@@ -157,11 +158,3 @@ def _position(cards: Sequence[ModelCard], id_: str, param: str) -> int:
         if card.id == id_:
             return i
     raise InvalidValue(f"'{param}' names no model: '{id_}'.", param=param)
-
-
-def _limit(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise InvalidValue("'limit' must be a number from 1 to 1000.", param="limit")
-    return int(text)

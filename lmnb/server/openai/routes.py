@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from lmnb.server.openai import chat, completions, embeddings, models, rerank, responses
+from lmnb.server.openai import (
+    batches,
+    chat,
+    completions,
+    embeddings,
+    files,
+    models,
+    rerank,
+    responses,
+)
 
 router = APIRouter()
 # Plain Starlette routes: handlers read their bodies themselves, leniently (see `body`).
@@ -19,3 +28,12 @@ router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
 router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
 router.add_route("/v1/embeddings", embeddings.create, methods=["POST"])
 router.add_route("/v1/rerank", rerank.create, methods=["POST"])
+router.add_route("/v1/files", files.create, methods=["POST"])
+router.add_route("/v1/files", files.index, methods=["GET"])
+router.add_route("/v1/files/{id}", files.retrieve, methods=["GET"])
+router.add_route("/v1/files/{id}", files.delete, methods=["DELETE"])
+router.add_route("/v1/files/{id}/content", files.content, methods=["GET"])
+router.add_route("/v1/batches", batches.create, methods=["POST"])
+router.add_route("/v1/batches", batches.index, methods=["GET"])
+router.add_route("/v1/batches/{id}", batches.retrieve, methods=["GET"])
+router.add_route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"])

@@ -1,0 +1,1 @@
+"""Batches: many requests that are answered when there is nothing more urgent to do."""

@@ -1,0 +1,94 @@
+"""The requests of one batch that are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from lmnb.server.batches.batch import Answer, Batch, Line
+from lmnb.server.batches.calls import call
+from lmnb.server.batches.store import BatchStore
+
+_PAGE = 64
+"""Lines that are read at once."""
+_SPARE = 2
+"""Requests under way beyond those that can be computed together."""
+_UNLOADED = 409
+_TRIES = 3
+"""Of a request whose model was unloaded under it: that is not the request's fault."""
+
+
+class Run:
+    """A batch that is being run.
+
+    Parameters
+    ----------
+    slots
+        How many requests to a path can be computed together now.
+    """
+
+    def __init__(
+        self, batch: Batch, store: BatchStore, app: ASGIApp, slots: Callable[[str], int]
+    ) -> None:
+        self.batch = batch
+        self._store = store
+        self._app = app
+        self._slots = slots
+        self._next: deque[tuple[Line, bytes]] = deque()
+        self._last = -1
+        self._running: dict[asyncio.Task[Answer], Line] = {}
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Stop all requests at once; no other is started."""
+        self._cancelled = True
+        for task in self._running:
+            task.cancel()
+
+    async def all(self) -> None:
+        """Run all lines without an answer, until they have one or the batch is cancelled."""
+        self._next.clear()
+        self._last = -1
+        try:
+            while await self._fill():
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                await self._keep(done)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            self._running.clear()
+
+    async def _fill(self) -> bool:
+        """Start as many lines as there is room for; whether any are under way."""
+        while len(self._running) < self._slots(self.batch.endpoint) + _SPARE:
+            if not self._next:
+                page = await asyncio.to_thread(
+                    self._store.unanswered, self.batch.id, self._last, _PAGE
+                )
+                self._next.extend(page)
+            if not self._next or self._cancelled:
+                break
+            line, body = self._next.popleft()
+            self._last = line.number
+            self._running[asyncio.ensure_future(self._answer(body))] = line
+        return bool(self._running)
+
+    async def _answer(self, body: bytes) -> Answer:
+        answer = await call(self._app, self.batch.endpoint, body)
+        for _ in range(_TRIES - 1):
+            if answer.status != _UNLOADED:
+                break
+            answer = await call(self._app, self.batch.endpoint, body)
+        return answer
+
+    async def _keep(self, done: set[asyncio.Task[Answer]]) -> None:
+        """Store the answers that have come; those who were cancelled have none."""
+        answers = [(self._running[task], task.result()) for task in done if not task.cancelled()]
+        if answers:
+            await asyncio.to_thread(self._store.answer, self.batch.id, answers)
+        for task in done:
+            del self._running[task]
