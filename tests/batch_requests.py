@@ -10,8 +10,8 @@ import openai
 from openai.types import Batch
 from server_home import CHAT, ENDLESS, wait_for
 
-CHATS = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
+CHATS: Any = "/v1/chat/completions"
+COMPLETIONS: Any = "/v1/completions"
 OPEN = {"validating", "in_progress", "finalizing", "cancelling"}
 
 

@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from lmnb.errors import Cancelled, InvalidRequest
+from lmnb.server.compression import UnsupportedEncoding, encoding_of
 from lmnb.server.errors import MissingParameter, PayloadTooLarge
 from lmnb.server.files import Draft
 
@@ -34,6 +35,8 @@ async def read_upload(request: Request, draft: Draft) -> Form:
     ------
     InvalidRequest
         The body is no form.
+    UnsupportedEncoding
+        It is compressed.
     MissingParameter
         It has no `file`.
     PayloadTooLarge
@@ -41,6 +44,10 @@ async def read_upload(request: Request, draft: Draft) -> Form:
     DiskFull
         There is no room for it.
     """
+    if encoding := encoding_of(request.headers.get("content-encoding")):
+        raise UnsupportedEncoding(
+            f"Uploads compressed with {encoding} are not supported.", hint="Send the file as it is."
+        )
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidRequest("The body must be a form (multipart/form-data) with a 'file'.")
