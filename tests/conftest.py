@@ -60,6 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterat
         patch.setenv("LMNB_HOME", str(path))
         # The machine's own models are none of the tests' business.
         patch.setenv("HF_HOME", str(path / "huggingface"))
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(path / "tiktoken"))
         yield path
 
 

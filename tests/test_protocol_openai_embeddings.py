@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import made_models
 import openai
 import pytest
 from server_home import ServerHome
@@ -88,6 +90,25 @@ def test_dimensions(sdk: openai.OpenAI) -> None:
     assert len(sdk.embeddings.create(**wanted, dimensions=384).data[0].embedding) == 384
     with pytest.raises(openai.BadRequestError, match="384"):
         sdk.embeddings.create(**wanted, dimensions=100)
+
+
+def test_vectors_of_matryoshka_models_are_cut(
+    server: ServerHome, sdk: openai.OpenAI, tmp_path: Path
+) -> None:
+    path = made_models.bert(tmp_path / "nomic-embed-text-v1.5.Q8_0.gguf")
+    server.lmnb("load", str(path), "--identifier", "doll")
+    wanted: Any = {"model": "doll", "input": ["a b", "c"], "encoding_format": "float"}
+    try:
+        whole = [row.embedding for row in sdk.embeddings.create(**wanted).data]
+        cut = [row.embedding for row in sdk.embeddings.create(**wanted, dimensions=16).data]
+        with pytest.raises(openai.BadRequestError, match="at most 64") as raised:
+            sdk.embeddings.create(**wanted, dimensions=65)
+    finally:
+        server.attach().unload("doll")
+    assert raised.value.param == "dimensions"
+    for long, short in zip(whole, cut, strict=True):
+        size = math.sqrt(dot(long[:16], long[:16]))
+        assert short == pytest.approx([value / size for value in long[:16]], abs=1e-6)
 
 
 def test_a_language_model_has_no_embeddings(sdk: openai.OpenAI) -> None:

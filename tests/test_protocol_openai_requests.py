@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
@@ -23,7 +25,12 @@ from lmnb.chat.conversation import (
     ToolResult,
 )
 from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound, NotSupported
-from lmnb.server.openai import chat_request, completions_request, responses_request
+from lmnb.server.openai import (
+    chat_request,
+    completions_request,
+    responses_request,
+    token_arrays,
+)
 from lmnb.server.openai.body import check, decode
 from lmnb.server.openai.chat_request import ChatBody
 from lmnb.server.openai.completions_request import CompletionsBody
@@ -421,7 +428,7 @@ def test_any_input_is_understood_or_refused(value: Any, other: Any) -> None:
         except InvalidRequest as error:
             assert error.message  # noqa: PT017
     try:
-        _ = check({"model": "m", "input": value}, EmbeddingsBody).texts
+        _ = check({"model": "m", "input": value}, EmbeddingsBody).inputs
     except InvalidRequest as error:
         assert error.message  # noqa: PT017
 
@@ -572,8 +579,10 @@ def test_completions_fields_are_named(
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ([1, 2, 3], UnsupportedValue),
-        ([[1, 2], [3]], UnsupportedValue),
+        ([[1, 2], "a"], InvalidType),
+        ([1, "a"], InvalidType),
+        ([[]], InvalidValue),
+        ([[True]], InvalidType),
         ([], InvalidValue),
         ("", InvalidValue),
         (["a", ""], InvalidValue),
@@ -584,10 +593,22 @@ def test_completions_fields_are_named(
 )
 def test_embedding_inputs_that_are_refused(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error) as raised:
-        _ = check({"model": "m", "input": value}, EmbeddingsBody).texts
+        _ = check({"model": "m", "input": value}, EmbeddingsBody).inputs
     assert "input" in str(raised.value)
 
 
-def test_token_ids_are_refused_with_the_way_out() -> None:
+def test_token_ids_are_taken_for_text_where_there_is_a_tokenizer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     with pytest.raises(UnsupportedValue, match="check_embedding_ctx_length=False"):
-        _ = check({"model": "m", "input": [1, 2]}, EmbeddingsBody).texts
+        token_arrays.texts([[1, 2]])
+    # OpenAI's vocabulary is not ours to carry: one of its form, with bytes and a pair.
+    ranks = {bytes([n]): n for n in range(256)} | {b"he": 256}
+    toy = tiktoken.Encoding("toy", pat_str=r"\S+|\s", mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _name: toy)
+    (tmp_path / token_arrays._VOCABULARY).touch()
+    assert token_arrays.texts([toy.encode("hello there"), [104]]) == ["hello there", "h"]
+    for bad in (300, -1, 2**40):
+        with pytest.raises(InvalidValue, match="cl100k_base"):
+            token_arrays.texts([[bad]])

@@ -83,6 +83,12 @@ def test_what_is_wrong_is_said(client: Client, fields: dict[str, Any], param: st
     assert answer.json()["error"]["param"] == param
 
 
+def test_coheres_path_is_there(client: Client) -> None:
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS, "top_n": 1}
+    answer = client.http.post("/v2/rerank", json=body | {"max_tokens_per_doc": 4096}).json()
+    assert answer["results"] == ask(client, top_n=1).json()["results"]
+
+
 def test_a_reranking_model_does_not_embed(client: Client) -> None:
     answer = client.http.post("/v1/embeddings", json={"model": MODEL, "input": "a"})
     assert answer.status_code == 400

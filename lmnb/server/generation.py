@@ -39,6 +39,7 @@ from lmnb.engine.protocol import Embedded, LoadConfig, Ranked, TokenLogprob
 from lmnb.errors import EngineCrashed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
+from lmnb.models.matryoshka import may_be_cut
 from lmnb.models.retries import Tries
 from lmnb.server.notes import note
 from lmnb.server.state import State
@@ -270,10 +271,11 @@ async def fold(events: AsyncGenerator[Event, None]) -> Answer:
 
 
 class Embedding(msgspec.Struct, frozen=True):
-    """Vectors of the instance that computed them."""
+    """Vectors of the instance that computed them. `may_be_cut`: see `lmnb.models.matryoshka`."""
 
     instance: str
     result: Embedded
+    may_be_cut: bool
 
 
 async def embed(
@@ -297,7 +299,7 @@ async def embed(
     async def work(instance: Instance) -> Embedding:
         result = await instance.worker.embed(inputs, truncate=truncate, priority=state.priority)
         state.metrics.embedded(instance.id, sum(result.tokens))
-        return Embedding(instance.id, result)
+        return Embedding(instance.id, result, may_be_cut(instance.entry))
 
     return await _use(state, model, "embedding", work, ttl=ttl)
 

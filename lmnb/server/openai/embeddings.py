@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.engine.protocol import Embedded
+from lmnb.server import generation
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.generation import embed
 from lmnb.server.openai import body as bodies
+from lmnb.server.openai import token_arrays
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import (
     InvalidType,
     InvalidValue,
     UnsupportedParameter,
-    UnsupportedValue,
 )
 from lmnb.server.openai.sampling import ModelName
 from lmnb.server.openai.values import json_type
 from lmnb.server.state import state_of
+
+Vectors: TypeAlias = NDArray[np.float32]
 
 
 class EmbeddingsBody(Fields):
@@ -38,25 +43,34 @@ class EmbeddingsBody(Fields):
     ttl: Annotated[float, Field(gt=0)] | None = None
 
     @property
-    def texts(self) -> list[str]:
-        """The texts to embed, checked."""
-        if isinstance(self.input, str):
-            texts = [self.input]
-        elif isinstance(self.input, list):
-            texts = [_text(item, f"input[{i}]") for i, item in enumerate(self.input)]
-        else:
+    def inputs(self) -> list[str] | list[list[int]]:
+        """Texts to embed, or the ids that some tokenizer has made of them; checked.
+
+        Raises
+        ------
+        InvalidType, InvalidValue
+            It is neither, or nothing.
+        """
+        given = self.input
+        if isinstance(given, str):
+            given = [given]
+        if not isinstance(given, list):
             raise InvalidType(
                 "Invalid type for 'input': expected a string or an array of strings, "
-                f"got {json_type(self.input)}.",
+                f"got {json_type(given)}.",
                 param="input",
             )
-        if not texts:
+        if not given:
             raise InvalidValue(
                 "'input' is an empty array; there is nothing to embed.", param="input"
             )
-        if not all(texts):
+        if _are_ids(given):
+            return [given]
+        if "" in given or [] in given:
             raise InvalidValue("'input' has an empty string; it has no embedding.", param="input")
-        return texts
+        if all(isinstance(item, list) and _are_ids(item) for item in given):
+            return given
+        return [_text(item, f"input[{i}]") for i, item in enumerate(given)]
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -86,47 +100,65 @@ class EmbeddingList(msgspec.Struct, frozen=True):
 async def create(request: Request) -> Response:
     """Embed one text or many."""
     body = await bodies.read(request, EmbeddingsBody)
-    texts = body.texts
+    texts = await asyncio.to_thread(_texts, body.inputs)
     work = embed(state_of(request), body.model, texts, truncate=body.truncate, ttl=body.ttl)
-    result = (await until_disconnect(request, work)).result
-    if body.dimensions is not None and body.dimensions != result.dimensions:
-        raise UnsupportedParameter(
-            f"'dimensions' is not supported: vectors of '{body.model}' have {result.dimensions} "
-            "dimensions and cannot be cut.",
-            param="dimensions",
-        )
+    found = await until_disconnect(request, work)
+    _check_dimensions(body, found)
     # Thousands of vectors take a while to write, and other streams must not wait for that.
-    content = await asyncio.to_thread(_encode, result, body)
+    content = await asyncio.to_thread(_encode, found.result, body)
     return Response(content, media_type="application/json")
 
 
+def _texts(inputs: list[str] | list[list[int]]) -> list[str]:
+    texts = [one for one in inputs if isinstance(one, str)]
+    return texts or token_arrays.texts([one for one in inputs if isinstance(one, list)])
+
+
+def _check_dimensions(body: EmbeddingsBody, found: generation.Embedding) -> None:
+    if body.dimensions is None or body.dimensions == found.result.dimensions:
+        return
+    if not found.may_be_cut:
+        raise UnsupportedParameter(
+            f"'dimensions' is not supported: vectors of '{body.model}' have "
+            f"{found.result.dimensions} dimensions and cannot be cut.",
+            param="dimensions",
+        )
+    if body.dimensions > found.result.dimensions:
+        raise InvalidValue(
+            f"'dimensions' is at most {found.result.dimensions} for '{body.model}'.",
+            param="dimensions",
+        )
+
+
 def _encode(result: Embedded, body: EmbeddingsBody) -> bytes:
-    size = 4 * result.dimensions
-    rows = memoryview(result.vectors)
-    data = [
-        Embedding(i, _vector(rows[i * size : (i + 1) * size], body.encoding_format))
-        for i in range(len(result.tokens))
-    ]
+    rows = np.frombuffer(result.vectors, "<f4").reshape(-1, result.dimensions)
+    if body.dimensions is not None and body.dimensions < result.dimensions:
+        rows = _cut(rows, body.dimensions)
+    data = [Embedding(i, _vector(row, body.encoding_format)) for i, row in enumerate(rows)]
     used = sum(result.tokens)
     return msgspec.json.encode(EmbeddingList(data, body.model, EmbeddingUsage(used, used)))
 
 
-def _vector(row: memoryview, encoding: str) -> msgspec.Raw | str:
+def _cut(rows: Vectors, dimensions: int) -> Vectors:
+    """The first numbers of each vector, (texts, dimensions), of length 1 again."""
+    cut = rows[:, :dimensions]
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.ascontiguousarray(cut / np.maximum(lengths, np.finfo(np.float32).tiny), "<f4")
+
+
+def _vector(row: Vectors, encoding: str) -> msgspec.Raw | str:
     if encoding == "base64":
-        return base64.b64encode(row).decode()
-    return msgspec.Raw(msgspec.json.encode(row.cast("f").tolist()))
+        return base64.b64encode(row.tobytes()).decode()
+    return msgspec.Raw(msgspec.json.encode(row.tolist()))
+
+
+def _are_ids(items: list[Any]) -> bool:
+    return all(isinstance(item, int) and not isinstance(item, bool) for item in items)
 
 
 def _text(item: Any, where: str) -> str:
     if isinstance(item, str):
         return item
-    if isinstance(item, int | list) and not isinstance(item, bool):
-        raise UnsupportedValue(
-            "'input' must be a string or an array of strings; token ids are not supported, because "
-            "those of another tokenizer would give wrong vectors.",
-            hint="Send text. With LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False.",
-            param="input",
-        )
     raise InvalidType(
         f"Invalid type for '{where}': expected a string, got {json_type(item)}.", param=where
     )

@@ -28,6 +28,8 @@ router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
 router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
 router.add_route("/v1/embeddings", embeddings.create, methods=["POST"])
 router.add_route("/v1/rerank", rerank.create, methods=["POST"])
+# Cohere's client, which asks for the same and reads the same.
+router.add_route("/v2/rerank", rerank.create, methods=["POST"])
 router.add_route("/v1/files", files.create, methods=["POST"])
 router.add_route("/v1/files", files.index, methods=["GET"])
 router.add_route("/v1/files/{id}", files.retrieve, methods=["GET"])
