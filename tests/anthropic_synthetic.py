@@ -11,7 +11,7 @@ import httpx2
 import msgspec
 
 from lmnb.chat.events import Event, Finished, FinishReason, Timings, Usage
-from lmnb.server.anthropic.answer import message
+from lmnb.server.anthropic.answer import Form, message
 from lmnb.server.anthropic.stream import MessageStream
 from lmnb.server.generation import fold
 
@@ -46,7 +46,7 @@ async def each(events: Iterable[Event]) -> AsyncGenerator[Event, None]:
 
 def frames(events: Iterable[Event], *, hide_thinking: bool = False) -> bytes:
     async def run() -> bytes:
-        writer = MessageStream("m", "req_1", hide_thinking=hide_thinking)
+        writer = MessageStream("m", "req_1", Form(hides_thinking=hide_thinking))
         return b"".join([data async for data in writer.frames(each(events))])
 
     return asyncio.run(run())
@@ -55,7 +55,7 @@ def frames(events: Iterable[Event], *, hide_thinking: bool = False) -> bytes:
 def whole(events: Iterable[Event], *, hide_thinking: bool = False) -> bytes:
     async def run() -> bytes:
         answer = await fold(each(events))
-        return msgspec.json.encode(message(answer, "m", hide_thinking=hide_thinking))
+        return msgspec.json.encode(message(answer, "m", Form(hides_thinking=hide_thinking)))
 
     return asyncio.run(run())
 

@@ -20,7 +20,6 @@ from tool_conversations import (
 )
 
 from lmnb.chat.conversation import (
-    Document,
     Image,
     Message,
     Role,
@@ -29,7 +28,6 @@ from lmnb.chat.conversation import (
     ToolCall,
     ToolResult,
 )
-from lmnb.errors import NotSupported
 
 kept = pytest.fixture(scope="module", autouse=True)(kept_renderer)
 
@@ -226,12 +224,6 @@ def test_an_image_in_a_result() -> None:
     prompt = render(HERMES, *CONVERSATION[:2], Message("tool", (ToolResult("call_1", parts),)))
     assert prompt.segments[-1].media == b"png"
     assert prompt.segments[-2].text.endswith("[tool]Look: ")
-
-
-def test_a_document_in_a_result_is_refused() -> None:
-    part = ToolResult("call_1", (Document(b"%PDF", "application/pdf"),))
-    with pytest.raises(NotSupported, match="documents"):
-        render(HERMES, *CONVERSATION[:2], Message("tool", (part,)))
 
 
 def test_a_result_whose_call_is_gone() -> None:

@@ -142,6 +142,17 @@ def test_prefill_is_continued(sdk: anthropic.Anthropic) -> None:
     assert message.content[0].text.startswith(" Paris")
 
 
+def test_no_tokens_at_all_read_the_prompt_into_the_cache(sdk: anthropic.Anthropic) -> None:
+    wanted = ask(messages=[{"role": "user", "content": "Remember 4711. " * 20}], max_tokens=0)
+    first = sdk.messages.create(**wanted)
+    assert (first.content, first.stop_reason) == ([], "max_tokens")
+    assert first.usage.output_tokens == 0
+    with sdk.messages.stream(**wanted) as stream:
+        second = stream.get_final_message()
+    assert (second.content, second.stop_reason) == ([], "max_tokens")
+    assert (second.usage.cache_read_input_tokens or 0) > 100
+
+
 def test_seed(sdk: anthropic.Anthropic) -> None:
     def text(seed: int) -> str:
         hot = {"temperature": 1.5, "seed": seed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from lmnb.chat.conversation import (
 from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.anthropic.schema import MessagesBody
 from lmnb.server.anthropic.translate import translate
+from lmnb.server.notes import collect
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 
@@ -124,7 +126,7 @@ def test_files() -> None:
         user(
             {"type": "image", "source": source},
             {"type": "document", "source": pdf, "title": "T", "citations": {"enabled": True}},
-            {"type": "document", "source": plain, "title": "Title"},
+            {"type": "document", "source": plain, "title": "Title", "context": "Old."},
             {"type": "document", "source": nested},
             {
                 "type": "search_result",
@@ -140,16 +142,77 @@ def test_files() -> None:
             (
                 Image(b"bytes", "image/png"),
                 Document(b"bytes", "application/pdf", "T"),
-                Text("Title\nWords\nMore\nR\nhttp://r\nFound"),
+                Text(
+                    "<document>\nTitle: Title\nContext: Old.\n\nWords\n</document>\n"
+                    "<document>\nMore\n</document>\n"
+                    "R\nhttp://r\nFound"
+                ),
             ),
         )
     ]
 
 
+def test_a_document_of_texts_and_pictures() -> None:
+    data = base64.b64encode(b"png").decode()
+    picture = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": data},
+    }
+    source = {"type": "content", "content": [text("Before"), picture, text("After")]}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [
+        {"type": "document", "source": source, "title": "Both"}
+    ]}  # fmt: skip
+    shown = (
+        Text("<document>\nTitle: Both\n\nBefore"),
+        Image(b"png", "image/png"),
+        Text("After\n</document>"),
+    )
+    [(_, parts)] = conversation(user({"type": "document", "source": source, "title": "Both"}))
+    assert parts == shown
+    [(_, parts)] = conversation(user(result))
+    assert parts == (ToolResult("1", shown),)
+
+
 def test_unknown_blocks_are_left_out() -> None:
-    assert conversation(user({"type": "hologram", "of": 1}, text("Hi"))) == [
-        ("user", (Text("Hi"),))
+    hologram = {"type": "hologram", "of": 1}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "smell"}]}
+    hosted = {"type": "web_search_20250305", "name": "web_search"}
+    own = {"name": "look", "input_schema": {}}
+    upload = {"type": "container_upload", "file_id": "f"}
+    given: Any = {"messages": [user(hologram, upload, text("Hi"), result)], "tools": [hosted, own]}
+
+    def noted() -> tuple[Request, list[str]]:
+        notes = collect()
+        return request(**given), list(notes)
+
+    found, notes = copy_context().run(noted)
+    assert [message.parts for message in found.messages] == [(ToolResult("1", ()),), (Text("Hi"),)]
+    assert sorted(notes) == [
+        "A content block of the type 'hologram' was left out: it is not known here.",
+        "A content block of the type 'smell' was left out: it is not known here.",
+        "Tools that do not run on this server were left out: web_search.",
     ]
+
+
+def test_blocks_of_tools_that_ran_elsewhere_are_told_of() -> None:
+    search = {"type": "server_tool_use", "id": "1", "name": "web_search", "input": {"query": "x"}}
+    hit = {"type": "web_search_result", "title": "T", "url": "u", "encrypted_content": "secret"}
+    results = {"type": "web_search_tool_result", "tool_use_id": "1", "content": [hit]}
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
+    fetched = {
+        "type": "web_fetch_result",
+        "url": "u",
+        "content": {"type": "document", "source": pdf},
+    }
+    fetch = {"type": "web_fetch_tool_result", "tool_use_id": "2", "content": fetched}
+    summary = {"type": "compaction", "content": "So far: x.", "encrypted_content": "secret"}
+    failed = {"type": "compaction", "content": None}
+    [_, (_, [words])] = conversation(*HI, assistant(search, results, fetch, summary, failed))
+    assert '"query": "x"' in words.text
+    assert '"title": "T", "url": "u"' in words.text
+    assert words.text.endswith("So far: x.")
+    assert "secret" not in words.text
+    assert "AAAA" not in words.text
 
 
 def test_prefill() -> None:
@@ -171,6 +234,11 @@ def test_sampling_and_its_extras() -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 5)
     assert (sampling.min_p, sampling.repeat_penalty, sampling.seed) == (0.1, 1.1, 7)
     assert found.ttl == 60
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, None), (-1, None), (0, 0), (5, 5)])
+def test_token_limits(given: int | None, limit: int | None) -> None:
+    assert request(max_tokens=given).max_tokens == limit
 
 
 def test_stop_sequences() -> None:
@@ -268,7 +336,6 @@ def test_what_claude_code_sends() -> None:
             {"messages": [user({"type": "image", "source": {"type": "url", "url": "http://x"}})]},
             "messages.0.content.0.source.url",
         ),
-        ({"max_tokens": 0}, "max_tokens"),
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": [{"input_schema": {}}]}, "tools.0.name"),

@@ -179,7 +179,7 @@ PART = "messages[0].content[0]"
     ("fields", "error", "param"),
     [
         ({"messages": [HELLO | {"content": [REMOTE]}]}, NotSupported, f"{PART}.image_url.url"),
-        ({"messages": [HELLO | {"content": [FILE]}]}, UnsupportedValue, PART),
+        ({"messages": [HELLO | {"content": [FILE]}]}, UnsupportedValue, f"{PART}.file.file_id"),
         ({"modalities": ["text", "audio"]}, UnsupportedValue, "modalities"),
         ({"grammar": "root ::= [a-z]+"}, UnsupportedParameter, "grammar"),
         ({"guided_json": {"type": "object"}}, UnsupportedParameter, "guided_json"),

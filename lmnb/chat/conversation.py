@@ -34,11 +34,15 @@ class Audio(msgspec.Struct, frozen=True, tag="audio"):
 
 
 class Document(msgspec.Struct, frozen=True, tag="document"):
-    """A file the user attached: its bytes, kind and title."""
+    """A file the user attached: its bytes, kind and title, and what is said about it.
+
+    Before a prompt is made, its text takes its place (`lmnb.chat.documents`).
+    """
 
     data: bytes
     media_type: str
     title: str | None = None
+    context: str | None = None
 
 
 class Thinking(msgspec.Struct, frozen=True, tag="thinking"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Document, Request, Tool, ToolCall, ToolResult
+from lmnb.chat.conversation import Request, Tool, ToolCall
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Scored, Timings, Usage
 from lmnb.chat.formats import default
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
@@ -48,10 +48,8 @@ def ensure_supported(request: Request) -> None:
 
     Raises
     ------
-    NotSupported
-        Documents.
     InvalidRequest
-        No message at all, a `max_tokens` below 1, a format for a message that has begun, or a call
+        No message at all, a negative `max_tokens`, a format for a message that has begun, or a call
         that is demanded where there are no tools.
     """
     if request.tool_choice.mode in {"required", "named"} and not request.tools:
@@ -64,27 +62,10 @@ def ensure_supported(request: Request) -> None:
             hint="Leave out the assistant's last message, or the format.",
             param=request.output_format.param,
         )
-    least = 1 if request.prompt is None else 0
-    if request.max_tokens is not None and request.max_tokens < least:
-        raise InvalidRequest(
-            f"The most tokens to generate must be at least {least}.", param="max_tokens"
-        )
-    if request.prompt is None:
-        _check_messages(request)
-
-
-def _check_messages(request: Request) -> None:
-    if not request.messages:
+    if request.max_tokens is not None and request.max_tokens < 0:
+        raise InvalidRequest("The most tokens to generate must be at least 0.", param="max_tokens")
+    if request.prompt is None and not request.messages:
         raise InvalidRequest("There is no message to answer.", param="messages")
-    for message in request.messages:
-        for part in message.parts:
-            parts = part.parts if isinstance(part, ToolResult) else (part,)
-            if any(isinstance(each, Document) for each in parts):
-                raise NotSupported(
-                    "Messages with documents are not supported.",
-                    hint="Send text.",
-                    param="messages",
-                )
 
 
 async def generate(

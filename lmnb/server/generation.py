@@ -22,6 +22,7 @@ import msgspec
 from lmnb.chat import generate as chat
 from lmnb.chat import output_format, tool_check
 from lmnb.chat.conversation import Request
+from lmnb.chat.documents import showing as documents
 from lmnb.chat.events import (
     Event,
     Finished,
@@ -62,13 +63,14 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     Raises
     ------
     InvalidRequest
-        The wanted output format, or a strict tool, cannot be enforced; nothing has been loaded or
-        queued.
+        The wanted output format, or a strict tool, cannot be enforced, or a document cannot be
+        read; nothing has been loaded or queued.
     LmnbError
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
     await _note_unenforced(request)
+    await documents.check(request, state.documents)
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -99,10 +101,11 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
         assert lease is not None
         instance = lease.instance
         tries.use(instance.id, state.models.suspects(instance.entry))
+        info = instance.worker.info
         events = await stack.enter_async_context(
             aclosing(
                 chat.generate(
-                    request,
+                    await documents.shown(request, state.documents, sees=info.sees),
                     instance.worker,
                     state.renderer,
                     instance=instance.id,
@@ -338,7 +341,9 @@ async def count_tokens(state: State, request: Request) -> int:
     chat.ensure_supported(request)
 
     async def work(instance: Instance) -> int:
-        return len(await chat.tokenize(request, instance.worker, state.renderer))
+        worker = instance.worker
+        wanted = await documents.shown(request, state.documents, sees=worker.info.sees)
+        return len(await chat.tokenize(wanted, worker, state.renderer))
 
     return await _use(
         state, request.model, "llm", work, ttl=request.ttl, options=_load_config(request)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
+from lmnb.chat.documents.reader import Reader
 from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
@@ -49,6 +50,8 @@ class State:
         Runs batches; set once there are the protocols that they are in.
     priority
         That of the requests in the engine: lower values go first.
+    documents
+        Reads documents, PDFs in a process of their own each.
     """
 
     settings: Settings
@@ -68,6 +71,7 @@ class State:
     files: Files = field(init=False)
     batches: Runner = field(init=False)
     priority: int = 0
+    documents: Reader = field(default_factory=Reader)
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)

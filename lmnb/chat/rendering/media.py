@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from lmnb.chat.conversation import Audio, Image, Part, Text
+from lmnb.chat.conversation import Audio, Document, Image, Part, Text
 from lmnb.engine.protocol import Segment
 from lmnb.errors import InvalidRequest
 
@@ -38,6 +38,7 @@ class Media:
         """
         pieces = []
         for part in parts:
+            assert not isinstance(part, Document), "documents have become text by now"
             if isinstance(part, Text):
                 pieces.append(_MARK.sub(_REPLACEMENT, part.text))
             elif isinstance(part, Image | Audio):

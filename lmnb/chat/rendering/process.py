@@ -10,19 +10,15 @@ files, nor start processes. The server (`lmnb.chat.rendering.renderer`) starts a
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import msgspec
 from jinja2 import TemplateError
 
+from lmnb.chat.confined import confine, limited_time
 from lmnb.chat.formats.deriving.derive import derive
 from lmnb.chat.rendering.environment import make_environment
 from lmnb.chat.rendering.job import AnyJob, Derived, FormatJob, Job, Outcome, Refused
@@ -67,7 +63,7 @@ def main() -> None:
             arguments={},
         )
     )
-    confine()
+    confine(MEMORY)
     with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rwb") as stream:
         while len(header := stream.read(4)) == 4:
             (size,) = struct.unpack("!I", header)
@@ -85,49 +81,6 @@ def main() -> None:
 _WARM_UP = (
     "{% for m in messages %}{{ m | tojson | trim }}{% endfor %}{{ strftime_now('%d %b %Y') }}"
 )
-
-
-@contextlib.contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """Let the kernel end this process if the block computes for longer than that."""
-    if sys.platform == "win32":
-        yield
-        return
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def confine() -> None:
-    """Give up what rendering does not need. Where the system offers no limits, nothing happens."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    limits = {
-        resource.RLIMIT_AS: _address_space() + MEMORY,
-        resource.RLIMIT_DATA: _address_space() + MEMORY,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_NOFILE: 64,
-    }
-    for limit, value in limits.items():
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(limit, (value, value))
-    with contextlib.suppress(OSError):
-        os.chdir("/")
-
-
-def _address_space() -> int:
-    """Bytes of address space in use; a generous guess where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (OSError, ValueError):
-        return MEMORY
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import struct
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from lmnb.chat.confined import cause_of_death
 from lmnb.chat.conversation import Message, Tool
 from lmnb.chat.formats.format import Format
 from lmnb.chat.rendering.job import AnyJob, Derived, FormatJob, Job, Outcome, Refused, Rendered
@@ -190,7 +190,7 @@ class Renderer:
             await self._discard()
             return Refused("error", f"it did not finish within {seconds:.0f} seconds")
         except (EOFError, OSError):
-            cause = _cause(await self._discard())
+            cause = cause_of_death(await self._discard() or 0)
             return None if cause is None else Refused("error", cause)
         if isinstance(outcome, Refused) and outcome.kind == "memory":
             await self._discard()
@@ -255,16 +255,6 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[theirs.fileno()],
         start_new_session=True,
     )
-
-
-def _cause(status: int | None) -> str | None:
-    if status is None or status >= 0:
-        return None
-    if sys.platform != "win32" and -status == signal.SIGPROF:
-        return "it takes too much computing"
-    if -status == signal.SIGKILL:
-        return None
-    return f"it crashed its process ({signal.Signals(-status).name})"
 
 
 def _error(refused: Refused) -> InvalidRequest:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lmnb.chat.conversation import Document, Message, Thinking, ToolCall, ToolResult
+from lmnb.chat.conversation import Message, Thinking, ToolCall, ToolResult
 from lmnb.chat.formats.default import result_text
 from lmnb.chat.rendering.job import Turn
 from lmnb.chat.rendering.media import Media
 from lmnb.chat.tool_names import Adapted
-from lmnb.errors import NotSupported
 
 
 def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tuple[Turn, ...]:
@@ -23,8 +22,6 @@ def make_turns(messages: Iterable[Message], media: Media, tools: Adapted) -> tup
     ------
     InvalidRequest
         There are too many images.
-    NotSupported
-        A result has a document.
     """
     return _Turns(media, tools).of(messages)
 
@@ -80,12 +77,6 @@ class _Turns:
         return made
 
     def _add_result(self, result: ToolResult) -> None:
-        if any(isinstance(part, Document) for part in result.parts):
-            raise NotSupported(
-                "Tool results with documents are not supported.",
-                hint="Send text or images.",
-                param="messages",
-            )
         text = self._media.take_out(result.parts)
         if result.is_error and "error" not in text[:100].lower():
             text = f"Error: {text}" if text else "Error"

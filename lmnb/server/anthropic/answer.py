@@ -11,7 +11,9 @@ from pydantic_core import from_json
 from lmnb.chat.events import Finished
 from lmnb.chat.events import Usage as Counts
 from lmnb.server.anthropic.schema import (
+    ContextManagement,
     Message,
+    MessagesBody,
     OutputTokensDetails,
     StopReason,
     TextBlock,
@@ -34,13 +36,34 @@ STOP_REASONS: dict[str, StopReason] = {
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
-def message(answer: Answer, model: str, *, hide_thinking: bool = False) -> Message:
-    """The whole answer: thinking, text, calls. `model` is the name to be reported.
+class Form(msgspec.Struct, frozen=True):
+    """What the request says of the form of its answer.
 
-    Thinking that is to be hidden is in its block's signature only.
+    hides_thinking
+        Thinking is in its block's signature only.
+    manages_context
+        The request has `context_management`: the answer says that no edit was applied.
     """
+
+    hides_thinking: bool = False
+    manages_context: bool = False
+
+    @classmethod
+    def of(cls, body: MessagesBody) -> Form:
+        """That of a request."""
+        return cls(
+            hides_thinking=(body.thinking or {}).get("display") == "omitted",
+            manages_context=body.context_management is not None,
+        )
+
+
+PLAIN = Form()
+
+
+def message(answer: Answer, model: str, form: Form = PLAIN) -> Message:
+    """The whole answer: thinking, text, calls. `model` is the name to be reported."""
     content: list[TextBlock | ThinkingBlock | ToolUseBlock] = []
-    if answer.thinking and hide_thinking:
+    if answer.thinking and form.hides_thinking:
         content.append(ThinkingBlock("", seal(answer.thinking)))
     elif answer.thinking:
         content.append(ThinkingBlock(answer.thinking, signature()))
@@ -58,6 +81,7 @@ def message(answer: Answer, model: str, *, hide_thinking: bool = False) -> Messa
         stop_reason=stop_reason(end),
         stop_sequence=stop_sequence(end),
         usage=usage(end.usage),
+        context_management=ContextManagement() if form.manages_context else msgspec.UNSET,
     )
 
 

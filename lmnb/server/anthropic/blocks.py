@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lmnb.chat.conversation import Document, Image, Part, Text, Thinking, ToolCall, ToolResult
+from lmnb.chat.documents.showing import frame, joined
 from lmnb.chat.joining import join
 from lmnb.errors import NotSupported
 from lmnb.server.anthropic.schema import Block
@@ -17,8 +18,17 @@ from lmnb.server.sealing import unseal
 
 V = TypeVar("V")
 
-_DROPPED = {"redacted_thinking", "container_upload"}
-"""Blocks that say nothing to another model."""
+_SILENT = {
+    "redacted_thinking",
+    "container_upload",
+    "fallback",
+    "mcp_tool_listing",
+    "tool_reference",
+}
+"""Blocks that say nothing to another model; references to tools have been spelled out before."""
+_RAN_ELSEWHERE = ("_tool_use", "_tool_result")
+"""How the types of blocks end that are of tools which Anthropic, or an MCP server, has run."""
+_OPAQUE = {"encrypted_content", "encrypted_index", "encrypted_stdout", "cache_control", "signature"}
 
 
 def parts(content: str | list[Block] | None, where: str) -> list[Part]:
@@ -29,16 +39,7 @@ def parts(content: str | list[Block] | None, where: str) -> list[Part]:
     """
     if content is None or isinstance(content, str):
         return [Text(content)] if content else []
-    found: list[Part] = []
-    for i, block in enumerate(content):
-        part = _part(block, f"{where}.{i}")
-        if part is None:
-            continue
-        if isinstance(part, Text) and found and isinstance(last := found[-1], Text):
-            part = Text(join((last.text, part.text)))
-            found.pop()
-        found.append(part)
-    return found
+    return joined(part for i, block in enumerate(content) for part in _parts(block, f"{where}.{i}"))
 
 
 def text_of(content: str | list[Block] | None, where: str, gap: str = "\n") -> str:
@@ -49,65 +50,89 @@ def text_of(content: str | list[Block] | None, where: str, gap: str = "\n") -> s
     return join(texts, gap)
 
 
-def _part(block: Block, where: str) -> Part | None:
+def _parts(block: Any, where: str) -> list[Part]:
+    if not isinstance(block, dict):
+        raise InvalidType(f"'{where}' must be an object.", param=where)
     kind = _get(block, "type", str, where)
-    reader = _READERS.get(kind)
-    if reader is not None:
-        return reader(block, where)
-    if kind not in _DROPPED:
+    if kind in _SILENT:
+        return []
+    if (reader := _reader(kind)) is None:
         note(f"A content block of the type {kind!r} was left out: it is not known here.")
-    return None
+        return []
+    return reader(block, where)
 
 
-def _text(block: Block, where: str) -> Part:
-    return Text(_get(block, "text", str, where))
+def _text(block: Block, where: str) -> list[Part]:
+    return [Text(_get(block, "text", str, where))]
 
 
-def _thinking(block: Block, where: str) -> Part:
+def _thinking(block: Block, where: str) -> list[Part]:
     text, signature = _get(block, "thinking", str, where), block.get("signature")
     hidden = unseal(signature) if not text and isinstance(signature, str) else None
-    return Thinking(hidden or text)
+    return [Thinking(hidden or text)]
 
 
-def _image(block: Block, where: str) -> Part:
-    return Image(*_source(block, where, "image"))
+def _image(block: Block, where: str) -> list[Part]:
+    return [Image(*_source(block, where, "image"))]
 
 
-def _document(block: Block, where: str) -> Part:
+def _document(block: Block, where: str) -> list[Part]:
     source = _get(block, "source", dict, where)
-    title = block.get("title") if isinstance(block.get("title"), str) else None
+    title, context = (
+        found if isinstance(found := block.get(name), str) else None
+        for name in ("title", "context")
+    )
     if source.get("type") == "text":
-        return Text(join([title or "", _get(source, "data", str, f"{where}.source")]))
+        text = _get(source, "data", str, f"{where}.source")
+        return frame([Text(text)], title, context)
     if source.get("type") == "content":
-        content = source.get("content")
-        return Text(join([title or "", text_of(content, f"{where}.source.content")]))
+        return frame(parts(source.get("content"), f"{where}.source.content"), title, context)
     data, media_type = _source(block, where, "document")
-    return Document(data, media_type, title)
+    return [Document(data, media_type, title, context)]
 
 
-def _search_result(block: Block, where: str) -> Part:
+def _search_result(block: Block, where: str) -> list[Part]:
     head = [str(block[name]) for name in ("title", "source") if block.get(name)]
-    return Text(join([*head, text_of(block.get("content"), f"{where}.content")]))
+    return [Text(join([*head, text_of(block.get("content"), f"{where}.content")]))]
 
 
-def _tool_use(block: Block, where: str) -> Part:
+def _tool_use(block: Block, where: str) -> list[Part]:
     arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
-    return ToolCall(_get(block, "id", str, where), _get(block, "name", str, where), arguments)
+    return [ToolCall(_get(block, "id", str, where), _get(block, "name", str, where), arguments)]
 
 
-def _tool_result(block: Block, where: str) -> Part:
+def _tool_result(block: Block, where: str) -> list[Part]:
     found = parts(block.get("content"), f"{where}.content")
     shown = tuple(part for part in found if isinstance(part, Text | Image | Document))
     error = bool(block.get("is_error"))
-    return ToolResult(_get(block, "tool_use_id", str, where), shown, error)
+    return [ToolResult(_get(block, "tool_use_id", str, where), shown, error)]
 
 
-def _as_json(block: Block, _where: str) -> Part:
-    """Blocks of tools that ran elsewhere, as they are."""
-    return Text(json.dumps(block, ensure_ascii=False))
+def _compaction(block: Block, _where: str) -> list[Part]:
+    """The summary of what was said before; there is none if making it failed."""
+    summary = block.get("content")
+    return [Text(summary)] if isinstance(summary, str) else []
 
 
-_READERS: dict[str, Callable[[Block, str], Part]] = {
+def _as_json(block: Block, _where: str) -> list[Part]:
+    """Blocks of tools that ran elsewhere, as they are but for what only Anthropic can read."""
+    return [Text(json.dumps(_readable(block), ensure_ascii=False))]
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_readable(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    hidden = _OPAQUE | {"data"} if value.get("type") == "base64" else _OPAQUE
+    return {key: _readable(one) for key, one in value.items() if key not in hidden}
+
+
+def _reader(kind: str) -> Callable[[Block, str], list[Part]] | None:
+    return _READERS.get(kind) or (_as_json if kind.endswith(_RAN_ELSEWHERE) else None)
+
+
+_READERS: dict[str, Callable[[Block, str], list[Part]]] = {
     "text": _text,
     "thinking": _thinking,
     "image": _image,
@@ -115,8 +140,8 @@ _READERS: dict[str, Callable[[Block, str], Part]] = {
     "search_result": _search_result,
     "tool_use": _tool_use,
     "tool_result": _tool_result,
-    "server_tool_use": _as_json,
-    "web_search_tool_result": _as_json,
+    "compaction": _compaction,
+    "browser_state": _as_json,
 }
 
 

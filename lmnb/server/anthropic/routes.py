@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from lmnb.errors import ModelNotFound
 from lmnb.server.anthropic import batches
-from lmnb.server.anthropic.answer import message
+from lmnb.server.anthropic.answer import Form, message
 from lmnb.server.anthropic.schema import CountBody, MessagesBody
 from lmnb.server.anthropic.stream import MessageStream
 from lmnb.server.anthropic.translate import translate
@@ -32,12 +32,12 @@ async def create(request: Request) -> Response:
     state = state_of(request)
     model = await resolve(state, body.model)
     wanted = translate(body, model, request.headers)
-    hide = (body.thinking or {}).get("display") == "omitted"
+    form = Form.of(body)
     if not body.stream:
         answer = await until_disconnect(request, fold(generate(state, wanted)))
-        return _json(message(answer, model or answer.finished.instance, hide_thinking=hide))
+        return _json(message(answer, model or answer.finished.instance, form))
     events = await until_disconnect(request, begin(generate(state, wanted)))
-    writer = MessageStream(model or body.model, request_id(request), hide_thinking=hide)
+    writer = MessageStream(model or body.model, request_id(request), form)
     return stream(writer.frames(events), on_error=writer.error, keep_alive=writer.keep_alive)
 
 

@@ -46,6 +46,7 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
     """`POST /v1/messages`. Those from `min_p` on are extras, which SDKs send as `extra_body`."""
 
     max_tokens: int | None = None
+    context_management: Block | None = None
     stream: bool | None = None
     thread: Block | None = None
     stop_sequences: list[str] | None = None
@@ -130,6 +131,12 @@ class Usage(msgspec.Struct, frozen=True):
     server_tool_use: None = None
 
 
+class ContextManagement(msgspec.Struct, frozen=True):
+    """Which of the request's edits of its context were applied: none ever are."""
+
+    applied_edits: tuple[Block, ...] = ()
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
     """An answer; in `message_start` the beginning of one, with `stop_reason` null."""
 
@@ -142,3 +149,4 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
     stop_details: None = None
     container: None = None
     usage: Usage
+    context_management: ContextManagement | msgspec.UnsetType = msgspec.UNSET

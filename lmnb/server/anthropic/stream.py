@@ -26,7 +26,8 @@ from lmnb.chat.events import Usage as Counts
 from lmnb.errors import LmnbError
 from lmnb.server import sse
 from lmnb.server.anthropic import answer
-from lmnb.server.anthropic.schema import Message, Usage
+from lmnb.server.anthropic.answer import PLAIN, Form
+from lmnb.server.anthropic.schema import ContextManagement, Message, Usage
 from lmnb.server.errors import anthropic_body
 from lmnb.server.sealing import seal
 
@@ -36,15 +37,13 @@ _encode = sse.encoder.encode
 
 
 class MessageStream:
-    """Turns the events of one answer into frames. `model` is the name to be reported.
+    """Turns the events of one answer into frames. `model` is the name to be reported."""
 
-    Thinking that is to be hidden is in its block's signature only.
-    """
-
-    def __init__(self, model: str, request_id: str, *, hide_thinking: bool = False) -> None:
+    def __init__(self, model: str, request_id: str, form: Form = PLAIN) -> None:
         self._model = model
         self._request_id = request_id
-        self._hidden: list[str] | None = [] if hide_thinking else None
+        self._form = form
+        self._hidden: list[str] | None = [] if form.hides_thinking else None
         self._started = False
         self._counts: Usage | None = None
         self._index = -1
@@ -163,11 +162,12 @@ class MessageStream:
 
     def _finish(self, end: Finished) -> bytes:
         usage = answer.usage(end.usage)
-        delta = {
+        delta: dict[str, Any] = {
             "type": "message_delta",
             "delta": {
                 "stop_reason": answer.stop_reason(end),
                 "stop_sequence": answer.stop_sequence(end),
+                "stop_details": None,
             },
             "usage": {
                 "input_tokens": usage.input_tokens,
@@ -177,6 +177,8 @@ class MessageStream:
                 "output_tokens_details": usage.output_tokens_details,
             },
         }
+        if self._form.manages_context:
+            delta["context_management"] = ContextManagement()
         return (
             self._start()
             + self._close()

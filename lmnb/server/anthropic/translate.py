@@ -35,17 +35,6 @@ prompt from being found in the prefix cache.
 """
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
-_SERVER_TOOLS = (
-    "web_search_",
-    "web_fetch_",
-    "code_execution_",
-    "bash_",
-    "text_editor_",
-    "memory_",
-    "computer_",
-    "tool_search_tool_",
-    "advisor_",
-)
 _CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 
 
@@ -81,16 +70,23 @@ def translate(body: CountBody, model: str, headers: Headers) -> Request:
     }
     if not isinstance(body, MessagesBody):
         return Request(**common)
-    if body.max_tokens is not None and body.max_tokens < 1:
-        raise InvalidRequest("max_tokens: must be at least 1.", param="max_tokens")
     names = SamplingOptions.__struct_fields__
     extra = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return Request(
         **common,
-        max_tokens=body.max_tokens,
+        max_tokens=token_limit(body.max_tokens),
         stop=tuple(stop for stop in (*(body.stop_sequences or ()), *extra) if stop),
         sampling=SamplingOptions(**{name: getattr(body, name, None) for name in names}),
     )
+
+
+def token_limit(given: int | None) -> int | None:
+    """Tokens to generate; none given, or -1 as LM Studio has it: until the context is full.
+
+    0 only reads the prompt into the cache
+    (https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pre-warming-the-cache).
+    """
+    return None if given is None or given < 0 else given
 
 
 # --- messages -------------------------------------------------------------------
@@ -150,12 +146,16 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
 
     So are deferred ones, until they have been `referenced`.
     """
-    own = [tool for tool in given if not str(tool.get("type") or "").startswith(_SERVER_TOOLS)]
-    if len(own) < len(given):
-        note(f"{len(given) - len(own)} tools were left out: Anthropic runs them itself.")
+    own = [tool for tool in given if not _is_hosted(tool)]
+    hosted = sorted({_tool_name(tool) for tool in given if _is_hosted(tool)})
+    if own and hosted:
+        note(f"Tools that do not run on this server were left out: {', '.join(hosted)}.")
     if given and not own:
-        kind = str(given[0].get("name") or given[0]["type"])
-        raise NotSupported(f"{kind} is not supported: no tools run on this server.", param="tools")
+        raise NotSupported(
+            f"{_tool_name(given[0])} is not supported: no tools run on this server.",
+            hint="Tools of your own have a name and an input_schema.",
+            param="tools",
+        )
     found: list[Tool] = []
     for i, tool in enumerate(own):
         name, schema = tool.get("name"), tool.get("input_schema")
@@ -170,6 +170,15 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
         description = str(tool.get("description") or "")
         found.append(Tool(name, description, schema, bool(tool.get("strict")), deferred))
     return tuple(found)
+
+
+def _is_hosted(tool: Block) -> bool:
+    """Whether only Anthropic knows it: it has a type of its own, and no schema."""
+    return tool.get("type") not in {None, "custom"} and "input_schema" not in tool
+
+
+def _tool_name(tool: Block) -> str:
+    return str(tool.get("name") or tool["type"])
 
 
 def tool_choice(given: str | Block | None, own: tuple[Tool, ...]) -> ToolChoice:

@@ -10,10 +10,6 @@ from lmnb.server.openai.errors import InvalidType, InvalidValue, UnsupportedValu
 from lmnb.server.openai.values import json_type, mapping, string
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
-_UNSUPPORTED_TYPES = {
-    "file": "Files are",
-    "input_file": "Files are",
-}
 
 
 def content(value: Any, where: str) -> tuple[Part, ...]:
@@ -50,26 +46,41 @@ def _part(part: Any, where: str) -> Part:
         sound = mapping(part.get("input_audio"), f"{where}.input_audio")
         data = string(sound, "data", f"{where}.input_audio")
         return Audio(from_base64(data, f"{where}.input_audio.data"), "audio")
-    if kind in _UNSUPPORTED_TYPES:
-        raise UnsupportedValue(
-            f"{_UNSUPPORTED_TYPES[kind]} not supported ('{where}' has the type '{kind}').",
-            hint="Send text or images.",
-            param=where,
-        )
+    if kind in {"file", "input_file"}:
+        return _file(part, where)
     raise InvalidValue(
         f"Invalid value for '{where}.type': '{kind}' is no known content type.",
         param=f"{where}.type",
     )
 
 
+def _file(part: dict[str, Any], where: str) -> Document:
+    """Chat Completions has an object `file`, Responses the same fields in the part itself.
+
+    `file_data` is a data URL, or, as some of OpenAI's examples have it, base64 alone.
+    """
+    if part["type"] == "file":
+        where = f"{where}.file"
+        part = mapping(part.get("file"), where)
+    title = part["filename"] if isinstance(part.get("filename"), str) else None
+    if part.get("file_data") is None and part.get("file_url") is not None:
+        return Document(*from_data_url(string(part, "file_url", where), f"{where}.file_url"), title)
+    if part.get("file_data") is None and part.get("file_id") is not None:
+        raise _no_files(f"{where}.file_id", "Send the file itself, as 'file_data'.")
+    data = string(part, "file_data", where)
+    if data.startswith("data:"):
+        return Document(*from_data_url(data, f"{where}.file_data"), title)
+    return Document(from_base64(data, f"{where}.file_data"), "", title)
+
+
+def _no_files(where: str, hint: str) -> UnsupportedValue:
+    return UnsupportedValue(f"There are no stored files here ('{where}').", hint=hint, param=where)
+
+
 def _image(part: dict[str, Any], where: str) -> tuple[bytes, str]:
     """Chat Completions has an object with a URL, Responses the URL itself, and files by id."""
     if part.get("image_url") is None and part.get("file_id") is not None:
-        raise UnsupportedValue(
-            f"There are no stored files here ('{where}.file_id').",
-            hint="Send the image itself, as a data URL.",
-            param=f"{where}.file_id",
-        )
+        raise _no_files(f"{where}.file_id", "Send the image itself, as a data URL.")
     value = part.get("image_url")
     if isinstance(value, dict):
         return from_data_url(string(value, "url", f"{where}.image_url"), f"{where}.image_url.url")

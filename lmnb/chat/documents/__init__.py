@@ -1,0 +1,1 @@
+"""Documents in conversations: what a model that reads text gets to see of a file."""
