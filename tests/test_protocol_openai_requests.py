@@ -502,8 +502,11 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"text": {"format": {"type": "json_schema"}}}, MissingParameter, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, InvalidValue, "text.format.type"),
         ({"response_format": {"type": "yaml"}}, InvalidValue, "response_format.type"),
-        ({"background": True}, UnsupportedParameter, "background"),
-        ({"conversation": "conv_1"}, UnsupportedParameter, "conversation"),
+        ({"background": True, "store": False}, InvalidValue, "background"),
+        ({"background": True, "generate": False}, InvalidValue, "generate"),
+        ({"conversation": "a", "previous_response_id": "b"}, InvalidValue, "conversation"),
+        ({"conversation": {"name": "a"}}, InvalidType, "conversation"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, UnsupportedParameter, "tools[0]"),
         ({"prompt": {"id": "p"}}, UnsupportedParameter, "prompt"),
     ],
 )

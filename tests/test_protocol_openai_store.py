@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmnb.chat.conversation import Image, Message, Text
 from lmnb.errors import NotFound
 from lmnb.server.database import Database
-from lmnb.server.store import ResponseStore
+from lmnb.server.store import NewResponse, ResponseStore
 
 
 @pytest.fixture
@@ -30,16 +31,22 @@ def turn(text: str) -> tuple[Message, Message]:
     return Message("user", (Text(text),)), Message("assistant", (Text(text.upper()),))
 
 
+def new(
+    id_: str, messages: tuple[Message, ...], body: dict[str, Any] | None, previous: str | None
+) -> NewResponse:
+    return NewResponse(id=id_, messages=messages, body=body, previous=previous)
+
+
 A, B, C = turn("a"), turn("b"), turn("c")
 
 
 def test_a_chain_of_answers(database: Database) -> None:
     async def run() -> None:
         store = ResponseStore(database)
-        await store.save("1", A, {"id": "1"}, None)
-        await store.save("2", A + B, {"id": "2"}, "1")
-        await store.save("3", A + B + C, None, "2")
-        await store.save("2b", A + C, None, "1")
+        await store.save(new("1", A, {"id": "1"}, None))
+        await store.save(new("2", A + B, {"id": "2"}, "1"))
+        await store.save(new("3", A + B + C, None, "2"))
+        await store.save(new("2b", A + C, None, "1"))
         assert (await store.load("3")).messages == A + B + C
         assert (await store.load("2")).messages == A + B
         assert (await store.load("2b")).messages == A + C
@@ -53,8 +60,8 @@ def test_a_chain_of_answers(database: Database) -> None:
 def test_a_turn_is_stored_once(database: Database) -> None:
     async def run() -> None:
         store = ResponseStore(database)
-        await store.save("1", A, None, None)
-        await store.save("2", A + B, None, "1")
+        await store.save(new("1", A, None, None))
+        await store.save(new("2", A + B, None, "1"))
         rows = database.execute("SELECT messages FROM responses WHERE id = '2'")
         assert b'"b"' in rows[0][0]
         assert b'"a"' not in rows[0][0]
@@ -65,9 +72,9 @@ def test_a_turn_is_stored_once(database: Database) -> None:
 def test_a_conversation_that_does_not_continue_is_stored_whole(database: Database) -> None:
     async def run() -> None:
         store = ResponseStore(database)
-        await store.save("1", A, None, None)
-        await store.save("2", C, None, "1")
-        await store.save("3", C, None, "gone")
+        await store.save(new("1", A, None, None))
+        await store.save(new("2", C, None, "1"))
+        await store.save(new("3", C, None, "gone"))
         assert (await store.load("2")).messages == C
         assert (await store.load("3")).messages == C
 
@@ -77,8 +84,8 @@ def test_a_conversation_that_does_not_continue_is_stored_whole(database: Databas
 def test_deleting_leaves_what_continues(database: Database) -> None:
     async def run() -> None:
         store = ResponseStore(database)
-        await store.save("1", A, {"id": "1"}, None)
-        await store.save("2", A + B, {"id": "2"}, "1")
+        await store.save(new("1", A, {"id": "1"}, None))
+        await store.save(new("2", A + B, {"id": "2"}, "1"))
         await store.delete("1")
         with pytest.raises(NotFound):
             await store.load("1")
@@ -106,7 +113,7 @@ def test_unknown_ids(database: Database) -> None:
 def test_answers_survive_a_restart(path: Path) -> None:
     picture = Message("user", (Image(b"\x00\xff", "image/png"), Text("what?")))
     first = Database(path)
-    asyncio.run(ResponseStore(first).save("1", (picture,), {"x": [1]}, None))
+    asyncio.run(ResponseStore(first).save(new("1", (picture,), {"x": [1]}, None)))
     first.close()
     second = Database(path)
     try:
@@ -120,8 +127,8 @@ def test_answers_survive_a_restart(path: Path) -> None:
 def test_many_at_once(database: Database) -> None:
     async def run() -> None:
         store = ResponseStore(database)
-        await store.save("0", A, None, None)
-        await asyncio.gather(*(store.save(f"{i}", A + B, None, "0") for i in range(1, 21)))
+        await store.save(new("0", A, None, None))
+        await asyncio.gather(*(store.save(new(f"{i}", A + B, None, "0")) for i in range(1, 21)))
         found = await asyncio.gather(*(store.load(f"{i}") for i in range(1, 21)))
         assert all(one.messages == A + B for one in found)
 

@@ -31,11 +31,12 @@ from lmnb.chat.events import (
 )
 from lmnb.errors import ContextOverflow, EngineCrashed, ModelUnloaded
 from lmnb.server import sse
+from lmnb.server.conversations import ConversationStore
 from lmnb.server.database import Database
-from lmnb.server.openai import responses
 from lmnb.server.openai.replies import error_frame
 from lmnb.server.openai.responses_objects import in_progress
 from lmnb.server.openai.responses_request import ResponsesBody
+from lmnb.server.openai.responses_run import Run
 from lmnb.server.openai.responses_stream import ResponseStream
 from lmnb.server.sse import frame
 from lmnb.server.store import ResponseStore
@@ -289,7 +290,8 @@ def test_response_logprobs() -> None:
 def test_a_failed_response_keeps_what_was_said() -> None:
     answer = ResponseStream(in_progress(ResponsesBody(model="m", input="hi")))
     sent = [*answer.start(), *answer.feed(TextDelta("Hel"))]
-    sent.append(answer.fail(EngineCrashed("The process crashed.")))
+    answer.fail(EngineCrashed("The process crashed."))
+    sent.append(answer.end())
     body = b"".join(frame(event, event.type) for event in sent)
     last = list(sdk(body).responses.create(model="m", input="hi", stream=True))[-1]
     assert last.type == "response.failed"
@@ -333,7 +335,13 @@ async def _served(*events: Event | None) -> bytes:
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(Database(Path(folder, "lmnb.db"))) as database,
     ):
-        run = responses.Run(ResponseStream(in_progress(body)), (), ResponseStore(database))
+        run = Run(
+            answer=ResponseStream(in_progress(body)),
+            conversation=(),
+            input=[],
+            responses=ResponseStore(database),
+            conversations=ConversationStore(database),
+        )
         served = sse.stream(run.frames(source()), on_error=run.on_error, keep_alive=run.keep_alive)
         await served({"type": "http"}, receive, send)
     return b"".join(pieces)

@@ -143,6 +143,17 @@ class Manager:
         finally:
             self._release(instance)
 
+    async def check(self, name: str, kind: Kind) -> None:
+        """Raise what `lease` would raise for such a name, as far as that can be told in advance.
+
+        Raises
+        ------
+        ModelNotFound, NotSupported
+            As for `lease`.
+        """
+        found = self._registry.by_id(name)
+        check_kind(found.entry if found else await self._planner.entry(name, kind), kind)
+
     async def load(
         self,
         name: str,

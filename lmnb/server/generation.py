@@ -123,6 +123,19 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
             yield event
 
 
+async def check(state: State, request: Request) -> None:
+    """Raise what `generate` would raise, as far as that can be told without loading anything.
+
+    Raises
+    ------
+    InvalidRequest, ModelNotFound
+        As `generate`.
+    """
+    chat.ensure_supported(request)
+    await _note_unenforced(request)
+    await state.models.check(request.model, "llm")
+
+
 async def _note_unenforced(request: Request) -> None:
     """Say what of the wanted format and of the tools is not enforced."""
     for text in (

@@ -200,6 +200,7 @@ async def _until_done(state: State, private: _Private) -> None:
 async def _shut_down(state: State, private: _Private) -> None:
     private.hide()
     await asyncio.gather(state.tcp.close(), private.close(), state.batches.stop())
+    await state.background.close()
     try:
         await asyncio.wait_for(state.models.close(), _STOP_WORKERS)
     except TimeoutError:

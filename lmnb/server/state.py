@@ -15,7 +15,9 @@ from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
+from lmnb.server.background import Background
 from lmnb.server.batches.runner import Runner
+from lmnb.server.conversations import ConversationStore
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.files import Files
@@ -42,6 +44,10 @@ class State:
         Stored answers, which later requests continue.
     metrics
         What has been done so far, for `/metrics`.
+    conversations
+        Stored conversations, to which responses are added.
+    background
+        Answers that are made without their client.
     renderer
         Renders chat templates, in a process of its own.
     files
@@ -67,6 +73,8 @@ class State:
     started_at: float = field(default_factory=time.time)
     responses: ResponseStore = field(init=False)
     metrics: Metrics = field(init=False)
+    conversations: ConversationStore = field(init=False)
+    background: Background = field(init=False)
     renderer: Renderer = field(default_factory=Renderer)
     files: Files = field(init=False)
     batches: Runner = field(init=False)
@@ -77,6 +85,8 @@ class State:
         self.responses = ResponseStore(self.database)
         self.metrics = Metrics(self.models.loaded)
         self.files = Files(self.database, self.home / "files")
+        self.conversations = ConversationStore(self.database)
+        self.background = Background(self.activity)
 
     @property
     def home(self) -> Path:

@@ -6,7 +6,7 @@ import secrets
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking
 from lmnb.server.generation import Answer
-from lmnb.server.store import ResponseStore
+from lmnb.server.store import NewResponse, ResponseStore
 
 
 class Keeper:
@@ -36,5 +36,7 @@ class Keeper:
         said: list[Part] = [Thinking(answer.thinking)] if answer.thinking else []
         said.append(Text(answer.text))
         messages = (*self._messages, Message("assistant", tuple(said)))
-        await self._store.save(identifier, messages, None, self._previous)
+        await self._store.save(
+            NewResponse(id=identifier, messages=messages, previous=self._previous)
+        )
         return identifier

@@ -6,6 +6,7 @@ from lmnb.errors import InvalidRequest, NotFound, NotSupported
 from lmnb.server.errors import InvalidJson, InvalidType, InvalidValue, MissingParameter
 
 __all__ = [
+    "ConversationNotFound",
     "InvalidJson",
     "InvalidType",
     "InvalidValue",
@@ -46,3 +47,9 @@ class ItemNotFound(NotFound):
     """No stored item has that id."""
 
     code = "item_not_found"
+
+
+class ConversationNotFound(NotFound):
+    """No conversation has that id."""
+
+    code = "conversation_not_found"

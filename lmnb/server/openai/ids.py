@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import secrets
 
+_ITEM_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+}
+
 
 def chat_completion() -> str:
     return f"chatcmpl-{secrets.token_hex(16)}"
@@ -44,3 +53,12 @@ def function_call() -> str:
 
 def custom_call() -> str:
     return f"ctc_{secrets.token_hex(24)}"
+
+
+def conversation() -> str:
+    return f"conv_{secrets.token_hex(24)}"
+
+
+def item(kind: str) -> str:
+    """For an input item of that type."""
+    return f"{_ITEM_PREFIXES.get(kind, 'item')}_{secrets.token_hex(24)}"

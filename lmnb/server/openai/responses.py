@@ -1,47 +1,38 @@
-"""POST /v1/responses, and what was stored by it."""
+"""POST /v1/responses, and what is done with responses by their ids."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.chat.conversation import Message
-from lmnb.chat.events import Event
-from lmnb.errors import ContextOverflow, LmnbError, NotFound
+from lmnb.errors import ContextOverflow, NotFound
+from lmnb.server.conversations import Item
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, generate
+from lmnb.server.generation import begin, count_tokens, generate
 from lmnb.server.openai import body as bodies
-from lmnb.server.openai.errors import (
-    PreviousResponseNotFound,
-    ResponseNotFound,
-    UnsupportedParameter,
-)
+from lmnb.server.openai import responses_background as background
+from lmnb.server.openai.errors import InvalidValue, ResponseNotFound, UnsupportedParameter
+from lmnb.server.openai.paging import items_page
 from lmnb.server.openai.replies import reply
-from lmnb.server.openai.responses_events import ResponseEvent
-from lmnb.server.openai.responses_items import resolve
-from lmnb.server.openai.responses_objects import ResponseObject, in_progress
+from lmnb.server.openai.responses_objects import with_sealed_reasoning
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
-from lmnb.server.openai.responses_stream import ResponseStream
-from lmnb.server.sse import Frames, frame, stream
-from lmnb.server.state import state_of
-from lmnb.server.store import ResponseStore
+from lmnb.server.openai.responses_run import past_of, prepare, resolved
+from lmnb.server.sse import stream
+from lmnb.server.state import State, state_of
 
 
 async def create(request: Request) -> Response:
-    """Answer, whole or streamed, and remember the answer unless told not to."""
+    """Answer, whole or streamed or in the background; remember the answer unless told not to."""
     body = await bodies.read(request, ResponsesBody)
     state = state_of(request)
-    body = body.model_copy(update={"input": await resolve(body.input, state.responses)})
-    history = await _history(state.responses, body.previous_response_id)
-    wanted, conversation = translate(body, request.headers, history)
-    sealed = SEALED_REASONING in body.include
-    answer = ResponseStream(in_progress(body), body.toolbox, sealed=sealed)
-    run = Run(answer, conversation, state.responses)
+    run, wanted = await prepare(state, body, request.headers)
+    if body.background:
+        job = await background.begin(state, run, wanted)
+        if not body.stream:
+            return reply(run.answer.response)
+        frames = background.follow(job, -1)
+        return stream(frames, on_error=background.on_error)
     events = generate(state, wanted)
     if not body.stream:
         return reply(await until_disconnect(request, run.whole(events)))
@@ -54,91 +45,107 @@ async def create(request: Request) -> Response:
 
 
 async def retrieve(request: Request) -> Response:
-    """GET /v1/responses/{id}."""
+    """GET /v1/responses/{id}: the response as it is now, or its events from some place on."""
+    state, id_ = state_of(request), request.path_params["id"]
     if request.query_params.get("stream") == "true":
-        raise UnsupportedParameter(
-            "'stream' is not supported: stored responses are not streamed again.", param="stream"
-        )
-    id_ = request.path_params["id"]
-    try:
-        stored = await state_of(request).responses.load(id_)
-    except NotFound:
-        raise _not_found(id_) from None
-    if stored.body is None:  # a chat of another protocol
-        raise _not_found(id_)
-    return reply(stored.body)
+        return await _stream_again(request, state, id_)
+    if (job := background.find(state, id_)) is not None:
+        body = msgspec.to_builtins(await job.snapshot())
+    else:
+        body = await _load(state, id_)
+    wanted = request.query_params
+    if SEALED_REASONING in (*wanted.getlist("include"), *wanted.getlist("include[]")):
+        body = with_sealed_reasoning(body)
+    return reply(body)
 
 
 async def delete(request: Request) -> Response:
-    """DELETE /v1/responses/{id}."""
-    id_ = request.path_params["id"]
+    """DELETE /v1/responses/{id}. One that is being made is stopped first."""
+    state, id_ = state_of(request), request.path_params["id"]
+    if (job := background.find(state, id_)) is not None:
+        await job.cancel()
     try:
-        await state_of(request).responses.delete(id_)
+        await state.responses.delete(id_)
     except NotFound:
         raise _not_found(id_) from None
     return reply({"id": id_, "object": "response", "deleted": True})
 
 
-@dataclass
-class Run:
-    """One response on its way: made, stored, and only then called complete."""
-
-    answer: ResponseStream
-    conversation: tuple[Message, ...]
-    store: ResponseStore
-    started: bool = False
-
-    async def whole(self, events: AsyncGenerator[Event, None]) -> ResponseObject:
-        async with aclosing(events):
-            async for event in events:
-                for _ in self.answer.feed(event):
-                    pass
-        await self._save()
-        return self.answer.response
-
-    async def frames(self, events: AsyncGenerator[Event, None]) -> Frames:
-        async with aclosing(events):
-            self.started = True
-            for news in self.answer.start():
-                yield _frame(news)
-            async for event in events:
-                for news in self.answer.feed(event):
-                    yield _frame(news)
-        await self._save()
-        yield _frame(self.answer.end())
-
-    async def failed(self, error: LmnbError) -> Frames:
-        yield self.on_error(error)
-
-    def on_error(self, error: LmnbError) -> bytes:
-        news = [] if self.started else list(self.answer.start())
-        return b"".join(_frame(event) for event in (*news, self.answer.fail(error)))
-
-    def keep_alive(self, _silent: float) -> bytes:
-        return _frame(self.answer.heartbeat())
-
-    async def _save(self) -> None:
-        """A client may continue the response the moment it hears of its completion."""
-        response = self.answer.response
-        if response.store:
-            messages = (*self.conversation, self.answer.message())
-            body = msgspec.to_builtins(response)
-            await self.store.save(response.id, messages, body, response.previous_response_id)
+async def cancel(request: Request) -> Response:
+    """POST /v1/responses/{id}/cancel: one in the background; one that has ended stays as it is."""
+    state, id_ = state_of(request), request.path_params["id"]
+    if (job := background.find(state, id_)) is not None:
+        return reply(await job.cancel())
+    body = await _load(state, id_)
+    if not body["background"]:
+        raise InvalidValue("Only responses in the background can be cancelled.", param="id")
+    return reply(body)
 
 
-async def _history(store: ResponseStore, previous: str | None) -> tuple[Message, ...]:
-    if previous is None:
-        return ()
+async def input_items(request: Request) -> Response:
+    """GET /v1/responses/{id}/input_items: what it was made from, with what it continues."""
+    state, id_ = state_of(request), request.path_params["id"]
+    if (job := background.find(state, id_)) is not None:
+        items = [*await _before(state, job.run.parent), *job.run.input]
+        return reply(items_page(items, request.query_params))
+    await _load(state, id_)
+    return reply(items_page(await state.responses.input(id_), request.query_params))
+
+
+async def input_tokens(request: Request) -> Response:
+    """POST /v1/responses/input_tokens: how long the prompt of such a request would be."""
+    body = await bodies.read(request, ResponsesBody)
+    state = state_of(request)
+    body = await resolved(state, body)
+    wanted, _ = translate(body, request.headers, (await past_of(state, body)).messages)
+    count = await until_disconnect(request, count_tokens(state, wanted))
+    return reply({"object": "response.input_tokens", "input_tokens": count})
+
+
+async def _stream_again(request: Request, state: State, id_: str) -> Response:
+    after = _starting_after(request.query_params.get("starting_after"))
+    if (job := background.find(state, id_)) is not None:
+        frames = background.follow(job, after)
+    else:
+        await _load(state, id_)
+        stored = await state.responses.frames(id_)
+        if stored is None:
+            raise UnsupportedParameter(
+                "Only responses in the background can be streamed again.", param="stream"
+            )
+        frames = background.replay(stored, after)
+    return stream(frames, on_error=background.on_error)
+
+
+async def _before(state: State, parent: str | None) -> list[Item]:
+    """The items up to and including the answer that is continued."""
     try:
-        return (await store.load(previous)).messages
+        stored = await state.responses.load(parent or "")
     except NotFound:
-        raise PreviousResponseNotFound(
-            f"Previous response with id '{previous}' not found.", param="previous_response_id"
-        ) from None
+        return []
+    return [*await state.responses.input(stored.id), *(stored.body or {}).get("output", ())]
 
 
-def _frame(event: ResponseEvent) -> bytes:
-    return frame(event, event.type)
+def _starting_after(given: str | None) -> int:
+    if given is None:
+        return -1
+    if given.isascii() and given.isdigit():
+        return int(given[:18])
+    raise InvalidValue(
+        f"Invalid value for 'starting_after': expected a sequence number, got '{given}'.",
+        param="starting_after",
+    )
+
+
+async def _load(state: State, id_: str) -> dict[str, object]:
+    """The body of a stored response."""
+    try:
+        body = (await state.responses.load(id_)).body
+    except NotFound:
+        raise _not_found(id_) from None
+    if body is None:  # a chat of another protocol
+        raise _not_found(id_)
+    return body
 
 
 def _not_found(id_: str) -> ResponseNotFound:

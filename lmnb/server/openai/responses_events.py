@@ -21,7 +21,7 @@ from lmnb.server.openai.wire import Logprob
 
 
 class Lifecycle(msgspec.Struct, frozen=True):
-    """`response.created`, `.in_progress`, `.completed`, `.incomplete`, `.failed`."""
+    """`response.created`, `.queued`, `.in_progress`, `.completed`, `.incomplete`, `.failed`."""
 
     type: str
     sequence_number: int
@@ -168,8 +168,19 @@ class InputDoneEvent(msgspec.Struct, frozen=True):
     input: str
 
 
+class ErrorEvent(msgspec.Struct, frozen=True):
+    """`error`: the stream ends, but not because its response does."""
+
+    code: str | None
+    message: str
+    param: str | None
+    sequence_number: int = 0
+    type: str = "error"
+
+
 ResponseEvent: TypeAlias = (
     Lifecycle
+    | ErrorEvent
     | ItemEvent
     | PartEvent
     | TextDeltaEvent

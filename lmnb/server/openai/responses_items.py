@@ -6,7 +6,8 @@ unknown type is left out with a note, never refused.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
 from lmnb.errors import NotFound
@@ -17,45 +18,47 @@ from lmnb.server.openai.parts import content, shown
 from lmnb.server.openai.toolbox import arguments_of, flat_name
 from lmnb.server.openai.values import array, json_type, mapping, string
 from lmnb.server.sealing import unseal
-from lmnb.server.store import ResponseStore
 
 
-def translate(value: Any) -> tuple[Message, ...]:
-    """The messages of `input`: a string, which may be empty, or items."""
+def translate(value: Any, where: str = "input") -> tuple[Message, ...]:
+    """The messages of `input`: a string, which may be empty, or items. `where` is for errors."""
     if isinstance(value, str):
         return (Message("user", (Text(value),)),)
     if not isinstance(value, list):
         raise InvalidType(
-            f"Invalid type for 'input': expected a string or an array, got {json_type(value)}.",
-            param="input",
+            f"Invalid type for '{where}': expected a string or an array, got {json_type(value)}.",
+            param=where,
         )
     turns = _Turns()
     for i, item in enumerate(value):
-        _add(turns, mapping(item, f"input[{i}]"), f"input[{i}]")
+        _add(turns, mapping(item, f"{where}[{i}]"), f"{where}[{i}]")
     return turns.messages()
 
 
-async def resolve(value: Any, store: ResponseStore) -> Any:
+Find: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
+
+
+async def resolve(value: Any, find: Find, where: str = "input") -> Any:
     """`input` with stored items in the places of references to them.
 
     Raises
     ------
     ItemNotFound
-        An item is not stored.
+        `find`, which is asked for the item of an id, raised `NotFound`.
     """
     if not isinstance(value, list):
         return value
-    return [await _resolve(item, f"input[{i}]", store) for i, item in enumerate(value)]
+    return [await _resolve(item, f"{where}[{i}]", find) for i, item in enumerate(value)]
 
 
-async def _resolve(item: Any, where: str, store: ResponseStore) -> Any:
+async def _resolve(item: Any, where: str, find: Find) -> Any:
     if not isinstance(item, dict):
         return item
     kind = item.get("type")
     if kind != "item_reference" and (kind is not None or "role" in item or "id" not in item):
         return item
     try:
-        return await store.item(string(item, "id", where))
+        return await find(string(item, "id", where))
     except NotFound:
         raise ItemNotFound(
             f"Item with id '{item['id']}' not found.",
@@ -106,7 +109,7 @@ def _place(part: Part) -> int:
 
 
 def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
-    match item.get("type", "message"):
+    match item.get("type") or "message":
         case "message":
             _message(turns, item, where)
         case "reasoning":

@@ -12,11 +12,14 @@ from lmnb.chat.events import Finished
 from lmnb.server.openai import ids
 from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.wire import Logprob
+from lmnb.server.sealing import seal
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SUMMARIES = ("auto", "concise", "detailed")
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
+Status: TypeAlias = Literal[
+    "queued", "in_progress", "completed", "incomplete", "failed", "cancelled"
+]
 
 
 class OutputText(msgspec.Struct, frozen=True):
@@ -129,7 +132,8 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     completed_at: float | None = None
     status: Status = "in_progress"
-    background: bool = False
+    background: bool
+    conversation: dict[str, str] | None
     error: ResponseError | None = None
     incomplete_details: dict[str, str] | None = None
     instructions: str | None
@@ -157,11 +161,14 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_progress(body: ResponsesBody) -> ResponseObject:
-    """A response in progress: the request's own fields, and nothing yet said."""
+    """A response that begins: the request's own fields, and nothing yet said."""
     effort = body.reasoning.effort
     return ResponseObject(
         id=ids.response(),
         created_at=int(time.time()),
+        status="queued" if body.background else "in_progress",
+        background=body.background,
+        conversation={"id": body.conversation} if body.conversation else None,
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
@@ -199,13 +206,28 @@ def format_object(form: OutputFormat) -> dict[str, Any]:
     return {"type": form.type}
 
 
-def usage(end: Finished) -> ResponseUsage:
-    """The engine's counts. All of the prompt that was not cached is cached now."""
+def usage(end: Finished, *, output: bool = True) -> ResponseUsage:
+    """The engine's counts. All of the prompt that was not cached is cached now.
+
+    Without `output`, what came after the prompt was thrown away and does not count.
+    """
     used = end.usage
     return ResponseUsage(
         input_tokens=used.input,
         input_tokens_details=InputDetails(used.cached, used.input - used.cached),
-        output_tokens=used.output,
-        output_tokens_details=OutputDetails(used.reasoning),
-        total_tokens=used.total,
+        output_tokens=used.output if output else 0,
+        output_tokens_details=OutputDetails(used.reasoning if output else 0),
+        total_tokens=used.total if output else used.input,
     )
+
+
+def with_sealed_reasoning(body: dict[str, Any]) -> dict[str, Any]:
+    """A stored response whose thoughts are given in the form, too, that is sent back unread."""
+    return {**body, "output": [_sealed(item) for item in body["output"]]}
+
+
+def _sealed(item: dict[str, Any]) -> dict[str, Any]:
+    if item["type"] != "reasoning":
+        return item
+    thought = "".join(part["text"] for part in item["content"] or item["summary"])
+    return {**item, "encrypted_content": seal(thought)}

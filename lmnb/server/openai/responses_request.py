@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import Message, OutputFormat, Request, Text
 from lmnb.server.openai.body import Fields, Int
-from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
+from lmnb.server.openai.errors import InvalidValue, MissingParameter, UnsupportedParameter
 from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.output_format import translate as translate_format
 from lmnb.server.openai.responses_items import translate as translate_items
@@ -41,10 +41,18 @@ class ReasoningFields(Fields):
     generate_summary: str | None = None
 
 
-class ResponsesBody(SamplingFields, OutputFields, ToolFields):
-    """POST /v1/responses."""
+def _id_of(value: Any) -> Any:
+    """A conversation is named by its id, or by an object that has it."""
+    return value.get("id") if isinstance(value, dict) else value
 
-    input: Any
+
+class ResponsesBody(SamplingFields, OutputFields, ToolFields):
+    """POST /v1/responses, and `response.create` of its WebSocket.
+
+    Without `generate` the prompt is read into the prefix cache, and that is all.
+    """
+
+    input: Any = None
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool = True
@@ -58,8 +66,9 @@ class ResponsesBody(SamplingFields, OutputFields, ToolFields):
     user: str | None = None
     safety_identifier: str | None = None
     background: bool = False
-    conversation: Any = None
+    conversation: Annotated[str, BeforeValidator(_id_of)] | None = None
     prompt: Any = None
+    generate: bool = True
 
     def output_format(self) -> OutputFormat:
         """`text.format`, or `response_format`, which many clients send here too."""
@@ -85,7 +94,7 @@ def translate(
     """
     _refuse(body)
     toolbox = body.toolbox
-    conversation = history + translate_items(body.input)
+    conversation = history + _given(body)
     system: tuple[Message, ...] = ()
     if body.instructions:
         system = (Message("system", (Text(body.instructions),)),)
@@ -100,7 +109,7 @@ def translate(
         reasoning=reasoning(body.reasoning.effort),
         sampling=body.sampling(),
         stop=body.stops(),
-        max_tokens=token_limit(body.max_output_tokens),
+        max_tokens=token_limit(body.max_output_tokens) if body.generate else 1,
         logprobs=body.logprobs,
         cache_key=body.cache_key(headers),
         ttl=body.ttl,
@@ -110,6 +119,15 @@ def translate(
     return request, conversation
 
 
+def _given(body: ResponsesBody) -> tuple[Message, ...]:
+    """What is said in the request. It may be nothing if there is something to continue."""
+    if body.input is not None:
+        return translate_items(body.input)
+    if body.previous_response_id or body.conversation or body.instructions:
+        return ()
+    raise MissingParameter("Missing required parameter: 'input'.", param="input")
+
+
 def _refuse(body: ResponsesBody) -> None:
     if body.prompt is not None:
         raise UnsupportedParameter(
@@ -117,11 +135,18 @@ def _refuse(body: ResponsesBody) -> None:
             hint="Send 'instructions' and 'input'.",
             param="prompt",
         )
-    if body.background:
-        raise UnsupportedParameter("'background' is not supported.", param="background")
-    if body.conversation is not None:
-        raise UnsupportedParameter(
-            "'conversation' is not supported.",
-            hint="Use 'previous_response_id'.",
+    if body.conversation is not None and body.previous_response_id is not None:
+        raise InvalidValue(
+            "'conversation' and 'previous_response_id' exclude each other.",
+            hint="Send one of them.",
             param="conversation",
+        )
+    if body.background and not body.store:
+        raise InvalidValue(
+            "A response in the background has to be stored: 'store' must not be false.",
+            param="background",
+        )
+    if body.background and not body.generate:
+        raise InvalidValue(
+            "'generate' must not be false for a response in the background.", param="generate"
         )

@@ -6,7 +6,7 @@ One machine for both forms: a plain answer is what a stream would have ended wit
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -63,16 +63,23 @@ from lmnb.server.sealing import seal
 class ResponseStream:
     """Turns events into a response and its stream. One per response.
 
-    Call `start`, then `feed` for every event, then `end`; or `fail`. With `sealed`, what was
-    thought is also given in a form that clients send back unread.
+    Call `start`, then `feed` for every event, then `end`; or `fail`, or `cancel`. With `sealed`,
+    what was thought is also given in a form that clients send back unread. With `prefill`, there
+    is no output: the events are those of a request whose prompt only is to be read.
     """
 
     def __init__(
-        self, response: ResponseObject, toolbox: Toolbox = NO_TOOLS, *, sealed: bool = False
+        self,
+        response: ResponseObject,
+        toolbox: Toolbox = NO_TOOLS,
+        *,
+        sealed: bool = False,
+        prefill: bool = False,
     ) -> None:
         self.response = response
         self._toolbox = toolbox
         self._sealed = sealed
+        self._prefill = prefill
         self._summarized = response.reasoning["summary"] is not None
         self._sequence = -1
         self._items: list[Item] = []
@@ -84,7 +91,7 @@ class ResponseStream:
     def start(self) -> Iterator[ResponseEvent]:
         """The two events that come before all others."""
         yield self._lifecycle("response.created")
-        yield self.heartbeat()
+        yield self._lifecycle(f"response.{self.response.status}")
 
     def heartbeat(self) -> ResponseEvent:
         """A repeated `response.in_progress`: Codex's watchdog counts events, not comments."""
@@ -92,6 +99,11 @@ class ResponseStream:
 
     def feed(self, event: Event) -> Iterator[ResponseEvent]:
         """What the client hears of `event`."""
+        if self.response.status == "queued":
+            self.response = msgspec.structs.replace(self.response, status="in_progress")
+            yield self.heartbeat()
+        if self._prefill and not isinstance(event, Finished):
+            return
         match event:
             case TextDelta():
                 yield from self._text(event)
@@ -110,25 +122,42 @@ class ResponseStream:
                 pass
 
     def end(self) -> ResponseEvent:
-        """The last event, after `Finished` was fed and the response was stored."""
-        return self._lifecycle(f"response.{self.response.status}")
+        """The last event, after `Finished` was fed and the response was stored.
 
-    def fail(self, error: LmnbError) -> ResponseEvent:
-        """The last event, if all goes wrong. What had been said stays in the output."""
-        for _ in self._close("incomplete"):
-            pass
+        There is no event of its own for a response that was cancelled.
+        """
+        status = self.response.status
+        return self._lifecycle(f"response.{'incomplete' if status == 'cancelled' else status}")
+
+    def fail(self, error: LmnbError) -> None:
+        """All goes wrong. What had been said stays in the output; `end` tells of it."""
         self.response = msgspec.structs.replace(
             self.response,
             status="failed",
-            output=tuple(self._items),
+            output=self._so_far("incomplete"),
             error=ResponseError(failure_code(error), str(error)),
         )
-        return self._lifecycle("response.failed")
+
+    def cancel(self) -> None:
+        """Somebody has called the response off. What had been said stays; `end` tells of it."""
+        output = self._so_far("incomplete")
+        self.response = msgspec.structs.replace(self.response, status="cancelled", output=output)
+
+    def snapshot(self) -> ResponseObject:
+        """The response as it is now, with what has been said so far."""
+        if not self.is_running:
+            return self.response
+        return msgspec.structs.replace(self.response, output=self._so_far("in_progress"))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is still something to come."""
+        return self.response.status in ("queued", "in_progress")
 
     def message(self) -> Message:
-        """The answer as part of a conversation."""
+        """The answer as part of a conversation: what has been said."""
         parts: list[Part] = []
-        for item in self._items:
+        for item in self._so_far("incomplete"):
             match item:
                 case ReasoningItem():
                     parts.extend(Thinking(part.text) for part in item.content or item.summary)
@@ -178,11 +207,8 @@ class ResponseStream:
         kind = f"response.reasoning_summary_part.{what}"
         return SummaryPartEvent(kind, self._next(), item_id, index, SummaryText(text))
 
-    def _end_thinking(
-        self, item: ReasoningItem, status: ItemStatus
-    ) -> Generator[ResponseEvent, None, ReasoningItem]:
+    def _end_thinking(self, text: str) -> Iterator[ResponseEvent]:
         item_id, index = self._place()
-        text = "".join(self._pieces)
         if self._summarized:
             kind = "response.reasoning_summary_text.done"
             yield SummaryDoneEvent(kind, self._next(), item_id, index, text)
@@ -190,13 +216,6 @@ class ResponseStream:
             kind = "response.reasoning_text.done"
             yield ReasoningDoneEvent(kind, self._next(), item_id, index, text)
         yield self._thought_part("done", text)
-        return msgspec.structs.replace(
-            item,
-            status=status,
-            content=() if self._summarized else (ReasoningText(text),),
-            summary=(SummaryText(text),) if self._summarized else (),
-            encrypted_content=seal(text) if self._sealed else None,
-        )
 
     def _new_call(self, event: ToolCallStart) -> CallItem:
         tool = self._toolbox.caller_knows(event.name)
@@ -240,32 +259,55 @@ class ResponseStream:
             yield from self._more_input(self._input.finish())
         item_id, index = self._place()
         text = "".join(self._pieces)
-        done: Item
         match self._open:
-            case MessageItem() as item:
-                part = OutputText(text, logprobs=self._logprobs)
+            case MessageItem():
                 kind = "response.output_text.done"
                 yield TextDoneEvent(kind, self._next(), item_id, index, text, self._logprobs)
-                yield self._part("done", part)
-                done = msgspec.structs.replace(item, status=status, content=(part,))
-            case ReasoningItem() as item:
-                done = yield from self._end_thinking(item, status)
-            case FunctionCallItem() as item:
+                yield self._part("done", OutputText(text, logprobs=self._logprobs))
+            case ReasoningItem():
+                yield from self._end_thinking(text)
+            case FunctionCallItem(name=name):
                 kind = "response.function_call_arguments.done"
-                yield ArgumentsDoneEvent(kind, self._next(), item_id, index, text, item.name)
-                done = msgspec.structs.replace(item, status=status, arguments=text)
-            case CustomCallItem() as item:
+                yield ArgumentsDoneEvent(kind, self._next(), item_id, index, text, name)
+            case CustomCallItem():
                 kind = "response.custom_tool_call_input.done"
                 yield InputDoneEvent(kind, self._next(), item_id, index, text)
-                done = msgspec.structs.replace(item, status=status, input=text)
+        done = self._filled(self._open, status)
         self._open = None
         self._items.append(done)
         yield ItemEvent("response.output_item.done", self._next(), index, done)
 
+    def _so_far(self, status: ItemStatus) -> tuple[Item, ...]:
+        """The items, the open one included, to which `status` is given."""
+        if self._open is None:
+            return tuple(self._items)
+        return (*self._items, self._filled(self._open, status))
+
+    def _filled(self, item: Item, status: ItemStatus) -> Item:
+        """The open item with all that it has so far."""
+        text = "".join(self._pieces)
+        match item:
+            case MessageItem():
+                part = OutputText(text, logprobs=list(self._logprobs))
+                return msgspec.structs.replace(item, status=status, content=(part,))
+            case ReasoningItem():
+                return msgspec.structs.replace(
+                    item,
+                    status=status,
+                    content=() if self._summarized else (ReasoningText(text),),
+                    summary=(SummaryText(text),) if self._summarized else (),
+                    encrypted_content=seal(text) if self._sealed else None,
+                )
+            case FunctionCallItem():
+                return msgspec.structs.replace(item, status=status, arguments=text)
+            case CustomCallItem():
+                return msgspec.structs.replace(item, status=status, input=text)
+
     def _finish(self, end: Finished) -> Iterator[ResponseEvent]:
-        cut = end.is_cut or end.reason in {"length", "context"}
+        cut = not self._prefill and (end.is_cut or end.reason in {"length", "context"})
         status: ItemStatus = "incomplete" if cut else "completed"
-        if self._open is None and not self._items:  # a message, though an empty one
+        silent = self._open is None and not self._items
+        if silent and not self._prefill:  # a message, though an empty one
             yield from self._open_message()
         yield from self._close(status)
         self.response = msgspec.structs.replace(
@@ -274,7 +316,7 @@ class ResponseStream:
             completed_at=None if cut else int(time.time()),
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             output=tuple(self._items),
-            usage=usage(end),
+            usage=usage(end, output=not self._prefill),
         )
 
     # --- numbers ----------------------------------------------------------------

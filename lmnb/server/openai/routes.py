@@ -8,6 +8,7 @@ from lmnb.server.openai import (
     batches,
     chat,
     completions,
+    conversations,
     embeddings,
     files,
     models,
@@ -24,8 +25,20 @@ router.add_route("/v1/chat/completions", chat.create, methods=["POST"])
 router.add_route("/api/v0/chat/completions", chat.create, methods=["POST"])
 router.add_route("/v1/completions", completions.create, methods=["POST"])
 router.add_route("/v1/responses", responses.create, methods=["POST"])
+router.add_route("/v1/responses/input_tokens", responses.input_tokens, methods=["POST"])
 router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
 router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
+router.add_route("/v1/responses/{id}/cancel", responses.cancel, methods=["POST"])
+router.add_route("/v1/responses/{id}/input_items", responses.input_items, methods=["GET"])
+router.add_route("/v1/conversations", conversations.create, methods=["POST"])
+router.add_route("/v1/conversations/{id}", conversations.retrieve, methods=["GET"])
+router.add_route("/v1/conversations/{id}", conversations.update, methods=["POST"])
+router.add_route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"])
+router.add_route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"])
+router.add_route("/v1/conversations/{id}/items", conversations.list_items, methods=["GET"])
+_ITEM = "/v1/conversations/{id}/items/{item}"
+router.add_route(_ITEM, conversations.retrieve_item, methods=["GET"])
+router.add_route(_ITEM, conversations.delete_item, methods=["DELETE"])
 router.add_route("/v1/embeddings", embeddings.create, methods=["POST"])
 router.add_route("/v1/rerank", rerank.create, methods=["POST"])
 # Cohere's client, which asks for the same and reads the same.
