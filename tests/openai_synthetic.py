@@ -63,9 +63,17 @@ def chat_frames(
     toolbox: Toolbox = NO_TOOLS,
     logprobs: bool = False,
     usage: bool = True,
+    progress: bool = False,
 ) -> bytes:
     async def run() -> bytes:
-        writer = ChatStream("m", choices, toolbox, with_logprobs=logprobs, with_usage=usage)
+        writer = ChatStream(
+            "m",
+            choices,
+            toolbox,
+            with_logprobs=logprobs,
+            with_usage=usage,
+            with_progress=progress,
+        )
         return b"".join([data async for data in frames(writer, _each(events))])
 
     return asyncio.run(run())

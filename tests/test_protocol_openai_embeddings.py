@@ -85,6 +85,17 @@ def test_a_text_that_is_too_long(sdk: openai.OpenAI) -> None:
     assert answer.usage.prompt_tokens == 512
 
 
+def test_a_time_to_live_is_that_of_the_load(client: Client, sdk: openai.OpenAI) -> None:
+    client.unload(all=True)
+    vectors(sdk, "a")  # loads
+    before = {row["id"]: row["ttl"] for row in client.ps()}
+    client.unload(all=True)
+    sdk.embeddings.create(
+        model=EMBEDDER, input="a", encoding_format="float", extra_body={"ttl": 77}
+    )
+    assert {row["id"]: row["ttl"] for row in client.ps()} == dict.fromkeys(before, 77)
+
+
 def test_dimensions(sdk: openai.OpenAI) -> None:
     wanted: Any = {"model": EMBEDDER, "input": "x", "encoding_format": "float"}
     assert len(sdk.embeddings.create(**wanted, dimensions=384).data[0].embedding) == 384

@@ -34,6 +34,7 @@ async def create(request: Request) -> Response:
             toolbox,
             with_logprobs=with_logprobs,
             with_usage=body.stream_options.include_usage,
+            with_progress=body.return_progress,
         )
         return stream(frames(writer, events), on_error=error_frame)
     answers = await until_disconnect(request, collect(events, body.n))

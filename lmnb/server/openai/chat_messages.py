@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Message, Part, Role, Thinking, ToolCall, ToolResult
+from lmnb.chat.conversation import Message, Part, Role, Text, Thinking, ToolCall, ToolResult
 from lmnb.server.openai.errors import InvalidType, InvalidValue, MissingParameter
 from lmnb.server.openai.parts import content, shown
 from lmnb.server.openai.toolbox import arguments_of
@@ -66,6 +66,8 @@ def _assistant(message: dict[str, Any], where: str) -> tuple[Part, ...]:
         parts.append(Thinking(thinking))
     if message.get("content") is not None:
         parts.extend(content(message["content"], f"{where}.content"))
+    elif isinstance(message.get("refusal"), str):
+        parts.append(Text(message["refusal"]))
     calls = array(message.get("tool_calls"), f"{where}.tool_calls")
     parts.extend(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
     if message.get("function_call") is not None:

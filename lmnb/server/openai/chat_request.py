@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import Message, Reasoning, Request, ToolCall
+from lmnb.server.notes import note
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.chat_messages import translate as translate_messages
 from lmnb.server.openai.chat_tools import ToolFields
@@ -59,6 +60,10 @@ class ChatBody(SamplingFields, OutputFields, ToolFields):
     thinking: ThinkingFields = ThinkingFields()
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     modalities: list[str] = Field(default_factory=list)
+    web_search_options: Any = None
+    moderation: Any = None
+    return_progress: bool = False
+    """llama.cpp's: chunks that tell how far the prompt has been read."""
 
 
 def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
@@ -77,6 +82,9 @@ def translate(body: ChatBody, headers: Headers) -> tuple[Request, ...]:
             hint="Ask for text only.",
             param="modalities",
         )
+    for name in ("web_search_options", "moderation"):
+        if getattr(body, name) is not None:
+            note(f"'{name}' was left out: there is no such service here.")
     toolbox = body.toolbox
     messages = translate_messages(body.messages)
     common = Request(

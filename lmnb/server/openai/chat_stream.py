@@ -14,6 +14,7 @@ import msgspec
 from lmnb.chat.events import (
     Event,
     Finished,
+    Prompt,
     TextDelta,
     ThinkingDelta,
     ToolCallDelta,
@@ -75,8 +76,17 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
 
 
+class PromptProgress(msgspec.Struct, frozen=True):
+    """Tokens of the prompt, those that were in the cache, and those that have been read so far."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: int
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One event of the stream. All fields but the last two are in every chunk."""
+    """One event of the stream. All fields but the last three are in every chunk."""
 
     id: str
     object: str
@@ -86,13 +96,21 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     choices: tuple[ChunkChoice, ...]
     usage: Usage | None = None
     stats: Stats | None = None
+    prompt_progress: PromptProgress | None = None
 
 
 class ChatStream:
     """Turns `(index, event)` into chunks. One per response."""
 
     def __init__(
-        self, model: str, choices: int, toolbox: Toolbox, *, with_logprobs: bool, with_usage: bool
+        self,
+        model: str,
+        choices: int,
+        toolbox: Toolbox,
+        *,
+        with_logprobs: bool,
+        with_usage: bool,
+        with_progress: bool = False,
     ) -> None:
         self._id = ids.chat_completion()
         self._created = int(time.time())
@@ -100,6 +118,8 @@ class ChatStream:
         self._toolbox = toolbox
         self._with_logprobs = with_logprobs
         self._with_usage = with_usage
+        self._with_progress = with_progress
+        self._begun = time.monotonic()
         self._calls = [0] * choices
         self._inputs: dict[int, CustomInput] = {}
         """Of each choice that is calling a custom tool: the reader of its input."""
@@ -127,6 +147,10 @@ class ChatStream:
             case ToolCallEnd(index=call):
                 reader = self._inputs.pop(index, None)
                 return self._input(index, call, reader.finish()) if reader else None
+            case Prompt() if self._with_progress:
+                spent = int((time.monotonic() - self._begun) * 1000)
+                read = PromptProgress(event.total, event.cached, event.done, spent)
+                return msgspec.structs.replace(self._chunk(index, Delta()), prompt_progress=read)
             case Finished():
                 self._ends[index] = event
                 legacy = self._toolbox.legacy
