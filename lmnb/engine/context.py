@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from lmnb.engine import native
+from lmnb.engine import attention, native
 from lmnb.engine.batch import Batch
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
@@ -289,19 +289,27 @@ def parameters(model: Loaded, config: LoadConfig) -> Any:
     return params
 
 
+def uses_flash(model: Loaded, config: LoadConfig) -> bool:
+    """Whether a context for these options has flash attention or, on a GPU, leaves it to llama.cpp."""
+    return bool(parameters(model, config).flash_attn_type != 0)
+
+
 def _is_faster_without_flash(model: Loaded, config: LoadConfig, length: int) -> bool:
     """Whether to switch flash attention off where nobody asked.
 
-    Measured with SmolLM2 on a CPU: its flash attention answers 1.1 times slower than plain
-    attention after 150 tokens and 2.2 times slower after 3,000, and reads slices of a prompt below
-    64 tokens 6 times slower. Plain attention reads long prompts up to 1.15 times slower, and its
-    scores, (heads, batch, context) floats, take memory. A quantised cache of values cannot do
-    without flash attention.
+    That depends on the CPU and the length of the heads (`attention`). Where flash attention is
+    slow, answers take 1.1 times as long after 150 tokens and 2.2 times after 3,000, and slices of
+    a prompt below 64 tokens 6 times (SmolLM2). Plain attention reads long prompts up to 1.3 times
+    slower, and its scores, (heads, batch, context) floats, take memory. A quantised cache of values
+    cannot do without flash attention.
     """
     if model.gpu_layers or CACHE_TYPES[config.cache_type_v or "f16"] not in _PLAIN_TYPES:
         return False
     scores = 4 * L.llama_model_n_head(model.handle) * PLAIN_BATCH * length
-    return bool(scores <= psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES)
+    if scores > psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES:
+        return False
+    found = attention.heads(model)
+    return found is None or attention.is_flash_slow(found) is not False
 
 
 def set_common(params: Any, config: LoadConfig) -> None:

@@ -12,6 +12,7 @@ import psutil
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.channel import Channel
+from lmnb.engine.context import uses_flash
 from lmnb.engine.embed import Embedder
 from lmnb.engine.estimate import fit
 from lmnb.engine.generator import Generator
@@ -102,7 +103,8 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
     elif header.kind == "embedding":
         engine = Embedder(model, config, watch)
     else:
-        engine = Generator(model, config, watch, open_disk(command))
+        disk = open_disk(command, flash=uses_flash(model, config))
+        engine = Generator(model, config, watch, disk)
     return engine, _describe(engine, config, estimate, monotonic() - began)
 
 

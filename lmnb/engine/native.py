@@ -215,6 +215,19 @@ def host_buffers() -> Any:
     return _lib.ggml_backend_cpu_buffer_type()
 
 
+def ggml(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml by its name and the ctypes of its result and arguments.
+
+    Raises
+    ------
+    AttributeError
+        This build does not have it.
+    """
+    function = getattr(_lib, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
 def floats(pointer: Any, count: int) -> NDArray[np.float32]:
     """The `count` floats at a pointer, as a writable view.
 

@@ -65,7 +65,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tensor_split
         Shares of the model for each of the devices, in any unit; default by their free memory.
     flash_attention
-        None lets the engine decide by device.
+        Default on a GPU as llama.cpp decides, on a CPU where a short measurement finds it fast.
     bf16_weights
         Embedding models: hold weights of F16 as BF16. Default on CPUs that multiply these faster.
     cache_type_k, cache_type_v

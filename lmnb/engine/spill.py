@@ -43,13 +43,17 @@ class _Header(msgspec.Struct, frozen=True):
     session: str | None
 
 
-def open_disk(load: Load) -> Disk | None:
-    """The folder that a load names, if it names one that can be used."""
+def open_disk(load: Load, *, flash: bool) -> Disk | None:
+    """The folder that a load names, if it names one that can be used.
+
+    `flash`: whether the context has flash attention, whose values lie otherwise in memory.
+    """
     if load.prefixes is None:
         return None
     path, folder = Path(load.path), Path(load.prefixes.path)
+    config = msgspec.structs.replace(load.config, flash_attention=flash)
     try:
-        return Disk(folder, load.prefixes.bytes, fingerprint(path, load.config))
+        return Disk(folder, load.prefixes.bytes, fingerprint(path, config))
     except OSError as error:
         print(f"{folder} cannot hold prefixes: {error}.", flush=True)  # noqa: T201  (the worker's log)
         return None

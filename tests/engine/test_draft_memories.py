@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import made_models
+import msgspec
 import pytest
 from engine_driver import GREEDY, Engine
 
@@ -17,7 +18,10 @@ from lmnb.engine.protocol import End, LoadConfig, Step
 from lmnb.errors import InvalidRequest
 
 PROMPT = (5, 9, 7, 5, 9, 7, 5, 9, 7, 5, 9)
-SMALL = LoadConfig(context_length=256, parallel=2, eval_batch_size=64, draft_tokens=0)
+SMALL = LoadConfig(
+    context_length=256, parallel=2, eval_batch_size=64, draft_tokens=0, flash_attention=False
+)
+"""Flash attention sums in F16: what is computed together changes log probabilities by up to 0.03."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +52,7 @@ def answer(path: Path, config: LoadConfig, **options: object) -> tuple[str, End]
 
 
 def drafting(**options: object) -> LoadConfig:
-    return LoadConfig(context_length=256, parallel=2, eval_batch_size=64, **options)  # type: ignore[arg-type]
+    return msgspec.structs.replace(SMALL, **{"draft_tokens": None} | options)
 
 
 @pytest.mark.parametrize("make", [made_models.llama, made_models.mla])
