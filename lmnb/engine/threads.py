@@ -54,7 +54,9 @@ class Threads:
         self._last = (now, busy, own)
         if now - then < _STALE:  # longer ago says nothing about now
             others = max(0.0, (busy - busy_then) - (own - own_then)) / (now - then)
-            self._others = (self._others + others) / 2
+            # What was before counts half after an interval, and hardly after a long pass.
+            before = 0.5 ** ((now - then) / _INTERVAL)
+            self._others = before * self._others + (1 - before) * others
             self.count = self._choose(self._cores - self._others)
         return self.count
 

@@ -52,6 +52,16 @@ def test_on_many_cores(others: float, expected: int) -> None:
     assert machine.run(threads(machine, 4, 8), seconds=4, own=2, others=others) == expected
 
 
+def test_one_look_back_at_a_long_pass_is_enough() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    for others, expected in ((1.0, 1), (0.0, 2)):
+        machine.now += 1.0
+        machine.own += 1.0
+        machine.busy += 1.0 + others
+        assert chosen.update() == expected
+
+
 def test_a_load_in_the_middle_does_not_make_it_flap() -> None:
     machine = Machine()
     chosen = threads(machine, 2, 2)
