@@ -10,7 +10,7 @@ import numpy as np
 from lmnb.engine.constraint import Row
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import TokenLogprob
-from lmnb.engine.sampling import best
+from lmnb.engine.sampling import best, peaks
 
 
 def logprob(row: Row, token: int, top: int, model: Model) -> TokenLogprob:
@@ -37,7 +37,7 @@ def _top(row: Row, count: int) -> list[int]:
     """Ids of the highest logits, highest first, equal ones by id."""
     if not count:
         return []
-    ids = best(row, row.max(), count)
+    ids = best(row, peaks(row), count)
     return ids[np.lexsort((ids, -row[ids]))][:count].tolist()  # type: ignore[no-any-return]
 
 

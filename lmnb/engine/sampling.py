@@ -157,30 +157,31 @@ class Sampler:
             self._history.apply(row, candidates)
         if constraint is not None:
             constraint.mask(row)
-        top = int(row.argmax())
-        highest = row[top]
-        if not math.isfinite(highest):  # argmax finds a NaN first
-            raise self._no_choice(float(highest), constraint)
         if self.greedy:
+            top = int(row.argmax())  # finds a NaN first
+            self._check(row[top], constraint)
             return top
+        columns = peaks(row)
+        highest = columns.max()  # NaN if there is one
+        self._check(highest, constraint)
         if self._sigma is not None:
             candidates.adjust(self._sigma, row)
-        drawn = candidates.draw(self._chain, row, self._candidates(row, highest))
+        drawn = candidates.draw(self._chain, row, self._candidates(row, columns, highest))
         # A dynamic temperature can come so close to zero that the logits overflow.
-        return top if drawn is None else drawn
+        return int(row.argmax()) if drawn is None else drawn
 
     def accept(self, token: int) -> None:
         """Take note of a token for the penalties."""
         if self._history is not None:
             self._history.accept(token)
 
-    def _candidates(self, row: Row, highest: np.float32) -> Ids | None:
+    def _candidates(self, row: Row, columns: Row, highest: np.float32) -> Ids | None:
         """Tokens that can still be drawn; None for all. Why that is exact: see the module."""
         options = self.options
         if options.mirostat:
             return np.flatnonzero(row >= float(highest) - _UNDERFLOW * options.temperature)
         if 0 < options.top_k < len(row):
-            ids = best(row, highest, options.top_k)
+            ids = best(row, columns, options.top_k)
             if options.typical_p < 1:
                 return ids[row[ids] >= highest - _UNDERFLOW]
             if len(ids) < options.top_k and self._counts:
@@ -195,6 +196,10 @@ class Sampler:
             return np.flatnonzero(row >= float(highest) + math.log(options.min_p) - slack)
         return None
 
+    def _check(self, highest: np.float32, constraint: Constraint | None) -> None:
+        if not math.isfinite(highest):
+            raise self._no_choice(float(highest), constraint)
+
     def _no_choice(self, highest: float, constraint: Constraint | None) -> Exception:
         if highest == -math.inf and len(self._bias):
             allowed = " that the output format allows here" if constraint is not None else ""
@@ -207,16 +212,30 @@ class Sampler:
         )
 
 
-def best(row: Row, highest: np.float32, count: int) -> Ids:
+def peaks(row: Row) -> Row:
+    """The highest logit of each column of `row`, laid out as a grid; NaN where one is.
+
+    One look at a whole row, which is what costs the time, tells both the highest logit of all and
+    where about the best ones begin (`best`). What is left over makes columns of one.
+    """
+    width = len(row) // _GRID
+    grid = row[: _GRID * width].reshape(_GRID, width)
+    rest = row[_GRID * width :]
+    columns: Row = grid.max(axis=0)
+    return np.concatenate([columns, rest]) if len(rest) else columns
+
+
+def best(row: Row, columns: Row, count: int) -> Ids:
     """At least the ids of the `count` highest logits (fewer, if the others are forbidden).
 
-    Among equal logits at the border any may be meant. `highest` is the highest of `row`.
+    Among equal logits at the border any may be meant. `columns` are the `peaks` of `row`.
     """
     if count >= len(row):
         return np.arange(len(row))
-    border = _border(row, count)
+    border = _border(columns, count)
     if border is not None:
         return np.flatnonzero(row >= border)
+    highest = columns.max()
     near: Ids = np.flatnonzero(row >= highest - _NEAR)
     if len(near) < count:
         near = np.flatnonzero(row >= highest - 2 * _NEAR)
@@ -228,20 +247,18 @@ def best(row: Row, highest: np.float32, count: int) -> Ids:
     return near
 
 
-def _border(row: Row, count: int) -> np.float32 | None:
+def _border(columns: Row, count: int) -> np.float32 | None:
     """A logit that at least `count` reach, and few more; None where none is found quickly.
 
-    The row is laid out as a grid. As many of its columns as are looked for have a highest logit of
-    so much or more.
+    As many columns as are looked for have a highest logit of so much or more.
     """
-    width = len(row) // _GRID
+    width = len(columns)
     if width < 4 * count:
         return None
-    peaks = row[: _GRID * width].reshape(_GRID, width).max(axis=0)
-    peaks.sort()
-    border: np.float32 = peaks[width - count]
+    ordered = np.sort(columns)
+    border: np.float32 = ordered[width - count]
     # The columns at the border itself may be many: those a grammar forbids, or all of them equal.
-    return None if border == -np.inf or border == peaks[width - 2 * count] else border
+    return None if border == -np.inf or border == ordered[width - 2 * count] else border
 
 
 def _is_greedy(options: Sampling) -> bool:
