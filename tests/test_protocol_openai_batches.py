@@ -133,11 +133,20 @@ def test_batches_are_listed_newest_first(sdk: openai.OpenAI) -> None:
 # --- urgency and cancelling -----------------------------------------------------------
 
 
+@pytest.fixture
+def two_slots(client: Client) -> None:
+    """The model is loaded such that it computes two requests together."""
+    for row in client.ps():
+        client.unload(row["id"])
+    list(client.load(CHAT, parallel=2, context_length=8192))
+
+
+@pytest.mark.usefixtures("two_slots")
 def test_others_go_first_and_cancelling_stops_what_runs(sdk: openai.OpenAI, client: Client) -> None:
-    """The batch has more endless requests than there are slots, and as many wait for one."""
+    """Both slots are taken by requests that do not end, and two more wait for them."""
     batch = start(sdk, endless(12), COMPLETIONS)
     waiting = start(sdk, [line("one", chat("hi"))])
-    wait_for(lambda: sum(row["active"] for row in client.ps()) >= 6, "the batch to run")
+    wait_for(lambda: [row["active"] for row in client.ps()] == [4], "the batch to run")
 
     answer = sdk.chat.completions.create(**chat("Name a colour."))
     assert answer.usage is not None

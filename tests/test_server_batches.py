@@ -1,12 +1,27 @@
-"""Batches on a server that is killed."""
+"""Batches on a server that is killed, and on disks and models that fail."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from batch_requests import COMPLETIONS, content, ended, line, start
 from server_home import CHAT, ServerHome, wait_for
+from starlette.types import Receive, Scope, Send
+
+from lmnb.server.anthropic.batch_form import AnthropicForm
+from lmnb.server.batches import runner as runners
+from lmnb.server.batches.batch import Batch, Drafts, Line, Result, Written
+from lmnb.server.batches.runner import Runner
+from lmnb.server.batches.store import BatchStore
+from lmnb.server.database import Database
+from lmnb.server.errors import REQUEST_ID
+from lmnb.server.files import Files
 
 COUNT = 16
 
@@ -80,3 +95,134 @@ def test_a_server_that_is_told_to_end_goes_on_later(fresh_home: ServerHome) -> N
     sdk = fresh_home.attach().openai(max_retries=0)
     [one] = content(sdk, ended(sdk, batch.id).output_file_id)
     assert one["response"]["body"]["usage"]["completion_tokens"] > 0
+
+
+# --- without a server ------------------------------------------------------------------
+
+
+class App:
+    """Answers a request with its body and the next of the statuses it is made with, then 200."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[REQUEST_ID] = f"req_{len(self.bodies)}"
+        body = (await receive())["body"]
+        self.bodies.append(body)
+        status = self.statuses.pop(0) if self.statuses else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class Place:
+    """A folder with a database, as a server has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(folder / "lmnb.db")
+        self.files = Files(self.database, folder / "files")
+        self.store = BatchStore(self.database, folder / "batches")
+
+    def add_lines(self, id_: str, count: int) -> None:
+        with self.files.writing() as draft:
+            lines = []
+            for n in range(count):
+                lines.append(Line(n, f"{n}", draft.size, len(b'{"n":%d}' % n)))
+                draft.write(b'{"n":%d}' % n)
+            self.store.add_lines(id_, lines, draft)
+
+    def run(self, app: App, form: AnthropicForm | None = None) -> Batch:
+        """Run a batch of five requests to its end."""
+        batch = Batch(
+            id="b", protocol="anthropic", endpoint="/v1/messages", status="in_progress", total=5
+        )
+        self.add_lines("b", 5)
+
+        async def run() -> None:
+            runner = Runner(self.store, self.files, {"anthropic": form or AnthropicForm()}, lambda _path: 2)
+            await runner.start(app)
+            await runner.add(batch)
+            while runner.busy:
+                await asyncio.sleep(0.005)
+            await runner.stop()
+
+        asyncio.run(asyncio.wait_for(run(), 30))
+        return self.store.find("b", "anthropic")
+
+    def results(self) -> list[tuple[str, str]]:
+        lines = self.store.written("b").read_bytes().splitlines()
+        return [(one["custom_id"], one["result"]["type"]) for one in map(json.loads, lines)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(runners, "_PAUSE", 0.01)
+    found = Place(tmp_path)
+    yield found
+    found.database.close()
+
+
+def test_requests_whose_model_was_unloaded_are_sent_again(place: Place) -> None:
+    app = App(409, 500, 409)
+    batch = place.run(app)
+    assert len(app.bodies) == 7
+    assert (batch.succeeded, batch.failed) == (4, 1)
+    assert sorted({*app.bodies}) == [b'{"n":%d}' % n for n in range(5)]
+
+
+def test_a_model_that_is_always_unloaded_is_an_error(place: Place) -> None:
+    app = App(*[409] * 100)
+    assert place.run(app).failed == 5
+    assert len(app.bodies) == 15
+
+
+class FailsOnce(AnthropicForm):
+    """The disk fails while the results are written for the first time."""
+
+    failed = False
+
+    def write(self, batch: Batch, results: Iterator[Result], drafts: Drafts) -> Written:
+        written = super().write(batch, results, drafts)
+        if not self.failed:
+            self.failed = True
+            raise OSError(28, "No space left on device")
+        return written
+
+
+def test_a_disk_that_was_full_costs_no_answer(place: Place) -> None:
+    app = App()
+    batch = place.run(app, FailsOnce())
+    assert batch.status == "completed"
+    assert len(app.bodies) == 5
+    assert place.results() == [(f"{n}", "succeeded") for n in range(5)]
+
+
+def test_requests_that_are_gone_end_the_batch(place: Place, monkeypatch: Any) -> None:
+    monkeypatch.setattr(place.store, "requests", lambda _id: place.store.written("gone"))
+    monkeypatch.setattr(
+        place,
+        "add_lines",
+        lambda *_: place.database.execute(
+            "INSERT INTO batch_lines (batch, line, custom_id, start, size) VALUES ('b', 0, 'a', 0, 9)"
+        ),
+    )
+    batch = place.run(App())
+    assert batch.status == "failed"
+    assert batch.errors[0].code == "server_error"
+
+
+def test_what_a_kill_leaves_of_batches_is_swept(tmp_path: Path, place: Place) -> None:
+    """Of one that had just ended, of one that was never made; an open one keeps its lines."""
+    place.run(App())
+    for id_ in ("b", "never", "open"):
+        place.add_lines(id_, 3)
+    place.store.add(
+        Batch(id="open", protocol="anthropic", endpoint="/v1/messages", status="in_progress")
+    )
+    store = BatchStore(place.database, tmp_path / "batches")
+    assert place.database.execute("SELECT DISTINCT batch FROM batch_lines") == [("open",)]
+    kept = {path.name for path in (tmp_path / "batches").iterdir()}
+    assert kept == {"open.requests", "b.results"}
+    store.delete("b")
+    assert {path.name for path in (tmp_path / "batches").iterdir()} == {"open.requests"}

@@ -161,6 +161,15 @@ def test_a_short_request_overtakes_a_large_one(embedder: Embedder) -> None:
     assert order == [2, 1]
 
 
+def test_an_urgent_request_overtakes_short_ones(embedder: Embedder) -> None:
+    for request in range(1, 41):
+        submit(embedder, request, 30, priority=1)
+    submit(embedder, 50, *[180] * 12)
+    ended = [reply.id for reply in run(embedder) if isinstance(reply, Embedded)]
+    assert len(ended) == 41
+    assert ended.index(50) < 14  # but for what had been begun, or fills up its passes
+
+
 def test_a_large_request_is_not_starved_by_short_ones(embedder: Embedder) -> None:
     submit(embedder, 1, *[180] * 12)
     done: list[Reply] = []

@@ -59,7 +59,6 @@ class Runner:
         self._files = files
         self._forms = forms
         self._slots = slots
-        self._app: ASGIApp | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self._open: set[str] = set()
         self._held: set[str] = set()
@@ -76,7 +75,6 @@ class Runner:
 
     async def start(self, app: ASGIApp) -> None:
         """Go on with what was left open; from now on requests are sent to `app`."""
-        self._app = app
         for batch in await asyncio.to_thread(self.store.open):
             self._take(batch)
         self._spawn(self._work(app))
@@ -94,7 +92,12 @@ class Runner:
         One whose status is `validating` is checked by its protocol's form first; of any other
         the lines must be in the store.
         """
-        await asyncio.to_thread(self.store.add, batch)
+        self._open.add(batch.id)
+        try:
+            await asyncio.to_thread(self.store.add, batch)
+        except BaseException:
+            self._open.discard(batch.id)
+            raise
         self._take(batch)
 
     async def cancel(self, id: str, protocol: str) -> Batch:  # noqa: A002 - the field's name
@@ -164,10 +167,13 @@ class Runner:
 
     async def _close(self, id_: str) -> None:
         batch = await asyncio.to_thread(self.store.update, id_, _finalizing)
-        self._ended(await asyncio.to_thread(self._write, batch))
+        if batch.is_open:
+            batch = await asyncio.to_thread(self._write, batch)
+        await asyncio.to_thread(self.store.clear, id_)
+        self._ended(batch)
 
     def _write(self, batch: Batch) -> Batch:
-        """Write the results down, and in one transaction with them that the batch has ended."""
+        """Write the results down, and in one transaction what they are and that the batch has ended."""
         form, results = self._forms[batch.protocol], self.store.results(batch.id)
         with ExitStack() as stack:
             written = form.write(batch, results, lambda: stack.enter_context(self._files.writing()))
@@ -180,11 +186,9 @@ class Runner:
                 for _, file in written.files:
                     self._files.insert(execute, file)
 
-            ended = self.store.update(
+            return self.store.update(
                 batch.id, lambda known: _closed(known, written.changes), insert
             )
-        self.store.clear(batch.id)
-        return ended
 
     def _ended(self, batch: Batch) -> None:
         self._open.discard(batch.id)
@@ -260,7 +264,7 @@ def _cancelled(known: Batch) -> Batch:
 
 
 def _finalizing(known: Batch) -> Batch:
-    if known.status == "cancelling":
+    if known.status == "cancelling" or not known.is_open:
         return known
     return known.but(status="finalizing", finalizing_at=time.time())
 

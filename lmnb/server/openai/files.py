@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from lmnb.server import uploads
 from lmnb.server.errors import MissingParameter
-from lmnb.server.files import File
+from lmnb.server.files import File, not_found
 from lmnb.server.openai import ids
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.paging import Page, newest_first
@@ -88,8 +88,16 @@ async def content(request: Request) -> Response:
     """GET /v1/files/{id}/content: the bytes as they were uploaded."""
     files = state_of(request).files
     file = await asyncio.to_thread(files.find, request.path_params["id"])
+    path = files.path(file.id)
+    try:
+        found = await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
+        raise not_found(file.id) from None
     return FileResponse(
-        files.path(file.id), media_type="application/octet-stream", filename=file.filename
+        path,
+        media_type="application/octet-stream",
+        filename=file.filename,
+        stat_result=found,
     )
 
 
