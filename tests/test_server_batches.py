@@ -23,11 +23,11 @@ from lmnb.server.database import Database
 from lmnb.server.errors import REQUEST_ID
 from lmnb.server.files import Files
 
-COUNT = 16
+COUNT = 10
 
 
 def body(number: int) -> dict[str, Any]:
-    return {"model": CHAT, "prompt": f"{number} is the number of", "max_tokens": 12 + number}
+    return {"model": CHAT, "prompt": f"{number} is the number of", "max_tokens": 8 + number}
 
 
 def answered(home: ServerHome) -> dict[str, str]:
@@ -87,7 +87,7 @@ def test_a_killed_server_goes_on_and_runs_no_line_twice(fresh_home: ServerHome) 
 def test_a_server_that_is_told_to_end_goes_on_later(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
     sdk = client.openai(max_retries=0)
-    batch = start(sdk, [line("one", body(400), COMPLETIONS)], COMPLETIONS)
+    batch = start(sdk, [line("one", body(50), COMPLETIONS)], COMPLETIONS)
     wait_for(lambda: any(row["active"] for row in client.ps()), "the batch to run")
     assert client.handshake()["busy"]
     client.shutdown()
@@ -140,7 +140,9 @@ class Place:
         self.add_lines("b", 5)
 
         async def run() -> None:
-            runner = Runner(self.store, self.files, {"anthropic": form or AnthropicForm()}, lambda _path: 2)
+            runner = Runner(
+                self.store, self.files, {"anthropic": form or AnthropicForm()}, lambda _path: 2
+            )
             await runner.start(app)
             await runner.add(batch)
             while runner.busy:
