@@ -101,10 +101,17 @@ def node(program: str, folder: Path, setting: Setting) -> Said:
     return _told(["node", f"{program}.mjs"], folder, setting)
 
 
-def python(program: str, requirements: str, folder: Path, setting: Setting) -> Said:
+def environment(requirements: str) -> Path:
+    """The interpreter that has the packages of a file of `requirements`."""
+    return packages.python(REQUIREMENTS / f"{requirements}.txt")
+
+
+def python(
+    program: str, requirements: str, folder: Path, setting: Setting, **variables: str
+) -> Said:
     """What a Python program says, in an environment of its own."""
-    interpreter = packages.python(REQUIREMENTS / f"{requirements}.txt")
-    return _told([interpreter, PROGRAMS / f"{program}.py"], folder, setting)
+    command: list[str | Path] = [environment(requirements), PROGRAMS / f"{program}.py"]
+    return _told(command, folder, setting, **variables)
 
 
 def said(told: Said, step: str) -> Any:
@@ -114,8 +121,9 @@ def said(told: Said, step: str) -> Any:
     return told[step]["said"]
 
 
-def _told(command: list[str | Path], folder: Path, setting: Setting) -> Said:
-    lines = packages.run([*command, json.dumps(asdict(setting))], folder, folder).splitlines()
+def _told(command: list[str | Path], folder: Path, setting: Setting, **variables: str) -> Said:
+    given = json.dumps(asdict(setting))
+    lines = packages.run([*command, given], folder, folder, **variables).splitlines()
     told: Said = json.loads(lines[-1])
     return told
 
