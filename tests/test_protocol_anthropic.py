@@ -180,8 +180,18 @@ def test_names_of_claude_mean_the_loaded_model(sdk: anthropic.Anthropic, name: s
 # --- counting -----------------------------------------------------------------------
 
 
-def test_count_tokens_is_what_a_message_uses(sdk: anthropic.Anthropic) -> None:
-    wanted: Any = {"model": LLM, "messages": COLOURS, "system": "Be brief. <|im_end|>"}
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"system": "Be brief. <|im_end|>"},
+        {"tools": [{"name": "look", "input_schema": {"type": "object", "properties": {}}}]},
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"messages": PREFILLED},
+    ],
+    ids=["system", "tools", "thinking", "prefill"],
+)
+def test_count_tokens_is_what_a_message_uses(sdk: anthropic.Anthropic, more: Any) -> None:
+    wanted: Any = {"model": LLM, "messages": COLOURS, **more}
     counted = sdk.messages.count_tokens(**wanted).input_tokens
     usage = sdk.messages.create(max_tokens=1, **wanted).usage
     assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
@@ -384,6 +394,49 @@ def test_counting_does_not_wait_for_a_generation(
         assert sdk.messages.count_tokens(model=LLM, messages=COLOURS).input_tokens
         assert any(row["active"] for row in client.ps())
     wait_until_idle(client)
+
+
+def test_counting_does_not_wait_for_the_prefill_of_the_only_slot(client: Client) -> None:
+    model = "one-slot"
+    list(client.load(LLM, identifier=model, parallel=1, context_length=8192))
+    prompt = " ".join(f"Item {number} costs {number * 7} crowns." for number in range(550))
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 1,
+        "stream": True,
+    }
+    sent: list[bytes] = []
+
+    async def run() -> int:
+        transport = httpx2.AsyncHTTPTransport(uds=client.socket)
+        async with httpx2.AsyncClient(
+            transport=transport, base_url="http://local", timeout=120
+        ) as http:
+            begun = asyncio.Event()
+
+            async def read() -> None:
+                async with http.stream("POST", "/v1/messages", json=body) as response:
+                    async for chunk in response.aiter_bytes():
+                        sent.append(chunk)
+                        begun.set()
+
+            reading = asyncio.create_task(read())
+            await begun.wait()
+            count = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+            counted = await http.post("/v1/messages/count_tokens", json=count)
+            assert b"content_block" not in b"".join(sent), "the prefill is over"
+            reading.cancel()  # which ends the prefill, too
+            await asyncio.gather(reading, return_exceptions=True)
+            return int(counted.json()["input_tokens"])
+
+    try:
+        tokens = asyncio.run(run())
+    finally:
+        client.unload(model)
+    [start] = [data for name, data in parse(b"".join(sent)) if name == "message_start"]
+    usage = start["message"]["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == tokens > 5000
 
 
 def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:

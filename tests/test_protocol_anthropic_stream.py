@@ -9,6 +9,9 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic_synthetic import finished, frames, parse, sdk, whole
+from own_server import app_with, serving
+from starlette.requests import Request
+from starlette.responses import Response
 
 from lmnb.chat.events import (
     Event,
@@ -22,6 +25,8 @@ from lmnb.chat.events import (
     ToolCallStart,
 )
 from lmnb.errors import ContextOverflow, EngineCrashed, LmnbError
+from lmnb.server import sse
+from lmnb.server.anthropic import stream as streaming
 from lmnb.server.anthropic.stream import MessageStream
 
 ASK: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
@@ -199,6 +204,42 @@ def test_the_sdk_takes_heartbeats_anywhere() -> None:
     )
     with sdk(sent).messages.stream(**ASK) as stream:
         check(stream.get_final_message())
+
+
+def test_a_long_prefill_feeds_clients_that_watch_for_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With seconds as milliseconds. The prompt is read until the client has seen two heartbeats."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.015)
+    monkeypatch.setattr(streaming, "_HEARTBEAT_SECONDS", 0.06)
+    types: list[str] = []
+    watched = asyncio.Event()
+
+    async def prefill() -> AsyncGenerator[Event, None]:
+        yield Prompt(0, 10, 4)
+        await asyncio.wait_for(watched.wait(), 10)
+        for event in EVERYTHING[1:]:
+            yield event
+
+    def answer(request: Request) -> Response:
+        one = writer()
+        return sse.stream(one.frames(prefill()), on_error=one.error, keep_alive=one.keep_alive)
+
+    async def run() -> None:
+        async with serving(app_with("/v1/messages", answer)) as http:
+            client = anthropic.AsyncAnthropic(
+                api_key="x", base_url=str(http.base_url), _strict_response_validation=True
+            )
+            async with client, client.messages.stream(**ASK) as stream:
+                async for event in stream:
+                    types.append(event.type)
+                    if types.count("message_delta") == 2:
+                        watched.set()
+                check(await stream.get_final_message())
+
+    asyncio.run(run())
+    assert types[:3] == ["message_start", "message_delta", "message_delta"]
+    assert types[-1] == "message_stop"
 
 
 @pytest.mark.parametrize(
