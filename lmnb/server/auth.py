@@ -106,7 +106,7 @@ def _authorize(
             "`lmnb token create NAME` makes one.",
         )
     scope[TOKEN] = found[0]
-    return refusal(scope, _permission_for(scope["method"], scope["path"]))
+    return refusal(scope, _permission_for(scope.get("method", "GET"), scope["path"]))
 
 
 def refusal(scope: Scope, permission: Permission | None) -> Forbidden | None:

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lmnb.errors import ConfigError, PortInUse
+from lmnb.server.body import MAX_BODY
 from lmnb.server.tracking import Activity, Tracked
 
 _KEEP_ALIVE = 75  # Longer than clients keep idle connections, so that it is they who close them.
@@ -42,7 +43,10 @@ class Listener:
         config = uvicorn.Config(
             self._tracked,
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MAX_BODY,
+            # Compressing every small frame takes time from the model.
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

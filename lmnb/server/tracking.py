@@ -1,4 +1,7 @@
-"""ASGI: count the requests in flight, log each, end them when their listener stops."""
+"""ASGI: count the requests in flight, log each, end them when their listener stops.
+
+An open WebSocket is one request.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Tracked:
         self._ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.quiet:
+        if scope["path"] in self.quiet:
             self.activity.last = time.monotonic()
             await self.app(scope, receive, send)
             return
@@ -87,11 +90,15 @@ class _Exchange:
         self._send = send
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close":
+            self.complete = True
+        elif message["type"].endswith("http.response.start"):
             self.status = message["status"]
             kinds = [value for name, value in message["headers"] if name == b"content-type"]
             self.streaming = bool(kinds) and kinds[0].startswith(b"text/event-stream")
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+        elif message["type"].endswith("http.response.body") and not message.get("more_body"):
             self.complete = True
         await self._send(message)
 
@@ -99,6 +106,11 @@ class _Exchange:
         error = ServerError("The server stopped listening while it answered this request.")
         if not self.status:
             await error_response(self.scope, error)(self.scope, receive, self.send)
+        elif self.scope["type"] == "websocket":
+            if not self.complete:
+                # 1001: going away (RFC 6455, 7.4.1).
+                close = {"type": "websocket.close", "code": 1001, "reason": error.message}
+                await self.send(close)
         elif not self.complete:
             body = stream_error(self.scope, error) if self.streaming else b""
             await self.send({"type": "http.response.body", "body": body, "more_body": False})
@@ -108,5 +120,9 @@ class _Exchange:
         milliseconds = (time.monotonic() - self.started) * 1000
         path = self.scope.get("raw_path", b"").decode("ascii", "replace")
         _access.info(
-            "%s %s %s %.0f ms", self.scope["method"], path, self.status or "-", milliseconds
+            "%s %s %s %.0f ms",
+            self.scope.get("method", "WS"),
+            path,
+            self.status or "-",
+            milliseconds,
         )

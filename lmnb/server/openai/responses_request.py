@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import Headers
 
 from lmnb.chat.conversation import Message, OutputFormat, Request, Text
@@ -69,6 +69,14 @@ class ResponsesBody(SamplingFields, OutputFields, ToolFields):
     conversation: Annotated[str, BeforeValidator(_id_of)] | None = None
     prompt: Any = None
     generate: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prewarming_generates_nothing(cls, data: Any) -> Any:
+        options = data.get("prompt_cache_options") if isinstance(data, dict) else None
+        if isinstance(options, dict) and options.get("prewarm") is True:
+            return {**data, "generate": False}
+        return data
 
     def output_format(self) -> OutputFormat:
         """`text.format`, or `response_format`, which many clients send here too."""

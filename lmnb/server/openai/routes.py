@@ -14,6 +14,7 @@ from lmnb.server.openai import (
     models,
     rerank,
     responses,
+    responses_socket,
 )
 
 router = APIRouter()
@@ -25,6 +26,7 @@ router.add_route("/v1/chat/completions", chat.create, methods=["POST"])
 router.add_route("/api/v0/chat/completions", chat.create, methods=["POST"])
 router.add_route("/v1/completions", completions.create, methods=["POST"])
 router.add_route("/v1/responses", responses.create, methods=["POST"])
+router.add_websocket_route("/v1/responses", responses_socket.serve)
 router.add_route("/v1/responses/input_tokens", responses.input_tokens, methods=["POST"])
 router.add_route("/v1/responses/{id}", responses.retrieve, methods=["GET"])
 router.add_route("/v1/responses/{id}", responses.delete, methods=["DELETE"])
