@@ -278,6 +278,8 @@ def test_what_the_background_refuses(sdk: openai.OpenAI) -> None:
         sdk.responses.retrieve(plain.id, stream=True)
     with pytest.raises(openai.NotFoundError):
         sdk.responses.cancel("resp_none")
+    with pytest.raises(openai.NotFoundError, match="not compacted"):
+        sdk.responses.compact(model=LLM, input="Hello.")
 
 
 def test_a_background_failure_is_told(client: Client) -> None:

@@ -102,6 +102,14 @@ async def input_tokens(request: Request) -> Response:
     return reply({"object": "response.input_tokens", "input_tokens": count})
 
 
+async def compact(_request: Request) -> Response:
+    """POST /v1/responses/compact."""
+    raise NotFound(
+        "Conversations are not compacted here.",
+        hint="Ask the model for a summary, and go on with that.",
+    )
+
+
 async def _stream_again(request: Request, state: State, id_: str) -> Response:
     after = _starting_after(request.query_params.get("starting_after"))
     if (job := background.find(state, id_)) is not None:
