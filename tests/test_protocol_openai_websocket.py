@@ -299,6 +299,15 @@ def test_tokens_are_asked_for(fresh_home: ServerHome) -> None:
         assert handshake(url, {"Authorization": "Bearer wrong"}) == 401
         assert handshake(url, {"Authorization": f"Bearer {token}"}) == 101
         assert handshake(url, {"x-api-key": token}) == 101
+        address = url.replace("http", "ws") + "/v1/responses"
+        with connect(address, additional_headers={"x-api-key": token}) as connection:
+            assert answer(connection, {**SHORT, "input": "Hello."})[-1]["type"] != "error"
+            client.remove_token("test")
+            connection.send(json.dumps({**SHORT, "input": "Hello."}))
+            with pytest.raises(ConnectionClosed) as raised:
+                drain(connection)
+    assert raised.value.rcvd is not None
+    assert raised.value.rcvd.code == 1008
 
 
 def test_a_listener_that_closes_says_so(fresh_home: ServerHome) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmnb.errors import Forbidden, Unauthorized
 from lmnb.server.errors import error_response
@@ -66,9 +66,25 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._check(scope)
         if error is None:
+            if scope["type"] == "websocket":
+                receive = self._while_permitted(scope, receive, send)
             await self.app(scope, receive, send)
         else:
             await error_response(scope, error)(scope, receive, send)
+
+    def _while_permitted(self, scope: Scope, receive: Receive, send: Send) -> Receive:
+        """A token that is taken away, or a permission of it, is gone for open connections, too."""
+
+        async def checked() -> Message:
+            message = await receive()
+            if message["type"] != "websocket.receive" or (error := self._check(scope)) is None:
+                return message
+            # 1008: policy violation (RFC 6455, 7.4.1). A reason has 123 bytes at most.
+            reason = error.message.encode()[:123].decode(errors="ignore")
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        return checked
 
     def _check(self, scope: Scope) -> Forbidden | Unauthorized | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
