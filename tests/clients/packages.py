@@ -60,7 +60,14 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def run(command: Sequence[str | Path], home: Path, folder: Path, **environment: str) -> str:
+def run(
+    command: Sequence[str | Path],
+    home: Path,
+    folder: Path,
+    *,
+    seconds: float = _RUN,
+    **environment: str,
+) -> str:
     """The output of a program, which reaches nothing but this machine.
 
     Fails the test with everything that it said if it fails or takes too long.
@@ -72,7 +79,7 @@ def run(command: Sequence[str | Path], home: Path, folder: Path, **environment: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_RUN,
+        timeout=seconds,
         check=False,
         env={
             "HOME": str(home),

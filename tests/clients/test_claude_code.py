@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
+from server_home import CHAT
 
 from lmnb.client import Client
 
@@ -22,7 +23,9 @@ def claude(tmp_path: Path) -> Agent:
     return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
 
 
-def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[str, Any]]:
+def ask(
+    claude: Agent, url: str, *words: str, seconds: float | None = None, **environment: str
+) -> list[dict[str, Any]]:
     """What it prints while it works: a JSON object a line."""
     lines = claude.run(
         "-p", *words, "--model", MODEL, "--output-format", "stream-json", "--verbose",
@@ -31,6 +34,7 @@ def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[s
         CLAUDE_CODE_MAX_CONTEXT_TOKENS=str(CONTEXT),
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
         DISABLE_AUTOUPDATER="1",
+        seconds=seconds,
         **environment,
     )  # fmt: skip
     return read(lines)
@@ -104,3 +108,30 @@ def test_it_finds_tools_that_it_has_not_told_of(
     turns = {line["message"]["id"]: line["message"] for line in said if line["type"] == "assistant"}
     assert len(turns) == 3
     assert min(map(cached, list(turns.values())[1:])) >= 0.95
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_small_real_model_answers_however_long_its_prefill_takes(
+    claude: Agent, client: Client
+) -> None:
+    """SmolLM2, in a context four times that it was trained for, with three of the tools."""
+    list(client.load(CHAT, identifier=MODEL, context_length=32_768, parallel=1))
+    url = client.serve("127.0.0.1", 0)["url"]
+    options = ("--tools", "Bash,Read,Edit", "--max-turns", "3")
+
+    def tell(*words: str) -> list[dict[str, Any]]:
+        few = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "200"}
+        return ask(claude, url, *words, *options, seconds=1500, **few)
+
+    try:
+        first = tell("Say hello.")
+        second = tell("--resume", first[-1]["session_id"], "Say it again.")
+    finally:
+        client.stop_serving()
+        client.unload(MODEL)
+    for said in (first, second):
+        assert said[-1]["subtype"] in {"success", "error_max_turns"}
+        assert any(block.get("text") or block.get("name") for block in blocks(said))
+    (turn, *_) = (line["message"] for line in second if line["type"] == "assistant")
+    assert cached(turn) >= 0.95
