@@ -439,6 +439,20 @@ def test_counting_does_not_wait_for_the_prefill_of_the_only_slot(client: Client)
     assert usage["input_tokens"] + usage["cache_read_input_tokens"] == tokens > 5000
 
 
+def test_counting_loads_no_model(fresh_home: ServerHome) -> None:
+    client = fresh_home.attach()
+    sdk = client.anthropic(_strict_response_validation=True, max_retries=0)
+    tool: Any = {"name": "look", "input_schema": {"type": "object", "properties": {}}}
+    wanted: Any = {"model": LLM, "messages": COLOURS, "system": "Be brief.", "tools": [tool]}
+    counted = sdk.messages.count_tokens(**wanted).input_tokens
+    assert not client.ps()
+    assert not fresh_home.workers()
+    usage = sdk.messages.create(max_tokens=1, **wanted).usage
+    assert counted == usage.input_tokens
+    with pytest.raises(anthropic.BadRequestError, match="embedding model"):
+        sdk.messages.count_tokens(model=EMBEDDER, messages=COLOURS)
+
+
 def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
     sdk = client.anthropic(_strict_response_validation=True, max_retries=2)

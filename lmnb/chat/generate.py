@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lmnb.chat.conversation import Request, Tool, ToolCall
+from lmnb.chat.conversation import Audio, Document, Image, Request, Tool, ToolCall, ToolResult
 from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Scored, Timings, Usage
 from lmnb.chat.formats import default
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
@@ -66,6 +66,15 @@ def ensure_supported(request: Request) -> None:
         raise InvalidRequest("The most tokens to generate must be at least 0.", param="max_tokens")
     if request.prompt is None and not request.messages:
         raise InvalidRequest("There is no message to answer.", param="messages")
+
+
+def is_all_words(request: Request) -> bool:
+    """Whether there are no pictures, sounds or documents in it."""
+    parts = (part for message in request.messages for part in message.parts)
+    inner = (
+        one for part in parts for one in (part.parts if isinstance(part, ToolResult) else [part])
+    )
+    return not any(isinstance(one, Image | Audio | Document) for one in inner)
 
 
 async def generate(

@@ -88,11 +88,13 @@ class Worker:
         log: Path | None = None,
         on_progress: Callable[[float], None] | None = None,
         prefixes: PrefixFolder | None = None,
+        only_vocabulary: bool = False,
     ) -> Worker:
         """Start a process and load the model at `path`. Cancelling this cancels the load.
 
         Call it on the main thread: the worker dies with the thread that spawned it. With a folder
-        for `prefixes` it finds those of an earlier process again.
+        for `prefixes` it finds those of an earlier process again. With `only_vocabulary` it can
+        tokenize, and nothing else.
 
         Raises
         ------
@@ -109,7 +111,7 @@ class Worker:
             _, worker._channel = await asyncio.get_running_loop().create_connection(
                 lambda: _Channel(worker._receive, worker._lost), sock=ours
             )
-            worker._send(Load(str(path), config, prefixes))
+            worker._send(Load(str(path), config, prefixes, only_vocabulary))
             worker.info = await worker._ready
         except BaseException:
             worker._stopping = True

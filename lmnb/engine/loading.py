@@ -31,6 +31,7 @@ from lmnb.engine.protocol import (
 )
 from lmnb.engine.rerank import Reranker
 from lmnb.engine.spill import open_disk
+from lmnb.engine.vocabulary import NOTHING, Vocabulary
 from lmnb.engine.watch import Watch
 
 _KINDS: dict[type, Literal["llm", "embedding", "reranker"]] = {
@@ -95,6 +96,9 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
             channel.send(LoadProgress(fraction))
 
     header = read_header(Path(command.path))
+    if command.only_vocabulary:
+        words = Vocabulary(Model.only_vocabulary(command.path, header))
+        return words, _describe(words, command.config, NOTHING, monotonic() - began)
     config, estimate = fit(Path(command.path), header, command.config)
     model = Model.load(command.path, header, config, on_progress=progress)
     engine: Engine

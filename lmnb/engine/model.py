@@ -125,6 +125,19 @@ class Model:
             handle = open_file(str(source), params)
         return cls(handle, Path(path), header, params.n_gpu_layers, bf16_weights=converts)
 
+    @classmethod
+    def only_vocabulary(cls, path: str, header: Header) -> Model:
+        """The model without its weights: it can tokenize.
+
+        Raises
+        ------
+        InvalidModel
+            As `load`.
+        """
+        params = placement.parameters(header, LoadConfig(gpu_layers=0))
+        params.vocab_only = True
+        return cls(open_file(path, params), Path(path), header, 0)
+
     def close(self) -> None:
         """Give the memory back."""
         if self.handle:

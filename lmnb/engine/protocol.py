@@ -299,11 +299,12 @@ class PrefixFolder(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Load the model file at `path` (part 1 of a split model)."""
+    """Load the model file at `path` (part 1 of a split model); or its vocabulary, to tokenize."""
 
     path: str
     config: LoadConfig
     prefixes: PrefixFolder | None = None
+    only_vocabulary: bool = False
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_defaults=True):

@@ -213,6 +213,17 @@ class Manager:
             config = msgspec.structs.replace(config, draft_model=str(path))
         return self._planner.explicit(await self._catalog.resolve(name), config, None, None)
 
+    async def unloaded(self, name: str | None, kind: Kind = "llm") -> ModelEntry | None:
+        """The model that a lease of these would have to load; None if it is there, or on its way.
+
+        Raises
+        ------
+        ModelNotFound, NotSupported
+            As for `lease`.
+        """
+        found = await self._find(name, kind, None, None)
+        return found.entry if isinstance(found, Plan) else None
+
     async def unload(self, instance_id: str) -> None:
         """Unload an instance, or cancel its load. Requests that use it get `ModelUnloaded`.
 
@@ -253,6 +264,17 @@ class Manager:
         on_progress: OnProgress | None,
     ) -> tuple[Instance, bool]:
         """An instance that counts as used, and whether there was a load to wait for."""
+        found = await self._find(name, kind, ttl, options)
+        if isinstance(found, Instance):
+            self._use(found)
+            return found, False
+        load = self._begin(found) if isinstance(found, Plan) else found
+        return await load.wait(on_progress, uses=True, release=self._release), True
+
+    async def _find(
+        self, name: str | None, kind: Kind, ttl: float | None, options: LoadConfig | None
+    ) -> Instance | Load | Plan:
+        """What there is of that name, or what would have to be loaded."""
         self._bury_dead()
         found = self._registry.by_id(name) if name else self._registry.latest(kind)
         if found is None:
@@ -263,11 +285,7 @@ class Manager:
                 check_kind(entry, kind)
                 found = self._planner.for_request(entry, ttl, options)
         check_kind(found.entry, kind)
-        if isinstance(found, Instance):
-            self._use(found)
-            return found, False
-        load = self._begin(found) if isinstance(found, Plan) else found
-        return await load.wait(on_progress, uses=True, release=self._release), True
+        return found
 
     def _keep(
         self, entry: ModelEntry, config: LoadConfig, identifier: str | None, ttl: float | None

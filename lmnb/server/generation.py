@@ -35,6 +35,7 @@ from lmnb.chat.events import (
     ToolCallEnd,
     ToolCallStart,
 )
+from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import Embedded, LoadConfig, Ranked, TokenLogprob
 from lmnb.errors import EngineCrashed
@@ -350,8 +351,19 @@ async def rerank(
 
 
 async def count_tokens(state: State, request: Request) -> int:
-    """Tokens of the prompt that `request` would be, by its model's own template and vocabulary."""
+    """Tokens of the prompt that `request` would be, by its model's own template and vocabulary.
+
+    Of a model that is not loaded the vocabulary is enough, and nothing makes room for it, unless
+    there are pictures, sounds or documents, of which it would have to be known what it sees.
+    """
     chat.ensure_supported(request)
+    entry = await state.models.unloaded(request.model)
+    if entry is not None and chat.is_all_words(request):
+        worker = await Worker.start(entry.path, LoadConfig(), only_vocabulary=True)
+        try:
+            return len(await chat.tokenize(request, worker, state.renderer))
+        finally:
+            await worker.stop()
 
     async def work(instance: Instance) -> int:
         worker = instance.worker

@@ -89,11 +89,9 @@ class Agent:
             PYTHONPATH=str(Path(lmnb.__file__).parents[1]),
         )  # fmt: skip
 
-    def run(self, *arguments: str, seconds: float | None = None, **environment: str) -> str:
+    def run(self, *arguments: str, **environment: str) -> str:
         """Its output. Fails the test with everything that it said if it fails or takes too long."""
-        command = [self.program, *arguments]
-        more: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
-        return packages.run(command, self.home, self.folder, **more, **environment)
+        return packages.run([self.program, *arguments], self.home, self.folder, **environment)
 
 
 def agent(folder: Path, package: str, version: str, program: str) -> Agent:

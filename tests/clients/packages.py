@@ -60,14 +60,7 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def run(
-    command: Sequence[str | Path],
-    home: Path,
-    folder: Path,
-    *,
-    seconds: float = _RUN,
-    **environment: str,
-) -> str:
+def run(command: Sequence[str | Path], home: Path, folder: Path, **environment: str) -> str:
     """The output of a program, which reaches nothing but this machine.
 
     Fails the test with everything that it said if it fails or takes too long.
@@ -79,7 +72,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=_RUN,
         check=False,
         env={
             "HOME": str(home),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import packages
 import pytest
 from agents import CONTEXT, MODEL, SECRET, Agent, agent, calling, listening, thinking
 from made_models.scripted import MARKERS, Answer
@@ -23,9 +24,7 @@ def claude(tmp_path: Path) -> Agent:
     return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
 
 
-def ask(
-    claude: Agent, url: str, *words: str, seconds: float | None = None, **environment: str
-) -> list[dict[str, Any]]:
+def ask(claude: Agent, url: str, *words: str, **environment: str) -> list[dict[str, Any]]:
     """What it prints while it works: a JSON object a line."""
     lines = claude.run(
         "-p", *words, "--model", MODEL, "--output-format", "stream-json", "--verbose",
@@ -34,7 +33,6 @@ def ask(
         CLAUDE_CODE_MAX_CONTEXT_TOKENS=str(CONTEXT),
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
         DISABLE_AUTOUPDATER="1",
-        seconds=seconds,
         **environment,
     )  # fmt: skip
     return read(lines)
@@ -113,16 +111,17 @@ def test_it_finds_tools_that_it_has_not_told_of(
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_small_real_model_answers_however_long_its_prefill_takes(
-    claude: Agent, client: Client
+    claude: Agent, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SmolLM2, in a context four times that it was trained for, with three of the tools."""
+    monkeypatch.setattr(packages, "_RUN", 1500.0)
     list(client.load(CHAT, identifier=MODEL, context_length=32_768, parallel=1))
     url = client.serve("127.0.0.1", 0)["url"]
     options = ("--tools", "Bash,Read,Edit", "--max-turns", "3")
 
     def tell(*words: str) -> list[dict[str, Any]]:
         few = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "200"}
-        return ask(claude, url, *words, *options, seconds=1500, **few)
+        return ask(claude, url, *words, *options, **few)
 
     try:
         first = tell("Say hello.")
