@@ -7,13 +7,16 @@ AVX512-FP16). Heads of 64 fill whole steps on most CPUs. On a Xeon with AVX512-F
 is in a step, and answers become slower by half and more with every thousand tokens of context.
 
 So both kinds of attention are timed on one key head with the model's own proportions, by one thread,
-in a few milliseconds. Flash attention's time in relation to that of plain attention, and what that meant
-for whole passes of SmolLM2 (an EPYC, with builds for AVX-512, for AVX2, and for AVX-512 with steps of 128):
+in a few milliseconds. Flash attention's time in relation to that of plain attention, and what that
+meant for whole passes of SmolLM2:
 
-- 0.9 to 1.8: all heads in steps. Whole passes took 0.9 of the time after 150 tokens and 1.0 after
-  1,000 and 4,000. Plain attention's other steps, which are not timed here, make up for its faster kernel.
-- 1.6 to 2.4: heads of 72, 80, 96 or 112 with a rest. Either may be better.
-- 3 to 6: no steps. A Xeon's passes took 1.1 of the time after 150 tokens, 2.2 after 3,000.
+- 0.9 to 1.8: all numbers in steps. Flash attention took 0.9 of the time after 150 tokens, and as long
+  after 1,000 and 4,000: plain attention's other steps, which are not timed here, make up for its faster
+  kernel. (An EPYC. With a build for AVX2 0.95 and 1.03, for four answers 1.2.) Prompts took 0.75 to
+  1.0 in slices from 64 tokens on, 1.3 in smaller ones.
+- 1.6 to 2.4: heads of 72, 80, 96 or 112 with a rest. Not measured in whole passes.
+- 3 to 6: no steps. Flash attention took 1.1 of the time after 150 tokens, 2.2 after 3,000 (a Xeon; the
+  numbers on the left are from the EPYC, with a build that steps like the Xeon's).
 """
 
 from __future__ import annotations
@@ -24,8 +27,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, Self
 
 from lmnb.engine import native
-from lmnb.engine.model import Loaded
-from lmnb.engine.native import L
+from lmnb.engine.gguf import Header
 
 _SLOW = 2.0
 """Times plain attention's time from which on flash attention is slow."""
@@ -51,19 +53,24 @@ class Heads(NamedTuple):
     value: int
 
 
-def heads(model: Loaded) -> Heads | None:
-    """The heads of a model's first layer; None if it has none, or such as cannot be timed."""
-    queries, keys = L.llama_model_n_head(model.handle), L.llama_model_n_head_kv(model.handle)
+def heads(header: Header) -> Heads | None:
+    """The heads of a model's layers with attention; None if there are none, or too long ones."""
+    queries = _most(header, "head_count")
+    keys = _most(header, "head_count_kv") or queries
     if queries < 1 or keys < 1:
         return None
-    usual = L.llama_model_n_embd(model.handle) // queries
-    lengths = [
-        model.header.integer(f"{model.header.architecture}.attention.{name}_length") or usual
-        for name in ("key", "value")
-    ]
-    if not all(0 < length <= _LONGEST_HEAD for length in lengths):
+    usual = (header.integer(f"{header.architecture}.embedding_length") or 0) // queries
+    key, value = (_most(header, f"{name}_length") or usual for name in ("key", "value"))
+    if not (0 < key <= _LONGEST_HEAD and 0 < value <= _LONGEST_HEAD):
         return None
-    return Heads(min(max(1, queries // keys), _MOST_QUERIES), *lengths)
+    return Heads(min(max(1, queries // keys), _MOST_QUERIES), key, value)
+
+
+def _most(header: Header, name: str) -> int:
+    """A hyperparameter of attention; the highest if each layer has its own (0: it has none)."""
+    found = header.metadata.get(f"{header.architecture}.attention.{name}")
+    values = found if isinstance(found, tuple) else (found,)
+    return max((value for value in values if isinstance(value, int)), default=0)
 
 
 @cache

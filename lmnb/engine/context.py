@@ -308,7 +308,7 @@ def _is_faster_without_flash(model: Loaded, config: LoadConfig, length: int) -> 
     scores = 4 * L.llama_model_n_head(model.handle) * PLAIN_BATCH * length
     if scores > psutil.virtual_memory().total * _MEMORY_SHARE_OF_SCORES:
         return False
-    found = attention.heads(model)
+    found = attention.heads(model.header)
     return found is None or attention.is_flash_slow(found) is not False
 
 

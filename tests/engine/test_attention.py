@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import made_models
@@ -12,7 +11,7 @@ import pytest
 from lmnb.engine import attention, native
 from lmnb.engine.attention import Heads
 from lmnb.engine.context import DEFAULT_BATCH, PLAIN_BATCH, Context, uses_flash
-from lmnb.engine.gguf import read_header
+from lmnb.engine.gguf import Header, Value, read_header
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import Load, LoadConfig, PrefixFolder
 from lmnb.engine.spill import open_disk
@@ -88,12 +87,22 @@ def test_a_ggml_without_a_function_leaves_it_open(
     assert uses_flash(model, LoadConfig()) is False, "plain attention is never very slow"
 
 
-def test_the_heads_of_a_model(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert attention.heads(model) == Heads(1, 32, 32)
-    metadata = {**model.header.metadata, "llama.attention.value_length": 99999}
-    header = replace(model.header, metadata=metadata)
-    monkeypatch.setattr(model, "header", header)
-    assert attention.heads(model) is None, "ggml would abort for want of memory"
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"head_count": 9, "head_count_kv": 3}, Heads(3, 64, 64)),
+        ({"head_count": 9}, Heads(1, 64, 64)),
+        ({"head_count": 9, "head_count_kv": (0, 3, 0)}, Heads(3, 64, 64)),  # layers without
+        ({"head_count": 128, "head_count_kv": 1}, Heads(16, 4, 4)),
+        ({"head_count": 9, "key_length": 192, "value_length": 128}, Heads(1, 192, 128)),
+        ({"head_count": 9, "value_length": 99999}, None),  # ggml would abort for want of memory
+        ({}, None),
+    ],
+)
+def test_the_heads_of_a_model(keys: dict[str, Value], expected: Heads | None) -> None:
+    metadata: dict[str, Value] = {f"llama.attention.{key}": keys[key] for key in keys}
+    metadata |= {"general.architecture": "llama", "llama.embedding_length": 576}
+    assert attention.heads(Header(3, metadata, (), 0)) == expected
 
 
 def test_the_choice_is_the_measured_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
