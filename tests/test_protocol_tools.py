@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import anthropic
 import httpx2
 import lark
 import openai
 import pytest
-from anthropic import beta_tool
 from made_models.scripted import MARKERS, Answer, scripted
 from pydantic import BaseModel
 from server_home import ServerHome
@@ -279,48 +278,6 @@ def test_messages(claude: anthropic.Anthropic, *, streamed: bool) -> None:
     assert second.content[1].text == "It rains."
     counted = claude.messages.count_tokens(model=SCRIPTED, messages=again, tools=CLAUDE_TOOLS)
     assert counted.input_tokens == second.usage.input_tokens + second.usage.cache_read_input_tokens
-
-
-def test_anthropics_tool_runner(claude: anthropic.Anthropic) -> None:
-    asked: list[Any] = []
-
-    @beta_tool
-    def weather(city: Literal["Ulm"]) -> str:
-        """Tells the weather of a city."""
-        asked.append(city)
-        return RESULT
-
-    runner = claude.beta.messages.tool_runner(
-        model=SCRIPTED,
-        max_tokens=999,
-        messages=USER,
-        tools=[weather],
-        tool_choice={"type": "auto", "disable_parallel_tool_use": True},
-    )
-    first, final = list(runner)
-    assert asked == ["Ulm"]
-    assert [block.text for block in final.content if block.type == "text"] == ["It rains."]
-    assert prompt_tokens(final) > prompt_tokens(first), "the whole conversation is sent again"
-
-
-def prompt_tokens(message: Any) -> int:
-    usage = message.usage
-    return int(usage.input_tokens + usage.cache_read_input_tokens)
-
-
-def test_conversations_that_the_server_is_to_hold(claude: anthropic.Anthropic) -> None:
-    """The SDK's threads are refused in the words by which it knows how to go on."""
-    ask: Any = {"model": SCRIPTED, "max_tokens": 99}
-    with pytest.raises(anthropic.BadRequestError, match="whole conversation") as raised:
-        claude.beta.messages.thread(**ask).send({"role": "user", "content": "Hello"})
-    assert raised.value.body["error"]["details"] == {  # type: ignore[index]
-        "error_code": "thread_unsupported_request",
-        "unsupported": [],
-    }
-    thread = claude.beta.messages.thread(**ask, unsupported_request_behavior="continue_unthreaded")
-    first = thread.send({"role": "user", "content": "Hello"})
-    second = thread.send({"role": "user", "content": "Go on"})
-    assert prompt_tokens(second) > prompt_tokens(first)
 
 
 def test_the_same_conversation_costs_the_same_in_all_protocols(
