@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable, Generator
 from contextlib import redirect_stdout
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lmnb.notebook import output
 from lmnb.notebook.answer import Answer
-from lmnb.notebook.api import End, Text, Thinking
+from lmnb.notebook.api import Api, End, Part, Request, Text, Thinking
+from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.models import Ready
 from lmnb.notebook.output import Elapsed, Live, Output, redraw_seconds, rest
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.reply import Reply, Timings, Usage
+from lmnb.notebook.turns import Turn
 
 USAGE = Usage(input=10, output=5)
 
@@ -150,16 +154,27 @@ def test_vs_code_is_redrawn_less_often(front_end: FrontEnd) -> None:
     assert redraw_seconds() > 2 * usual
 
 
+def play(*parts: Part | Callable[[], object]) -> Reply:
+    """What a cell shows and has in the end, if this is what comes; between parts things are done."""
+
+    def stream(_resource: object, _request: Request) -> Generator[Part, None, None]:
+        for part in parts:
+            if callable(part):
+                part()
+            else:
+                yield part
+
+    exchange = Exchange([{"role": "user", "content": "hi"}])
+    api = cast("Api", SimpleNamespace(stream=stream))
+    exchange.run(api, None, Request("m", ()), Ready("m", None))
+    reply = exchange.reply()
+    exchange.answer.finish(reply)
+    return reply
+
+
 def test_an_answer_grows_and_ends(front_end: FrontEnd) -> None:
-    answer = Answer()
-    with answer.streaming():
-        answer.sent(Ready("m", None))
-        answer.add(Text("Hello **wor"))
-        front_end.wait_for(1)
-        answer.add(Text("ld**"))
-        answer.add(End("stop", USAGE))
-    reply = answer.reply([{"role": "user", "content": "hi"}])
-    answer.finish(reply)
+    wait = partial(front_end.wait_for, 1)
+    reply = play(Text("Hello **wor"), wait, Text("ld**"), End("stop", USAGE))
     assert front_end.sent[0] == {"text/markdown": "Hello **wor**▌"}
     text, footer = front_end.outputs
     assert text == {"text/markdown": "Hello **world**", "text/plain": "Hello **world**"}
@@ -168,17 +183,12 @@ def test_an_answer_grows_and_ends(front_end: FrontEnd) -> None:
 
 
 def test_thinking_is_folded_and_not_part_of_the_text(front_end: FrontEnd) -> None:
-    answer = Answer()
-    answer.sent(Ready("m", None))
-    for part in (Thinking("let me see"), Text("42"), End("stop", USAGE)):
-        answer.add(part)
-    reply = answer.reply([])
-    answer.finish(reply)
+    reply = play(Thinking("let me see"), Text("42"), End("stop", USAGE))
     shown = front_end.outputs[0]
     assert shown["text/plain"] == "42"
     assert "<details><summary>Thinking · 3 words</summary>" in shown["text/markdown"]
     assert (reply.text, reply.thinking) == ("42", "let me see")
-    assert reply.conversation == ({"role": "assistant", "content": "42"},)
+    assert reply.conversation[1] == {"role": "assistant", "content": "42"}
 
 
 def test_a_silent_server_is_shown_as_waiting(
@@ -209,22 +219,21 @@ def test_an_answer_that_fails_at_once_leaves_nothing(front_end: FrontEnd) -> Non
 
 
 def test_an_open_fence_does_not_swallow_what_follows(front_end: FrontEnd) -> None:
-    answer = Answer()
-    answer.add(Text("```python\nx = 1"))
-    answer.finish(answer.reply([]))
+    play(Text("```python\nx = 1"))
     assert front_end.outputs[0]["text/markdown"] == "```python\nx = 1\n```"
     assert front_end.outputs[0]["text/plain"] == "```python\nx = 1"
 
 
 def test_a_terminal_gets_the_text_as_it_comes(terminal: Screen) -> None:
+    seen: list[str] = []
     with redirect_stdout(terminal):
-        answer = Answer()
-        answer.sent(Ready("m", None))
-        answer.add(Text("Hello "))
-        assert terminal.getvalue() == "Hello "
-        answer.add(Text("world"))
-        answer.add(End("stop", USAGE))
-        answer.finish(answer.reply([]))
+        play(
+            Text("Hello "),
+            lambda: seen.append(terminal.getvalue()),
+            Text("world"),
+            End("stop", USAGE),
+        )
+    assert seen == ["Hello "]
     first, second = terminal.getvalue().splitlines()
     assert first == "Hello world"
     assert second.startswith("[m · ")
@@ -265,13 +274,14 @@ def test_a_bar_is_taken_away_when_its_work_fails(
 
 
 def test_a_footer_says_what_is_known() -> None:
+    hi: Turn = {"role": "user", "content": "hi"}
     full = Reply(
         text="x",
         model="m",
         stop_reason="stop",
         usage=Usage(input=10, output=11, cached=4),
         timings=Timings(first_token=0.25, generation=0.5, load=1.5),
-        conversation=({"role": "user", "content": "hi"},) * 2,
+        conversation=(hi, hi),
     )
     assert full.footer() == (
         "m · 10 (4 cached) → 11 tokens · 20.0 tokens/s · first token 0.25 s · loaded in 1.5 s · "

@@ -225,10 +225,22 @@ def complete(shell: Any, code: str, cursor: int | None = None) -> set[str]:
         ("x = 1\n%lm lo", {"x = 1\n%lm load", "x = 1\n%lm log"}),
         ("%%claude --temp", {"%%claude --temperature"}),
         ("%%openai --ap", {"%%openai --api"}),
+        ("%%claude --too", {"%%claude --tools"}),
+        ("%%claude --no", {"%%claude --no-thinking"}),
     ],
 )
 def test_completion(shell: Any, code: str, expected: set[str]) -> None:
     assert complete(shell, code) == expected
+
+
+def test_completion_of_variables(shell: Any) -> None:
+    shell.user_ns.update(my_function=complete, my_picture=b"", my_schema={"type": "object"})
+    assert complete(shell, "%%claude --tools my_") == {"%%claude --tools my_function"}
+    assert complete(shell, "%%claude --tools x,my_") == {"%%claude --tools x,my_function"}
+    assert complete(shell, "%%openai --image my_") == {"%%openai --image my_picture"}
+    assert complete(shell, "%%openai -m x --schema my_") == {"%%openai -m x --schema my_schema"}
+    for name in ("my_function", "my_picture", "my_schema"):
+        del shell.user_ns[name]
 
 
 def test_completion_of_python_is_left_alone(shell: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lmnb.notebook.api import End, Part, Thinking
 from lmnb.notebook.markdown import CURSOR, balance, for_jupyter
-from lmnb.notebook.models import Ready
-from lmnb.notebook.output import Bundle, Elapsed, Live, Output, is_notebook, shell, show
-from lmnb.notebook.reply import Reply, Timings, Turn, bundle, folded, footer_bundle
+from lmnb.notebook.output import Bundle, Elapsed, Live, Output, is_notebook, show
+from lmnb.notebook.reply import Reply, bundle, folded, footer_bundle
 
 
 class Answer:
@@ -28,10 +27,10 @@ class Answer:
         self._status = ""
         self._waited = Elapsed()
         self._sent = Elapsed()
-        self._first: float | None = None
         self._last = 0.0
-        self._model = Ready("", None)
-        self._end: End | None = None
+        self.first: float | None = None
+        """Seconds from the request to the first part."""
+        self.end: End | None = None
 
     @property
     def text(self) -> str:
@@ -42,6 +41,11 @@ class Answer:
     def thinking(self) -> str:
         """What has come of the thinking."""
         return "".join(self._thinking)
+
+    @property
+    def generation(self) -> float:
+        """Seconds from the first part to the last."""
+        return 0.0 if self.first is None else self._last - self.first
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -55,18 +59,18 @@ class Answer:
             self._status, self._waited = status, Elapsed()
         self._live.touch()
 
-    def sent(self, model: Ready) -> None:
+    def sent(self) -> None:
         """The request goes out now."""
-        self._sent, self._model = Elapsed(), model
+        self._sent = Elapsed()
 
     def add(self, part: Part) -> None:
         """A part of the answer has come."""
         if isinstance(part, End):
-            self._end = part
+            self.end = part
             return
         self._last = self._sent()
-        if self._first is None:
-            self._first = self._last
+        if self.first is None:
+            self.first = self._last
         if isinstance(part, Thinking):
             self._thinking.append(part.text)
         else:
@@ -75,33 +79,25 @@ class Answer:
                 self._type(part.text)
         self._live.touch()
 
-    def reply(self, asked: Sequence[Turn], *, interrupted: bool = False) -> Reply:
-        """What came, as an answer to `asked`."""
-        text = self.text
-        generation = 0.0 if self._first is None else self._last - self._first
-        answered: list[Turn] = [*asked, {"role": "assistant", "content": text}]
-        return Reply(
-            text=text,
-            thinking=self.thinking,
-            model=self._model.identifier,
-            stop_reason=self._end.stop_reason if self._end else None,
-            usage=self._end.usage if self._end else None,
-            timings=Timings(self._first, generation, self._model.load_seconds),
-            interrupted=interrupted,
-            conversation=tuple(answered if text else asked[:-1]),
-            shown_in=shell().execution_count,
-        )
+    def settle(self) -> None:
+        """Show the last state of an answer that is not the cell's last."""
+        if not self._notebook:
+            sys.stdout.write("\n" if self.text and not self.text.endswith("\n") else "")
+        elif self.text.strip() or self.thinking:
+            self._output.show(bundle(self.text, self.thinking))
+        else:
+            self._output.clear()
 
     def finish(self, reply: Reply) -> None:
         """Show the last state, and the footer."""
         if self._notebook:
-            if reply.text or reply.thinking:
-                self._output.show(bundle(reply.text, reply.thinking), reply.metadata())
+            if self.text or self.thinking:
+                self._output.show(reply.bundle(), reply.metadata())
             else:
                 self._output.clear()
             show(footer_bundle(reply.footer()))
         else:
-            gap = "\n" if reply.text and not reply.text.endswith("\n") else ""
+            gap = "\n" if self.text and not self.text.endswith("\n") else ""
             sys.stdout.write(f"{gap}[{reply.footer()}]\n")
             sys.stdout.flush()
 

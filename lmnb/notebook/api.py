@@ -13,18 +13,28 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from lmnb.errors import ContextOverflow, LmnbError, ServerError
-from lmnb.notebook.reply import Turn, Usage
+from lmnb.notebook.reply import Usage
+from lmnb.notebook.turns import Call, Turn
 
 if TYPE_CHECKING:
     from lmnb.client import Client
+    from lmnb.notebook.tools import Tool
 
 
 _TOO_LONG = re.compile(r"prompt (?:has|is too long:) (\d+) tokens\D+(\d+)")
 """How Anthropic's API, and ours, say that the context is too small."""
 
 
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""How hard to think, in the words of both protocols together."""
+
+
 class Request(NamedTuple):
-    """What a cell asks. None is "not given": the server decides."""
+    """What a cell asks. None is "not given": the server decides.
+
+    `thinking` is whether to think, how hard (one of `EFFORTS`), or for how many tokens. `schema` is
+    the JSON schema that the answer must follow.
+    """
 
     model: str
     turns: Sequence[Turn]
@@ -33,6 +43,9 @@ class Request(NamedTuple):
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    thinking: bool | int | str | None = None
+    schema: dict[str, Any] | None = None
+    tools: Sequence[Tool] = ()
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the named fields that were given."""
@@ -52,10 +65,17 @@ class Thinking(NamedTuple):
 
 
 class End(NamedTuple):
-    """The answer is complete. `stop_reason` is the API's own word."""
+    """The answer has ended. `stop_reason` is the API's own word.
+
+    `complete` is whether the model ended it, rather than a limit; only then it has `calls`.
+    `signature` belongs to the thinking before them.
+    """
 
     stop_reason: str
     usage: Usage | None
+    complete: bool = True
+    calls: Sequence[Call] = ()
+    signature: str = ""
 
 
 Part: TypeAlias = Text | Thinking | End

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from lmnb.notebook.failures import HelpShown, UsageMistake
@@ -151,6 +152,55 @@ def variable(text: str) -> str:
     if not text.isidentifier() or iskeyword(text):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be the name of a variable")
     return text
+
+
+def names(text: str) -> list[str]:
+    """A type for argparse: `f,g`, variables or attributes of them."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    for name in found:
+        for part in name.split("."):
+            variable(part)
+    return found
+
+
+def thinking(text: str) -> int | str:
+    """A type for argparse: how hard to think, or for how many tokens."""
+    from lmnb.notebook.api import EFFORTS
+
+    if text in EFFORTS:
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a number of tokens nor {_either(EFFORTS)}"
+    )
+
+
+def look_up(name: str, variables: Mapping[str, Any], option: str) -> Any:
+    """The value of a variable of the notebook, or of an attribute of one (`a.b`).
+
+    Raises
+    ------
+    UsageMistake
+        There is none.
+    """
+    first, *rest = name.split(".")
+    if first not in variables:
+        close = difflib.get_close_matches(first, [key for key in variables if key[0] != "_"], n=1)
+        raise UsageMistake(
+            f"{option} {name}: there is no variable {first!r}.",
+            hint=f"Did you mean {close[0]}?" if close else "Run the cell that defines it.",
+        )
+    value = variables[first]
+    for part in rest:
+        if not hasattr(value, part):
+            raise UsageMistake(f"{option} {name}: there is no {part!r} in it.")
+        value = getattr(value, part)
+    return value
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _range(text: str, low: float, high: float | None) -> str:

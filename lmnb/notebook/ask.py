@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
-from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from lmnb.errors import LmnbError
-from lmnb.notebook.answer import Answer
+from lmnb.notebook import images, schemas, tools
 from lmnb.notebook.api import Api, Request
-from lmnb.notebook.arguments import Parser, integer, number, variable
+from lmnb.notebook.arguments import Parser, integer, names, number, thinking, variable
+from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.failures import Interrupted, UsageMistake
 from lmnb.notebook.interpolate import interpolate
 from lmnb.notebook.models import choose, ready, use
 from lmnb.notebook.output import note, shell
-from lmnb.notebook.reply import Reply, Turn
+from lmnb.notebook.reply import Reply
+from lmnb.notebook.schemas import Schema, UnfitAnswer
+from lmnb.notebook.turns import Turn
 
 EPILOG = """\
+Tools are functions of the notebook, with type hints and a docstring; they run here, in the kernel,
+when the model calls them, and each call is shown. With --schema, -o holds the value that the answer
+stands for. --image takes a variable (bytes, path, Pillow, matplotlib, array), a file or an address.
+
 {{name}} in the cell (and in --system) becomes the value of the variable `name`; a name that is no
 variable stays as typed. The conversation goes on from cell to cell; a system prompt stays until
 another is given. The answer is also in _ and Out[n]. The ■ button stops it and keeps what came."""
@@ -55,9 +62,29 @@ class AskMagic:
         add("--seed", type=integer(-(2**63), 2**64 - 1), metavar="N", help="for the same answer")
         add("--raw", action="store_true", help="take the cell as it is: {{name}} means nothing")
         add("--new", action="store_true", help="start a new conversation")
+        add("--image", action="append", metavar="X", help="show it a picture; may be repeated")
+        add("--tools", type=names, metavar="F,G", help="functions that it may call")
+        add("--max-steps", type=integer(1), default=10, metavar="N", help="answers at most (10)")
+        add("--schema", metavar="NAME", help="pydantic model, dataclass, TypedDict or JSON schema")
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument(
+            "--thinking",
+            nargs="?",
+            const=True,
+            type=thinking,
+            metavar="HOW",
+            help="think: tokens at most, or low, medium, high, …",
+        )
+        group.add_argument(
+            "--no-thinking",
+            dest="thinking",
+            action="store_false",
+            default=None,
+            help="do not think",
+        )
         if len(self.apis) > 1:
-            names = list(self.apis)
-            add("--api", choices=names, default=names[0], help=f"default: {names[0]}")
+            apis = list(self.apis)
+            add("--api", choices=apis, default=apis[0], help=f"default: {apis[0]}")
         return parser
 
     def __call__(self, line: str, cell: str) -> Reply:
@@ -68,7 +95,26 @@ class AskMagic:
         if args.new:
             self.conversation = Conversation()
         prompt, system = self._texts(args, cell.removesuffix("\n"))
-        return self._ask(args, prompt, system)
+        question: Turn = {"role": "user", "content": prompt}
+        variables = shell().user_ns
+        if args.image:
+            question["images"] = [images.load(name, variables) for name in args.image]
+        toolbox = tools.find(args.tools, variables) if args.tools else None
+        schema = schemas.find(args.schema, variables) if args.schema else None
+        asked = Exchange([*self.conversation.turns, question], toolbox, args.max_steps)
+        request = Request(
+            model="",
+            turns=(),
+            system=(self.conversation.system if system is None else system) or None,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            max_tokens=args.max_tokens,
+            seed=args.seed,
+            thinking=args.thinking,
+            schema=schema.json if schema else None,
+            tools=list(toolbox.tools.values()) if toolbox else (),
+        )
+        return self._ask(args, asked, request, schema)
 
     def help(self) -> str:
         """What `%%name?` shows."""
@@ -85,72 +131,75 @@ class AskMagic:
             system, unknown_too = interpolate(system, variables)
             unknown += unknown_too
         if unknown:
-            names = ", ".join(f"{{{{{name}}}}}" for name in dict.fromkeys(unknown))
-            note(f"Left as typed, because there is no such variable: {names}")
+            left = ", ".join(f"{{{{{name}}}}}" for name in dict.fromkeys(unknown))
+            note(f"Left as typed, because there is no such variable: {left}")
         return message, system
 
-    def _ask(self, args: Namespace, prompt: str, system: str | None) -> Reply:
-        answer = Answer()
-        turns: list[Turn] = [*self.conversation.turns, {"role": "user", "content": prompt}]
-        system = self.conversation.system if system is None else system
+    def _ask(
+        self, args: Namespace, asked: Exchange, request: Request, schema: Schema | None
+    ) -> Reply:
         try:
-            with answer.streaming():
-                self._converse(args, turns, system, answer)
+            self._converse(args, asked, request)
         except KeyboardInterrupt:
-            reply = answer.reply(turns, interrupted=True)
-            answer.finish(reply)
-            self._keep(args, reply, system)
-            if not reply.text:
-                raise Interrupted("nothing of the answer had come yet") from None
-            # A cell that raises has no result, but `_` should still hold what came.
-            shell().displayhook.update_user_ns(reply)
-            kept = f"{args.out} and _" if args.out else "_"
-            raise Interrupted(f"what came of the answer is kept in {kept}") from None
+            self._keep_interrupted(args, asked, request.system, schema)
         except LmnbError:
-            answer.fail()
+            asked.answer.fail()
             raise
-        reply = answer.reply(turns)
-        answer.finish(reply)
-        self._keep(args, reply, system)
+        reply, problem = asked.reply(), None
+        if schema is not None:
+            reply, problem = _parsed(reply, schema, complete=asked.complete)
+        asked.answer.finish(reply)
+        self._keep(args, reply, request.system, reply if schema is None else reply.parsed)
+        if problem is not None:
+            shell().displayhook.update_user_ns(reply)
+            raise problem
         return reply
 
-    def _converse(
-        self, args: Namespace, turns: list[Turn], system: str | None, answer: Answer
-    ) -> None:
-        answer.waiting("Starting the lmnb server")
-        from lmnb.client import attach
+    def _converse(self, args: Namespace, asked: Exchange, request: Request) -> None:
+        with asked.answer.streaming():
+            waiting = asked.answer.waiting
+            waiting("Starting the lmnb server")
+            from lmnb.client import attach
 
-        client = attach()
-        wanted = args.model or choose(client)
-        model = ready(client, wanted, answer.waiting)
-        answer.waiting("Importing the SDK")
-        use(model.identifier)
-        api = self._api(args)
-        resource = api.connect(client)
-        answer.waiting(f"{model.identifier} is reading the prompt")
-        answer.sent(model)
-        request = Request(
-            model=model.identifier,
-            turns=turns,
-            system=system or None,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            max_tokens=args.max_tokens,
-            seed=args.seed,
-        )
-        with closing(api.stream(resource, request)) as parts:
-            for part in parts:
-                answer.add(part)
+            client = attach()
+            model = ready(client, args.model or choose(client), waiting)
+            waiting("Importing the SDK")
+            use(model.identifier)
+            api = self._api(args)
+            resource = api.connect(client)
+        asked.run(api, resource, request._replace(model=model.identifier), model)
 
-    def _keep(self, args: Namespace, reply: Reply, system: str | None) -> None:
-        """Go on from this answer, unless it is empty, and put it where `-o` says."""
-        if reply.text:
+    def _keep_interrupted(
+        self, args: Namespace, asked: Exchange, system: str | None, schema: Schema | None
+    ) -> NoReturn:
+        reply = asked.reply(interrupted=True)
+        asked.answer.finish(reply)
+        self._keep(args, reply, system, reply if schema is None else None)
+        if not reply.text and not reply.calls:
+            raise Interrupted("nothing of the answer had come yet") from None
+        # A cell that raises has no result, but `_` should still hold what came.
+        shell().displayhook.update_user_ns(reply)
+        kept = f"{args.out} and _" if args.out and schema is None else "_"
+        raise Interrupted(f"what came of the answer is kept in {kept}") from None
+
+    def _keep(self, args: Namespace, reply: Reply, system: str | None, value: Any) -> None:
+        """Go on from this answer, unless it is empty, and put `value` where `-o` says."""
+        if len(reply.conversation) > len(self.conversation.turns):
             self.conversation.turns = list(reply.conversation)
             self.conversation.system = system
         if args.out:
-            shell().user_ns[args.out] = reply
+            shell().user_ns[args.out] = value
 
     def _api(self, args: Namespace) -> Api:
         target = self.apis[getattr(args, "api", None) or next(iter(self.apis))]
         api: Any = importlib.import_module(target)
         return cast("Api", api)
+
+
+def _parsed(reply: Reply, schema: Schema, *, complete: bool) -> tuple[Reply, UnfitAnswer | None]:
+    """The reply with the value that it stands for, or why it stands for none."""
+    try:
+        value = schema.parse(reply.text, reply.stop_reason, complete=complete)
+    except UnfitAnswer as error:
+        return reply, error
+    return replace(reply, parsed=value), None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -19,6 +20,7 @@ from lmnb.notebook.api import (
     server_gone,
 )
 from lmnb.notebook.reply import Usage
+from lmnb.notebook.turns import Call, Picture, Turn
 
 if TYPE_CHECKING:
     from lmnb.client import Client
@@ -37,17 +39,15 @@ def stream(resource: Messages, request: Request) -> Generator[Part, None, None]:
 
     The SDK has had no sampling arguments since its version 2; they travel in `extra_body`.
     """
-    options: dict[str, Any] = request.given("system")
     try:
         with (
             connection_errors(),
-            resource.create(
+            resource.stream(
                 model=request.model,
                 max_tokens=request.max_tokens or AS_MUCH_AS_FITS,
-                messages=[_message(turn) for turn in request.turns],
-                stream=True,
+                messages=_messages(request.turns),
                 extra_body=request.given("temperature", "top_p", "seed"),
-                **options,
+                **_options(request),
             ) as events,
         ):
             yield from _parts(events)
@@ -57,8 +57,32 @@ def stream(resource: Messages, request: Request) -> Generator[Part, None, None]:
         raise failure(error.api_message or error.message) from error
 
 
+def _options(request: Request) -> dict[str, Any]:
+    options: dict[str, Any] = request.given("system")
+    config: dict[str, Any] = {}
+    if request.tools:
+        options["tools"] = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+            for tool in request.tools
+        ]
+    if request.schema is not None:
+        config["format"] = {"type": "json_schema", "schema": request.schema}
+    if request.thinking is False:
+        options["thinking"] = {"type": "disabled"}
+    elif request.thinking is not None:
+        options["thinking"] = {"type": "enabled"}
+        if isinstance(request.thinking, str):
+            config["effort"] = request.thinking
+        elif request.thinking is not True:
+            options["thinking"]["budget_tokens"] = request.thinking
+    if config:
+        options["output_config"] = config
+    return options
+
+
 def _parts(events: Any) -> Generator[Part, None, None]:
     usage: dict[str, int] = {}
+    reason: str | None = None
     for event in events:
         match event.type:
             case "message_start":
@@ -69,10 +93,21 @@ def _parts(events: Any) -> Generator[Part, None, None]:
                 yield Thinking(event.delta.thinking)
             case "message_delta":
                 _count(usage, event.usage)
-                if event.delta.stop_reason:
-                    yield End(event.delta.stop_reason, _usage(usage))
-                    return
-    raise server_gone()
+                reason = event.delta.stop_reason or reason
+    if reason is None:
+        raise server_gone()
+    yield _end(reason, _usage(usage), events.current_message_snapshot.content)
+
+
+def _end(reason: str, usage: Usage, content: Any) -> End:
+    complete = reason not in {"max_tokens", "model_context_window_exceeded"}
+    calls: list[Call] = [
+        {"id": block.id, "name": block.name, "arguments": json.dumps(block.input)}
+        for block in content
+        if block.type == "tool_use" and reason == "tool_use"
+    ]
+    signatures = [block.signature for block in content if block.type == "thinking"]
+    return End(reason, usage, complete, calls, signatures[-1] if signatures else "")
 
 
 def _count(usage: dict[str, int], reported: Any) -> None:
@@ -98,5 +133,40 @@ def _usage(counts: dict[str, int]) -> Usage:
     )
 
 
-def _message(turn: dict[str, str]) -> Any:
-    return {"role": turn["role"], "content": turn["content"]}
+def _messages(turns: Sequence[Turn]) -> list[Any]:
+    """Results of tools go into one message of the user."""
+    messages: list[Any] = []
+    for turn in turns:
+        role, content = ("user" if turn["role"] == "tool" else turn["role"]), _content(turn)
+        last = messages[-1] if messages else None
+        if turn["role"] == "tool" and last is not None and last["role"] == "user":
+            last["content"] += content
+        else:
+            messages.append({"role": role, "content": content})
+    return messages
+
+
+def _content(turn: Turn) -> str | list[dict[str, Any]]:
+    if turn["role"] == "tool":
+        result = {"type": "tool_result", "tool_use_id": turn["call_id"], "content": turn["content"]}
+        return [{**result, "is_error": True} if turn.get("failed") else result]
+    text = {"type": "text", "text": turn["content"]}
+    if images := turn.get("images"):
+        return [*map(_image, images), text]
+    if calls := turn.get("calls"):
+        blocks = [text] if turn["content"].strip() else []
+        if thought := turn.get("thinking"):
+            signature = turn.get("signature", "")
+            blocks.insert(0, {"type": "thinking", "thinking": thought, "signature": signature})
+        return [*blocks, *map(_tool_use, calls)]
+    return turn["content"]
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    source = {"type": "base64", "media_type": picture.media_type, "data": picture.base64}
+    return {"type": "image", "source": source}
+
+
+def _tool_use(call: Call) -> dict[str, Any]:
+    arguments = json.loads(call["arguments"] or "{}")
+    return {"type": "tool_use", "id": call["id"], "name": call["name"], "input": arguments}

@@ -142,6 +142,7 @@ class Live:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Redraw as long as the block runs; afterwards nothing more is drawn."""
+        self._stopped.clear()
         # The thread inherits the context, and with it the cell its output belongs to.
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._redraw,), daemon=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from lmnb.notebook.markdown import closed, for_jupyter
 from lmnb.notebook.output import Bundle, shell
-
-Turn: TypeAlias = dict[str, str]
-"""One message of a conversation: `role` ("user" or "assistant") and `content`."""
+from lmnb.notebook.tools import ToolRun
+from lmnb.notebook.turns import Turn
 
 
 class Usage(NamedTuple):
@@ -35,13 +34,25 @@ class Timings(NamedTuple):
     load: float | None = None
 
 
+class Step(NamedTuple):
+    """One answer of the model, and the calls that it ended in. A cell without tools takes one."""
+
+    text: str
+    thinking: str = ""
+    stop_reason: str | None = None
+    usage: Usage | None = None
+    calls: tuple[ToolRun, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Reply:
     """An answer. `str(reply)` is its text; shown in a cell, it is rendered as Markdown.
 
     `stop_reason` is in the words of the API that was used; it is None if the answer was
-    interrupted or failed. `usage` is None where the server had not told it yet.
-    `conversation` holds all messages up to and including this answer.
+    interrupted or failed. `usage` is that of all steps together, None where the server had not told
+    it yet. `conversation` holds all messages up to and including this answer. `parsed` is the value
+    that the answer stands for, if `--schema` was given. `text`, `thinking` and `stop_reason` are
+    the last step's.
     """
 
     text: str
@@ -52,11 +63,18 @@ class Reply:
     timings: Timings = field(default_factory=Timings)
     interrupted: bool = False
     conversation: tuple[Turn, ...] = field(default=(), repr=False)
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    parsed: Any = None
     shown_in: int | None = field(default=None, repr=False)
     """Number of the execution that has shown the answer while it streamed."""
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def calls(self) -> tuple[ToolRun, ...]:
+        """The calls of tools that were made, in their order."""
+        return tuple(call for step in self.steps for call in step.calls)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -71,7 +89,14 @@ class Reply:
             raise NotImplementedError  # IPython goes on to _repr_mimebundle_.
 
     def _repr_mimebundle_(self, **_: Any) -> Bundle:
-        return bundle(self.text, self.thinking)
+        return self.bundle()
+
+    def bundle(self) -> Bundle:
+        """The final state of the answer; JSON that was asked for is no Markdown."""
+        if self.parsed is None:
+            return bundle(self.text, self.thinking)
+        shown = f"```json\n{self.text}\n```"
+        return {"text/markdown": folded(self.thinking) + shown, "text/plain": self.text}
 
     def footer(self) -> str:
         """One line about how the answer came about."""
@@ -88,6 +113,8 @@ class Reply:
             parts.append(f"loaded in {self.timings.load:.1f} s")
         if self.stop_reason:
             parts.append(self.stop_reason)
+        if len(self.steps) > 1:
+            parts.append(f"{len(self.steps)} steps")
         if self.conversation:
             parts.append(f"history {len(self.conversation)} messages")
         return " · ".join(parts)

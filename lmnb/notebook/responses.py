@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -19,6 +19,7 @@ from lmnb.notebook.api import (
     server_gone,
 )
 from lmnb.notebook.reply import Usage
+from lmnb.notebook.turns import Call, Turn
 
 if TYPE_CHECKING:
     from lmnb.client import Client
@@ -36,21 +37,16 @@ def stream(resource: Responses, request: Request) -> Generator[Part, None, None]
     holds the conversation, including answers that were interrupted. The API has no seed; it
     travels in `extra_body`.
     """
-    options: dict[str, Any] = request.given("temperature", "top_p")
-    if request.system is not None:
-        options["instructions"] = request.system
-    if request.max_tokens is not None:
-        options["max_output_tokens"] = request.max_tokens
     try:
         with (
             connection_errors(),
             resource.create(
                 model=request.model,
-                input=[_item(turn) for turn in request.turns],
+                input=[item for turn in request.turns for item in _items(turn)],
                 store=False,
                 stream=True,
                 extra_body=request.given("seed"),
-                **options,
+                **_options(request),
             ) as events,
         ):
             yield from _parts(events)
@@ -58,6 +54,38 @@ def stream(resource: Responses, request: Request) -> Generator[Part, None, None]
         raise server_gone() from error
     except openai.APIError as error:
         raise failure(error_message(error), error.code) from error
+
+
+def _options(request: Request) -> dict[str, Any]:
+    options: dict[str, Any] = request.given("temperature", "top_p")
+    if request.system is not None:
+        options["instructions"] = request.system
+    if request.max_tokens is not None:
+        options["max_output_tokens"] = request.max_tokens
+    if request.tools:
+        options["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.schema,
+                "strict": False,
+            }
+            for tool in request.tools
+        ]
+    if request.schema is not None:
+        form = {"type": "json_schema", "name": "answer", "schema": request.schema}
+        options["text"] = {"format": form}
+    if (thinking := request.thinking) is not None:
+        options["reasoning"] = {"effort": effort(thinking)}
+        if isinstance(thinking, int) and not isinstance(thinking, bool):
+            options["reasoning"]["max_tokens"] = thinking
+    return options
+
+
+def effort(thinking: bool | int | str) -> str:
+    """How hard to think, in OpenAI's words, which have no switch and no budget."""
+    return thinking if isinstance(thinking, str) else "medium" if thinking else "none"
 
 
 def error_message(error: Any) -> str:
@@ -74,12 +102,13 @@ def _parts(events: Any) -> Generator[Part, None, None]:
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
                 yield Thinking(event.delta)
             case "response.completed":
-                yield End("completed", _usage(event.response.usage))
+                calls = _calls(event.response.output)
+                yield End("completed", _usage(event.response.usage), calls=calls)
                 return
             case "response.incomplete":
                 details = event.response.incomplete_details
                 reason = (details and details.reason) or "incomplete"
-                yield End(reason, _usage(event.response.usage))
+                yield End(reason, _usage(event.response.usage), complete=False)
                 return
             case "response.failed":
                 error = event.response.error
@@ -100,5 +129,30 @@ def _usage(usage: Any) -> Usage | None:
     )
 
 
-def _item(turn: dict[str, str]) -> Any:
-    return {"role": turn["role"], "content": turn["content"]}
+def _calls(output: Any) -> list[Call]:
+    return [
+        {"id": item.call_id, "name": item.name, "arguments": item.arguments}
+        for item in output
+        if item.type == "function_call"
+    ]
+
+
+def _items(turn: Turn) -> Iterator[Any]:
+    if turn["role"] == "tool":
+        output = turn["content"]
+        yield {"type": "function_call_output", "call_id": turn["call_id"], "output": output}
+        return
+    if images := turn.get("images"):
+        parts = [{"type": "input_image", "image_url": picture.url} for picture in images]
+        text = {"type": "input_text", "text": turn["content"]}
+        yield {"role": turn["role"], "content": [*parts, text]}
+        return
+    calls = turn.get("calls", [])
+    if thought := turn.get("thinking"):
+        content = [{"type": "reasoning_text", "text": thought}]
+        yield {"type": "reasoning", "id": "rs_0", "summary": [], "content": content}
+    if turn["content"].strip() or not calls:
+        yield {"role": turn["role"], "content": turn["content"]}
+    for call in calls:
+        fields = {"call_id": call["id"], "name": call["name"], "arguments": call["arguments"]}
+        yield {"type": "function_call", **fields}

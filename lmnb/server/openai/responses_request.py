@@ -33,10 +33,11 @@ class TextFields(Fields):
 class ReasoningFields(Fields):
     """How much to think, and whether thoughts are given as a summary, which is all of them.
 
-    `generate_summary` is the older name.
+    `generate_summary` is the older name. `max_tokens` bounds the thinking, as in OpenRouter's form.
     """
 
     effort: str | None = None
+    max_tokens: Int | None = None
     summary: str | None = None
     generate_summary: str | None = None
 
@@ -114,7 +115,7 @@ def translate(
         tools=toolbox.tools,
         tool_choice=toolbox.choice,
         output_format=body.output_format(),
-        reasoning=reasoning(body.reasoning.effort),
+        reasoning=reasoning(body.reasoning.effort, budget=body.reasoning.max_tokens),
         sampling=body.sampling(),
         stop=body.stops(),
         max_tokens=token_limit(body.max_output_tokens) if body.generate else 1,

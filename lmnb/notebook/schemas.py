@@ -1,0 +1,119 @@
+"""`--schema`: the form that an answer must have, from a type or a JSON schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from lmnb.errors import LmnbError
+from lmnb.notebook.arguments import look_up
+from lmnb.notebook.failures import UsageMistake
+
+
+class UnfitAnswer(LmnbError):
+    """The answer does not have the form that `--schema` asks for."""
+
+    code = "unfit_answer"
+    status = 422
+
+
+class Schema:
+    """A JSON schema, and how to read what follows it.
+
+    json
+        The schema.
+    """
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name = name
+        self._adapter: Any = None
+        if isinstance(value, Mapping):
+            self.json = dict(value)
+            return
+        import pydantic
+
+        try:
+            self._adapter = pydantic.TypeAdapter(_known(value))
+            self.json = _closed(self._adapter.json_schema())
+        except pydantic.errors.PydanticUserError as error:
+            first = str(error).splitlines()[0]
+            raise UsageMistake(
+                f"--schema {name} is no type that a schema can be made of: {first}",
+                hint="Pydantic models, dataclasses, TypedDicts, dicts with a JSON schema and "
+                "types such as list[str] are.",
+            ) from None
+
+    def parse(self, text: str, stop_reason: str | None, *, complete: bool) -> Any:
+        """The value that `text` stands for.
+
+        Raises
+        ------
+        UnfitAnswer
+            It was cut, or is none.
+        """
+        if not complete:
+            raise UnfitAnswer(
+                f"The answer was cut ({stop_reason}) before its JSON was complete.",
+                hint="Give it more room with --max-tokens or a larger --context-length.",
+            )
+        try:
+            return json.loads(text) if self._adapter is None else self._adapter.validate_json(text)
+        except ValueError as error:  # pydantic's errors are, too
+            raise UnfitAnswer(
+                f"The answer is no {self.name}: {_told(error)}",
+                hint="What the model wrote is in _.",
+            ) from None
+
+
+def find(name: str, variables: Mapping[str, Any]) -> Schema:
+    """The schema that a variable of the notebook holds.
+
+    Raises
+    ------
+    UsageMistake
+        There is no such variable, or it holds something else.
+    """
+    value = look_up(name, variables, "--schema")
+    if isinstance(value, str | bytes | int | float):
+        kind = type(value).__name__
+        raise UsageMistake(f"--schema {name}: the variable is of the type {kind}, not a schema.")
+    return Schema(name, value)
+
+
+def _known(value: Any) -> Any:
+    """Before Python 3.12, pydantic takes TypedDicts of typing_extensions only."""
+    import typing_extensions
+
+    if sys.version_info >= (3, 12) or not typing.is_typeddict(value):
+        return value
+    hints = typing.get_type_hints(value, include_extras=True)
+    fields = {
+        key: hint if key in value.__required_keys__ else typing.NotRequired[hint]
+        for key, hint in hints.items()
+    }
+    make: Any = typing_extensions.TypedDict
+    return make(value.__name__, fields)
+
+
+def _closed(schema: Any) -> Any:
+    """Objects have the properties that they name: others only lead a small model astray."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if isinstance(closed.get("properties"), dict) and "type" in closed:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _told(error: ValueError) -> str:
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return f"{error}."
+    first = errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}." if where else f"{first['msg']}."
