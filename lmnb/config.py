@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     beyond this machine's own (the Host header is checked against DNS rebinding)."""
     cors: bool = False
     """Web pages of any origin may use the server."""
+    allow_request_mcp: bool = False
+    """Requests over TCP may name remote MCP servers, whose tools the model then calls."""
+    allow_configured_mcp: bool = False
+    """Requests over TCP that come with a token for it may use the MCP servers of `mcp.json`."""
+    mcp_timeout: float = Field(120.0, gt=0, allow_inf_nan=False)
+    """How long a call of an MCP server's tool may take."""
     jit_loading: bool = True
     """A request for a model that is not loaded loads it."""
     jit_ttl: float = Field(3600.0, ge=0, allow_inf_nan=False)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ import pytest
 from anthropic_synthetic import finished, parse
 from server_home import ServerHome
 
-from lmnb.chat.conversation import Message, Text, Thinking
+from lmnb.chat.conversation import Message, Request, Text, Thinking
 from lmnb.chat.events import Event, Loading, Prompt, TextDelta, ThinkingDelta
 from lmnb.client import Client
 from lmnb.errors import EngineCrashed
@@ -21,6 +22,9 @@ from lmnb.server.database import Database
 from lmnb.server.lmstudio.capabilities import of_templates
 from lmnb.server.lmstudio.keeping import Keeper
 from lmnb.server.lmstudio.stream import ChatStream
+from lmnb.server.mcp import loop
+from lmnb.server.mcp.loop import ToolLoop
+from lmnb.server.mcp.pool import Pool
 from lmnb.server.store import ResponseStore
 
 LLM = "smollm2-135m-instruct"
@@ -177,7 +181,6 @@ def test_leaving_a_stream_ends_the_generation(http: httpx2.Client, client: Clien
             "invalid_request",
         ),
         ({"input": [{"type": "sound"}]}, "input[0].type", "invalid_request"),
-        ({"integrations": ["mcp/x"]}, "integrations", "not_implemented"),
         ({"reasoning": "high"}, "reasoning", "invalid_request"),
         ({"reasoning": "maybe"}, "reasoning", "invalid_request"),
         ({"max_output_tokens": 0}, "max_output_tokens", "invalid_request"),
@@ -371,13 +374,15 @@ async def _each(events: Iterable[Event]) -> AsyncGenerator[Event, None]:
         yield event
 
 
-def _writer(path: Path) -> tuple[ChatStream, ResponseStore]:
+def _writer(path: Path) -> tuple[ChatStream, ToolLoop, ResponseStore]:
     store = ResponseStore(Database(path / "x.db"))
     said = (Message("user", (Text("Hi"),)),)
-    return ChatStream("m", Keeper(store, said, previous=None, active=True)), store
+    state: Any = SimpleNamespace(mcp=Pool(), settings=SimpleNamespace(mcp_timeout=1))
+    tools = ToolLoop(state, Request(model="m", messages=said))
+    return ChatStream("m", Keeper(store, said, previous=None, active=True), tools), tools, store
 
 
-def test_reasoning_in_a_stream(tmp_path: Path) -> None:
+def test_reasoning_in_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Event] = [
         Loading("m", 0.0),
         Loading("m", 0.5),
@@ -392,8 +397,9 @@ def test_reasoning_in_a_stream(tmp_path: Path) -> None:
     ]
 
     async def run() -> list[tuple[str, Any]]:
-        writer, store = _writer(tmp_path)
-        body = b"".join([data async for data in writer.frames(_each(events))])
+        writer, tools, store = _writer(tmp_path)
+        monkeypatch.setattr(loop, "generate", lambda _state, _request: _each(events))
+        body = b"".join([data async for data in writer.frames(tools.events())])
         sent = parse(body)
         stored = await store.load(sent[-1][1]["result"]["response_id"])
         assert stored.messages[-1] == Message("assistant", (Thinking("hm"), Text("Yes")))
@@ -432,7 +438,7 @@ def test_reasoning_in_a_stream(tmp_path: Path) -> None:
 
 
 def test_an_error_ends_with_what_there_is(tmp_path: Path) -> None:
-    writer, _ = _writer(tmp_path)
+    writer, _, _ = _writer(tmp_path)
     body = writer.feed(Prompt(10, 10, 0)) + writer.feed(TextDelta("Ye"))
     events = parse(body + writer.error(EngineCrashed("It crashed.")))
     assert [name for name, _ in events[-3:]] == ["message.end", "error", "chat.end"]

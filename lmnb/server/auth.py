@@ -28,6 +28,15 @@ TOKEN = "lmnb.token"  # noqa: S105 - the name of a key
 """Key in the ASGI scope of the token a request came with, where tokens are asked for."""
 
 
+NETWORK = "lmnb.network"
+"""Key in the ASGI scope of requests that came by TCP."""
+
+
+def is_from_network(scope: Scope) -> bool:
+    """Whether a request came by TCP, rather than through the user's private socket."""
+    return NETWORK in scope
+
+
 def permits(scope: Scope, permission: Permission) -> bool:
     """Whether the sender of a request may do that; without a gate that asks for tokens, it may."""
     token: Token | None = scope.get(TOKEN)
@@ -64,6 +73,7 @@ class Gate:
         self.any_origin = any_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[NETWORK] = True
         error = self._check(scope)
         if error is None:
             if scope["type"] == "websocket":

@@ -197,6 +197,8 @@ def lmstudio_body(error: LmnbError) -> dict[str, Any]:
         kind = "model_not_found"
     elif isinstance(error, NotSupported):
         kind = "not_implemented"
+    elif error.code == "mcp_connection_error":
+        kind = error.code
     elif error.status < 500:
         kind = "invalid_request"
     else:

@@ -207,6 +207,7 @@ async def _shut_down(state: State, private: _Private) -> None:
         # They end with this process in any case: their pipe closes.
         _log.warning("Some workers did not stop within %.0f seconds", _STOP_WORKERS)
     await state.renderer.close()
+    await state.mcp.close()
     state.database.close()
     _log.info("Ended, process %d", os.getpid())
 

@@ -21,6 +21,7 @@ from lmnb.server.conversations import ConversationStore
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.files import Files
+from lmnb.server.mcp.pool import Pool
 from lmnb.server.metrics import Metrics
 from lmnb.server.store import ResponseStore
 from lmnb.server.tcp import TCPControl
@@ -48,6 +49,8 @@ class State:
         Stored conversations, to which responses are added.
     background
         Answers that are made without their client.
+    mcp
+        MCP servers that are kept running.
     renderer
         Renders chat templates, in a process of its own.
     files
@@ -75,6 +78,7 @@ class State:
     metrics: Metrics = field(init=False)
     conversations: ConversationStore = field(init=False)
     background: Background = field(init=False)
+    mcp: Pool = field(default_factory=Pool)
     renderer: Renderer = field(default_factory=Renderer)
     files: Files = field(init=False)
     batches: Runner = field(init=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import msgspec
 from starlette.requests import Request
@@ -10,18 +11,21 @@ from starlette.responses import Response
 
 from lmnb.chat import conversation
 from lmnb.chat.conversation import Image, Message, Reasoning, SamplingOptions, Text
+from lmnb.chat.events import Finished
 from lmnb.chat.joining import join
 from lmnb.engine.sampling_options import RANGES
-from lmnb.errors import InvalidRequest, NotFound, NotSupported
+from lmnb.errors import InvalidRequest, NotFound
 from lmnb.models.entry import ModelEntry
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, fold, generate
+from lmnb.server.generation import begin
 from lmnb.server.lmstudio.capabilities import check_reasoning
+from lmnb.server.lmstudio.integrations import integrations
 from lmnb.server.lmstudio.keeping import Keeper
 from lmnb.server.lmstudio.reading import read
-from lmnb.server.lmstudio.result import chat_result
-from lmnb.server.lmstudio.schema import ChatBody, ImageInput
+from lmnb.server.lmstudio.result import Outputs, chat_result
+from lmnb.server.lmstudio.schema import ChatBody, ImageInput, Output
 from lmnb.server.lmstudio.stream import ChatStream
+from lmnb.server.mcp.loop import ToolLoop
 from lmnb.server.media import from_data_url
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
@@ -34,7 +38,9 @@ async def create(request: Request) -> Response:
     body = await read(request, ChatBody)
     state = state_of(request)
     instance, entry = await find(state, body.model)
+    servers = await asyncio.to_thread(integrations, body, request.scope, state)
     wanted = await translate(state, body, entry)
+    loop = ToolLoop(state, wanted, servers)
     keeper = Keeper(
         state.responses,
         wanted.messages,
@@ -42,13 +48,22 @@ async def create(request: Request) -> Response:
         active=body.store is not False,
     )
     if not body.stream:
-        answer = await until_disconnect(request, fold(generate(state, wanted)))
-        return _json(chat_result(answer, await keeper.keep(answer)))
-    events = generate(state, wanted)
+        finished, output = await until_disconnect(request, _whole(loop))
+        return _json(chat_result(finished, output, await keeper.keep(loop.messages)))
     # Loading is told as it happens, so the first sign of it begins the stream.
-    started = await until_disconnect(request, begin(events, ready=lambda _event: True))
-    writer = ChatStream(instance, keeper)
+    started = await until_disconnect(request, begin(loop.events(), ready=lambda _event: True))
+    writer = ChatStream(instance, keeper, loop)
     return stream(writer.frames(started), on_error=writer.error)
+
+
+async def _whole(loop: ToolLoop) -> tuple[Finished, tuple[Output, ...]]:
+    outputs = Outputs()
+    async with aclosing(loop.events()) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                return event, outputs.items
+            outputs.feed(event)
+    raise AssertionError("A generation ends with Finished or an error.")
 
 
 async def find(state: State, name: str) -> tuple[str, ModelEntry]:
@@ -74,18 +89,12 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
     Raises
     ------
     NotSupported
-        Integrations; images that are no data URLs.
+        Images that are no data URLs.
     InvalidRequest
         The model does not offer the `reasoning` setting, or a value makes no sense.
     NotFound
         No chat is stored under `previous_response_id`.
     """
-    if body.integrations:
-        raise NotSupported(
-            "Integrations are not supported: no tools run on this server.",
-            hint="Leave them out.",
-            param="integrations",
-        )
     for name in ("max_output_tokens", "context_length"):
         value = getattr(body, name)
         if value is not None and value < 1:

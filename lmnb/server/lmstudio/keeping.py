@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from lmnb.chat.conversation import Message, Part, Text, Thinking
-from lmnb.server.generation import Answer
+from lmnb.chat.conversation import Message
 from lmnb.server.store import NewResponse, ResponseStore
 
 
@@ -28,14 +27,15 @@ class Keeper:
         self._previous = previous
         self._active = active
 
-    async def keep(self, answer: Answer) -> str | None:
-        """Store the chat; its id, or None. It is on disk when this returns."""
+    async def keep(self, answer: tuple[Message, ...]) -> str | None:
+        """Store the chat with all messages of its answer; its id, or None.
+
+        It is on disk when this returns.
+        """
         if not self._active:
             return None
         identifier = f"resp_{secrets.token_hex(24)}"
-        said: list[Part] = [Thinking(answer.thinking)] if answer.thinking else []
-        said.append(Text(answer.text))
-        messages = (*self._messages, Message("assistant", tuple(said)))
+        messages = (*self._messages, *answer)
         await self._store.save(
             NewResponse(id=identifier, messages=messages, previous=self._previous)
         )

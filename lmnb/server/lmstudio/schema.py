@@ -34,13 +34,29 @@ class ImageInput(msgspec.Struct, frozen=True, tag="image", forbid_unknown_fields
     data_url: str
 
 
+class PluginIntegration(msgspec.Struct, frozen=True, tag="plugin", forbid_unknown_fields=True):
+    """A server of `mcp.json`, as `mcp/<label>`; a bare string means the same with all its tools."""
+
+    id: str
+    allowed_tools: tuple[str, ...] | None = None
+
+
+class EphemeralMcp(msgspec.Struct, frozen=True, tag="ephemeral_mcp", forbid_unknown_fields=True):
+    """A remote MCP server that lives as long as the request."""
+
+    server_label: str
+    server_url: str
+    allowed_tools: tuple[str, ...] | None = None
+    headers: dict[str, str] | None = None
+
+
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /api/v1/chat`."""
 
     model: str
     input: str | list[MessageInput | TextInput | ImageInput]
     system_prompt: str | None = None
-    integrations: list[Any] | None = None
+    integrations: list[str | PluginIntegration | EphemeralMcp] | None = None
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -104,7 +120,47 @@ class ReasoningOutput(msgspec.Struct, frozen=True, tag="reasoning"):
     content: str
 
 
-Output: TypeAlias = MessageOutput | ReasoningOutput
+class PluginInfo(msgspec.Struct, frozen=True, tag="plugin"):
+    """A tool of a server of `mcp.json`."""
+
+    plugin_id: str
+
+
+class EphemeralInfo(msgspec.Struct, frozen=True, tag="ephemeral_mcp"):
+    """A tool of a server that the request named."""
+
+    server_label: str
+
+
+ProviderInfo: TypeAlias = PluginInfo | EphemeralInfo
+
+
+class ToolCallOutput(msgspec.Struct, frozen=True, tag="tool_call"):
+    """A call that was made. `output` is JSON text: MCP's content blocks."""
+
+    tool: str
+    arguments: dict[str, Any]
+    output: str
+    provider_info: ProviderInfo
+
+
+class FailureMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`execution_error` is ours: the server died, took too long, or the tool says that it failed."""
+
+    type: Literal["invalid_name", "invalid_arguments", "execution_error"]
+    tool_name: str
+    arguments: dict[str, Any] | None = None
+    provider_info: ProviderInfo | None = None
+
+
+class InvalidToolCallOutput(msgspec.Struct, frozen=True, tag="invalid_tool_call"):
+    """A call that came to nothing; the model was told why."""
+
+    reason: str
+    metadata: FailureMetadata
+
+
+Output: TypeAlias = MessageOutput | ReasoningOutput | ToolCallOutput | InvalidToolCallOutput
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

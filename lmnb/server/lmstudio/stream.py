@@ -10,14 +10,26 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from lmnb.chat.events import Event, Finished, Loading, Prompt, TextDelta, ThinkingDelta
+from lmnb.chat.events import (
+    Event,
+    Finished,
+    Loading,
+    Prompt,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from lmnb.errors import LmnbError
 from lmnb.server import sse
 from lmnb.server.errors import lmstudio_body
-from lmnb.server.generation import Answer
+from lmnb.server.generation import Call
 from lmnb.server.lmstudio.keeping import Keeper
-from lmnb.server.lmstudio.result import chat_result, outputs
-from lmnb.server.lmstudio.schema import ChatResult, Stats
+from lmnb.server.lmstudio.result import Outputs, called_output, chat_result, provider_info
+from lmnb.server.lmstudio.schema import ChatResult, Stats, ToolCallOutput
+from lmnb.server.mcp.loop import ToolLoop
+from lmnb.server.mcp.toolset import Called, arguments_of
 
 _encode = sse.encoder.encode
 _PREFIXES = {
@@ -28,19 +40,21 @@ _PREFIXES = {
 class ChatStream:
     """Turns the events of one answer into frames. `instance` is the id of the one that answers."""
 
-    def __init__(self, instance: str, keeper: Keeper) -> None:
+    def __init__(self, instance: str, keeper: Keeper, loop: ToolLoop) -> None:
         self._instance = instance
         self._keeper = keeper
+        self._loop = loop
+        self._outputs = Outputs()
+        self._call: tuple[ToolCallStart, list[str]] | None = None
         self._loading = False
         self._prompt: Prompt | None = None
         self._phase = ""  # of prompt_processing, reasoning, message the one that is open
         self._began = time.monotonic()
         self._first: float | None = None
-        self._thinking: list[str] = []
-        self._text: list[str] = []
+        self._pieces = {"message": 0, "reasoning": 0}
         self._load_seconds: float | None = None
 
-    async def frames(self, events: AsyncGenerator[Event, None]) -> sse.Frames:
+    async def frames(self, events: AsyncGenerator[Event | Called, None]) -> sse.Frames:
         """All frames of the answer, which is stored before its end is told."""
         yield self._frame("chat.start", model_instance_id=self._instance)
         async with aclosing(events):
@@ -50,19 +64,20 @@ class ChatStream:
                 elif data := self.feed(event):
                     yield data
 
-    def feed(self, event: Event) -> bytes:
+    def feed(self, event: Event | Called) -> bytes:
         """The frames that say `event`, which is not the last."""
+        self._outputs.feed(event)
         if isinstance(event, TextDelta):
-            self._text.append(event.text)
             return self._delta("message", event.text)
         if isinstance(event, ThinkingDelta):
-            self._thinking.append(event.text)
             return self._delta("reasoning", event.text)
         if isinstance(event, Prompt):
             return self._reading(event)
         if isinstance(event, Loading):
             return self._load(event)
-        return b""
+        if isinstance(event, Called):
+            return self._called(event)
+        return self._calling(event)
 
     def error(self, error: LmnbError) -> bytes:
         """The frames that end the stream because of `error`, with what was generated until then.
@@ -72,15 +87,15 @@ class ChatStream:
         found = self._first is not None
         stats = Stats(
             input_tokens=self._prompt.total if self._prompt else 0,
-            total_output_tokens=len(self._thinking) + len(self._text),
-            reasoning_output_tokens=len(self._thinking),
+            total_output_tokens=sum(self._pieces.values()),
+            reasoning_output_tokens=self._pieces["reasoning"],
             tokens_per_second=0.0,
             time_to_first_token_seconds=(self._first or 0.0) - self._began if found else 0.0,
             model_load_time_seconds=self._load_seconds,
         )
         result = ChatResult(
             model_instance_id=self._instance,
-            output=outputs("".join(self._thinking), "".join(self._text)),
+            output=self._outputs.items,
             stats=stats,
         )
         return (
@@ -119,12 +134,45 @@ class ChatStream:
         return data + self._close() if event.done >= event.total else data
 
     def _delta(self, kind: str, text: str) -> bytes:
-        if self._first is None:
-            self._first = time.monotonic()
+        self._pieces[kind] += 1
+        self._arrived()
         if not text:
             return b""
         before = self._open(kind) if self._phase != kind else b""
         return before + sse.frame(_PREFIXES[kind] + _encode(text) + b"}", f"{kind}.delta")
+
+    def _arrived(self) -> None:
+        if self._first is None:
+            self._first = time.monotonic()
+
+    def _calling(self, event: Event) -> bytes:
+        """A call as it is written; its arguments are told at once, when they are whole."""
+        if isinstance(event, ToolCallStart):
+            self._arrived()
+            self._call = (event, [])
+            return self._close() + self._tool("start", event.name)
+        if self._call is not None:
+            start, pieces = self._call
+            if isinstance(event, ToolCallDelta):
+                pieces.append(event.json)
+            elif isinstance(event, ToolCallEnd):
+                self._call = None
+                arguments = arguments_of(Call(start.id, start.name, "".join(pieces)))
+                return self._tool("arguments", start.name, arguments=arguments or {})
+        return b""
+
+    def _called(self, called: Called) -> bytes:
+        found = called_output(called)
+        if isinstance(found, ToolCallOutput):
+            return self._tool("success", found.tool, arguments=found.arguments, output=found.output)
+        return self._frame("tool_call.failure", reason=found.reason, metadata=found.metadata)
+
+    def _tool(self, what: str, name: str, **fields: Any) -> bytes:
+        offered = self._loop.find(name)
+        if offered is None:  # The failure that follows says so.
+            return b""
+        info = provider_info(offered)
+        return self._frame(f"tool_call.{what}", tool=name, **fields, provider_info=info)
 
     def _open(self, phase: str) -> bytes:
         if self._phase == phase:
@@ -139,8 +187,8 @@ class ChatStream:
 
     async def _finish(self, end: Finished) -> bytes:
         before = self._close()
-        answer = Answer("".join(self._text), "".join(self._thinking), (), (), end)
-        result = chat_result(answer, await self._keeper.keep(answer))
+        identifier = await self._keeper.keep(self._loop.messages)
+        result = chat_result(end, self._outputs.items, identifier)
         return before + self._frame("chat.end", result=result)
 
     def _frame(self, kind: str, **fields: Any) -> bytes:

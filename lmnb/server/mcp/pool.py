@@ -1,0 +1,74 @@
+"""Connections that outlive a request: configured servers keep their state (a browser's page, say)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from lmnb.server.mcp import connection
+from lmnb.server.mcp.connection import Connection
+from lmnb.server.mcp.servers import Place, Server
+
+IDLE = 600.0
+"""Seconds after its last use at which a configured server is stopped."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connection: Connection | None = None
+    users: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Pool:
+    """Connects to servers, and keeps those that `mcp.json` names for a while."""
+
+    def __init__(self, idle: float = IDLE) -> None:
+        self._idle = idle
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def use(self, server: Server) -> AsyncGenerator[Connection, None]:
+        """A connection for as long as the block lasts. Raises as `connection.connect`."""
+        if not server.is_configured:
+            async with connection.connect(server.label, server.place) as found:
+                yield found
+            return
+        kept = self._kept.setdefault(_key(server.label, server.place), _Kept())
+        kept.users += 1
+        if kept.timer is not None:
+            kept.timer.cancel()
+        try:
+            async with kept.lock:  # Who comes meanwhile waits for the same one.
+                if kept.connection is None or not kept.connection.is_alive:
+                    kept.connection = await connection.begin(server.label, server.place)
+            yield kept.connection
+        finally:
+            kept.users -= 1
+            if not kept.users:
+                loop = asyncio.get_running_loop()
+                kept.timer = loop.call_later(self._idle, self._retire, kept)
+
+    async def close(self) -> None:
+        """Stop all servers."""
+        for kept in self._kept.values():
+            if kept.timer is not None:
+                kept.timer.cancel()
+            self._retire(kept)
+        await asyncio.gather(*self._closing)
+
+    def _retire(self, kept: _Kept) -> None:
+        connection, kept.connection = kept.connection, None
+        if connection is not None:
+            task = asyncio.create_task(connection.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+def _key(label: str, place: Place) -> tuple[str, str]:
+    """Who changes an entry of `mcp.json` gets a new server."""
+    return label, repr(place)

@@ -1,0 +1,128 @@
+"""Which MCP servers there are: named by a request, or configured in `$LMNB_HOME/mcp.json`.
+
+The file has the form that LM Studio, Claude Desktop and Cursor share: `{"mcpServers": {label:
+{"command", "args", "env", "cwd"} | {"url", "headers"}}}`; `"disabled": true` leaves one out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from lmnb.errors import ConfigError, InvalidRequest, NotFound
+
+PLUGIN = "mcp/"
+"""What comes before the label of a configured server in LM Studio's API."""
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """A server that is spoken to by HTTP (the protocol's "streamable HTTP")."""
+
+    url: str
+    headers: Mapping[str, str] = {}
+
+
+class Local(msgspec.Struct, frozen=True):
+    """A program of this machine, spoken to through its standard input and output.
+
+    `env` comes on top of the few variables that every program needs (`PATH`, `HOME`, …).
+    """
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    cwd: str | None = None
+
+
+Place: TypeAlias = Remote | Local
+
+
+class Server(msgspec.Struct, frozen=True):
+    """One server for one request.
+
+    label
+        What it is called; part of the names of tools that two servers have.
+    allowed
+        Names of the tools that the model may see; None is all.
+    is_configured
+        It stands in `mcp.json`, so it may be kept running from request to request.
+    """
+
+    label: str
+    place: Place
+    allowed: frozenset[str] | None = None
+    is_configured: bool = False
+
+
+def remote(label: str, url: str, headers: Mapping[str, str] | None, *, param: str) -> Remote:
+    """A server that a request names.
+
+    Raises
+    ------
+    InvalidRequest
+        The label or URL cannot be one; `param` is the field that names the server.
+    """
+    if not label.strip():
+        raise InvalidRequest("An MCP server needs a label.", param=param)
+    if not url.startswith(("http://", "https://")):
+        raise InvalidRequest(f"{url!r} is no http:// or https:// URL.", param=param)
+    return Remote(url, dict(headers or {}))
+
+
+def configured(home: Path) -> dict[str, Place]:
+    """The servers of `mcp.json`, by label; none without the file. Blocks (disk).
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be understood; the message names the entry.
+    """
+    path = home / "mcp.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    servers = data.get("mcpServers") if isinstance(data, dict) else None
+    if not isinstance(servers, dict):
+        raise ConfigError(f'{path} must hold {{"mcpServers": {{…}}}}.')
+    return {
+        label: _place(entry, f"{path}, {label}")
+        for label, entry in servers.items()
+        if not (isinstance(entry, dict) and entry.get("disabled") is True)
+    }
+
+
+def find(known: Mapping[str, Place], name: str, *, param: str) -> tuple[str, Place]:
+    """Label and place of the configured server `mcp/<label>`.
+
+    Raises
+    ------
+    NotFound
+        There is none of that label.
+    """
+    label = name.removeprefix(PLUGIN)
+    if not name.startswith(PLUGIN) or label not in known:
+        names = ", ".join(f"{PLUGIN}{each}" for each in known) or "none"
+        raise NotFound(
+            f"There is no integration {name!r}.", hint=f"mcp.json has {names}.", param=param
+        )
+    return label, known[label]
+
+
+def _place(entry: Any, where: str) -> Place:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} must be an object.")
+    kinds = [name for name in ("command", "url") if name in entry]
+    if len(kinds) != 1:
+        raise ConfigError(f"{where} needs either a command or a url.")
+    try:
+        kind: type[Place] = Local if kinds == ["command"] else Remote
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}.") from None
