@@ -206,6 +206,11 @@ class Client:
         closed: bool = self._call("DELETE", "/lmnb/listener")["closed"]
         return closed
 
+    def mcp(self) -> list[Json]:
+        """The servers of `mcp.json`, which are started for it: `lmnb.server.mcp.listing.Listed`."""
+        found: list[Json] = self._call("GET", "/lmnb/mcp")["servers"]
+        return found
+
     def settings(self) -> list[Json]:
         """The server's settings, in order: `lmnb.config.Setting`."""
         found: list[Json] = self._call("GET", "/lmnb/settings")["settings"]

@@ -134,6 +134,7 @@ def test_every_setting_says_what_it_means(settings: Settings) -> None:
 
 
 def test_a_running_server_goes_by_the_change(server: ServerHome, client: Client) -> None:
+    client.unload(all=True)
     assert "jit_loading = on\n" in server.lmnb("settings").stdout
     done = server.lmnb("settings", "jit_loading", "off")
     assert done.stdout.startswith("jit_loading = off  (file)\n")

@@ -23,8 +23,10 @@ from lmnb.chat.conversation import Text
 from lmnb.client import Client
 from lmnb.engine.protocol import Segment
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
+from lmnb.notebook import status
 from lmnb.server.generation import Call
-from lmnb.server.mcp import servers
+from lmnb.server.mcp import connection, servers
+from lmnb.server.mcp.connection import McpConnectionFailed
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Remote, Server
 from lmnb.server.mcp.toolset import opened
@@ -61,15 +63,17 @@ def loaded(server: ServerHome, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     client = server.attach()
     list(client.load(str(path), identifier=MODEL, context_length=1 << 18, parallel=2))
-    configured = {
-        "files": STDIO,
-        f"odd{SEEN}": STDIO,
-        "mute": {**STDIO, "args": [str(SCRIPT), "mute"]},
-    }
-    (server.path / "mcp.json").write_text(json.dumps({"mcpServers": configured}))
     yield client
     client.unload(MODEL)
-    (server.path / "mcp.json").unlink()
+
+
+@pytest.fixture(autouse=True)
+def configured(server: ServerHome) -> Iterator[None]:
+    path = server.path / "mcp.json"
+    known = {"files": STDIO, f"odd{SEEN}": STDIO}
+    path.write_text(json.dumps({"mcpServers": known}))
+    yield
+    path.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -302,12 +306,20 @@ def test_servers_that_cannot_be_reached(loaded: Client, server: ServerHome) -> N
     assert nowhere["type"] == "mcp_connection_error"
     assert "far" in nowhere["message"]
     path = server.path / "mcp.json"
-    before = path.read_text()
     path.write_text(json.dumps({"mcpServers": {"gone": {"command": "/no/such/program"}}}))
-    try:
-        assert "gone" in refused(loaded.http, "mcp/gone", status=424)["message"]
-    finally:
-        path.write_text(before)
+    assert "gone" in refused(loaded.http, "mcp/gone", status=424)["message"]
+
+
+def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_PATIENCE", 2.0)
+
+    async def use() -> None:
+        mute = Server("mute", Local(sys.executable, (str(SCRIPT), "mute")), is_configured=True)
+        async with opened(Pool(), [mute], patience=9):
+            pass
+
+    with pytest.raises(McpConnectionFailed, match="did not answer within 2 seconds"):
+        asyncio.run(use())
 
 
 def test_integrations_that_are_none(loaded: Client) -> None:
@@ -348,6 +360,23 @@ def test_what_the_network_may(loaded: Client, remote: str) -> None:
                 loaded.remove_token(name)
             loaded.change_setting("allow_request_mcp", None)
             loaded.change_setting("allow_configured_mcp", None)
+
+
+def test_the_list(loaded: Client, server: ServerHome) -> None:
+    (server.path / "mcp.json").write_text(
+        json.dumps({"mcpServers": {"files": STDIO, "gone": {"command": "/no/such/program"}}})
+    )
+    files, gone = loaded.mcp()
+    assert files["id"] == "mcp/files"
+    assert {"name": "weather", "description": "The weather in a city."} in files["tools"]
+    assert "gone" in gone["error"]
+    printed = server.lmnb("mcp").stdout
+    assert "    weather: The weather in a city.\n" in printed
+    assert gone["error"] in printed
+    assert json.loads(server.lmnb("mcp", "--json").stdout) == [files, gone]
+    text = status.mcp([files, gone], server.path)["text/plain"]
+    assert "mcp/files  weather" in text
+    assert "mcp.json" in status.mcp([], server.path)["text/plain"]
 
 
 def test_the_file(tmp_path: Path) -> None:

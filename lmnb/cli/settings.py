@@ -1,4 +1,4 @@
-"""`lmnb settings`: show and change what the server goes by."""
+"""`lmnb settings` and `lmnb mcp`: what the server goes by, and what it is configured to reach."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
-    """Declare the command."""
+    """Declare the commands."""
     settings = commands.add_parser("settings", help="show settings, or change one")
     settings.add_argument("name", nargs="?", help="which one (all)")
     settings.add_argument("value", nargs="?", help="what to set it to, such as 600 or off")
     settings.add_argument("--reset", action="store_true", help="back to its default")
     settings.add_argument("--json", action="store_true", help="print JSON")
     settings.set_defaults(run=_settings)
+
+    mcp = commands.add_parser("mcp", help="list the MCP servers of mcp.json with their tools")
+    mcp.add_argument("--json", action="store_true", help="print JSON")
+    mcp.set_defaults(run=_mcp)
 
 
 def _settings(options: Namespace) -> None:
@@ -43,3 +47,18 @@ def _settings(options: Namespace) -> None:
         source = "" if row["source"] == "default" else f"  ({row['source']})"
         print(f"{row['name']} = {row['text']}{source}")
         print(textwrap.indent(textwrap.fill(row["description"], 92), "    "))
+
+
+def _mcp(options: Namespace) -> None:
+    client = output.connect()
+    rows = client.mcp()
+    if options.json:
+        output.print_json(rows)
+    elif not rows:
+        output.note(f"There are no MCP servers. They stand in {client.home / 'mcp.json'}.")
+    for row in () if options.json else rows:
+        print(f"{row['id']}  {row['place']}")
+        if row["error"]:
+            print(f"    {row['error']}")
+        for tool in row["tools"]:
+            print(f"    {tool['name']}: {tool['description'].strip().partition(chr(10))[0]}")

@@ -14,7 +14,7 @@ from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.models import find_loaded, use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
-from lmnb.notebook.status import gpu_hint, ls, placement, ps, settings, status
+from lmnb.notebook.status import gpu_hint, ls, mcp, placement, ps, settings, status
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.units import duration, size
 from lmnb.selection import DEFAULT_CHAT_MODEL
@@ -33,7 +33,7 @@ class LmMagic:
             prog="%lm", description="Models and server of lmnb. Alone: what there is, and where."
         )
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-        for add in (_get, _ls, _ps, _load, _unload, _serve, _launch, _settings, _log, _help):
+        for add in (_get, _ls, _ps, _load, _unload, _serve, _launch, _settings, _mcp, _log, _help):
             add(commands)
         return parser
 
@@ -136,6 +136,14 @@ def _launch(commands: Any) -> None:
     add("-m", "--model", help="a loaded or downloaded model (default: the one that is loaded)")
     add("--context-length", type=integer(1), metavar="N", help="tokens to load it with (65536)")
     add("--port", type=integer(0, 65535), help="port to listen on (1234); 0 takes a free one")
+
+
+def _mcp(commands: Any) -> None:
+    commands.add_parser(
+        "mcp",
+        help="MCP servers and their tools",
+        description="The MCP servers of mcp.json, with their tools.",
+    )
 
 
 def _log(commands: Any) -> None:
@@ -306,6 +314,12 @@ def _run_launch(client: Client, args: Namespace) -> None:
     show(paragraph("\n".join(lines), shell_lines(agent.command(target), target)))
 
 
+def _show_mcp(client: Client, _: Namespace) -> None:
+    with transient("Starting the MCP servers"):
+        rows = client.mcp()
+    show(mcp(rows, client.home))
+
+
 def _show_log(client: Client, args: Namespace) -> None:
     note("\n".join(client.log(args.lines)) or "The log is empty.")
 
@@ -319,6 +333,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "unload": _run_unload,
     "serve": _run_serve,
     "settings": _run_settings,
+    "mcp": _show_mcp,
     "launch": _run_launch,
     "log": _show_log,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmnb.notebook.output import Bundle
@@ -79,6 +80,18 @@ def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
             for row in rows
         ],
     )
+
+
+def mcp(rows: Sequence[dict[str, Any]], home: Path) -> Bundle:
+    """MCP servers, with a row for each of their tools."""
+    if not rows:
+        return paragraph(f"There are no MCP servers. They stand in {home / 'mcp.json'}.")
+    lines: list[tuple[str, str, str]] = []
+    for row in rows:
+        if row["error"]:
+            lines.append((row["id"], "", row["error"]))
+        lines += [(row["id"], tool["name"], tool["description"]) for tool in row["tools"]]
+    return table(("Server", "Tool", "What it does"), lines)
 
 
 def settings(rows: Sequence[dict[str, Any]]) -> Bundle:

@@ -29,6 +29,7 @@ from lmnb.models.instances import Manager
 from lmnb.runtime import log_path
 from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
+from lmnb.server.mcp.listing import listing
 from lmnb.server.state import state_of
 from lmnb.server.tokens import USUAL
 
@@ -352,6 +353,13 @@ async def remove_token(request: Request) -> Response:
     """Remove the token that `?name=` names, by name or id."""
     name = request.query_params.get("name", "")
     return _json(await asyncio.to_thread(state_of(request).tokens.remove, name))
+
+
+@router.get("/mcp")
+async def mcp(request: Request) -> Response:
+    """The servers of `mcp.json` with their tools: `{"servers": [lmnb.server.mcp.listing.Listed]}`."""
+    state = state_of(request)
+    return _json({"servers": await listing(state.home, state.mcp)})
 
 
 # --- settings -----------------------------------------------------------------
