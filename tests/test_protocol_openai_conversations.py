@@ -111,6 +111,13 @@ def test_responses_continue_a_conversation(sdk: openai.OpenAI, *, streamed: bool
     assert len(texts(sdk, made.id)) == 5
 
 
+def test_what_is_only_read_is_not_added(sdk: openai.OpenAI) -> None:
+    made = sdk.conversations.create(items=ADA)
+    ask: Any = {**SHORT, "input": "Hello.", "conversation": made.id}
+    assert sdk.responses.create(**ask, extra_body={"generate": False}).status == "completed"
+    assert len(texts(sdk, made.id)) == 1
+
+
 def test_what_is_not_stored_is_added_all_the_same(sdk: openai.OpenAI) -> None:
     made = sdk.conversations.create()
     sdk.responses.create(**SHORT, input="Hello.", conversation={"id": made.id}, store=False)

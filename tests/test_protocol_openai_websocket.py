@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from socket import create_connection
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from openai.types.responses import ResponsesServerEvent
@@ -19,8 +21,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
 from lmnb.client import Client
+from lmnb.server import sse
 from lmnb.server.body import MAX_BODY
+from lmnb.server.conversations import ConversationStore
+from lmnb.server.database import Database
+from lmnb.server.openai import responses_socket
+from lmnb.server.openai.responses_objects import in_progress
+from lmnb.server.openai.responses_request import ResponsesBody
+from lmnb.server.openai.responses_run import Run
 from lmnb.server.openai.responses_socket import WAITING
+from lmnb.server.openai.responses_stream import ResponseStream
+from lmnb.server.store import ResponseStore
 
 SHORT: dict[str, Any] = {
     "type": "response.create",
@@ -172,6 +183,37 @@ def test_requests_are_answered_in_turn(socket: ClientConnection) -> None:
         else:
             assert frame["stream_id"] == "abc"[len(order)]
     assert order == ["a", "b", "c"]
+
+
+def test_a_silent_response_repeats_that_it_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Codex's watchdog is fed by events, whatever they come through."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.01)
+    sent: list[dict[str, Any]] = []
+
+    class Silent(responses_socket._Connection):
+        def __init__(self) -> None:
+            """Without a client."""
+
+        async def _send(self, value: Any, lane: str | None) -> None:
+            sent.append(msgspec.to_builtins(value))
+
+    async def coming() -> None:
+        while len(sent) < 3:
+            await asyncio.sleep(0.005)
+
+    with contextlib.closing(Database(tmp_path / "lmnb.db")) as database:
+        run = Run(
+            answer=ResponseStream(in_progress(ResponsesBody(model="m", input="hi"))),
+            conversation=(),
+            input=[],
+            responses=ResponseStore(database),
+            conversations=ConversationStore(database),
+        )
+        asyncio.run(Silent()._next(run, coming(), None))
+    assert {frame["type"] for frame in sent} == {"response.in_progress"}
+    assert [frame["sequence_number"] for frame in sent] == list(range(len(sent)))
 
 
 # --- what goes wrong --------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import Headers
@@ -79,6 +79,31 @@ class ResponsesBody(SamplingFields, OutputFields, ToolFields):
             return {**data, "generate": False}
         return data
 
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.prompt is not None:
+            raise UnsupportedParameter(
+                "'prompt' is not supported: there are no stored prompts here.",
+                hint="Send 'instructions' and 'input'.",
+                param="prompt",
+            )
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise InvalidValue(
+                "'conversation' and 'previous_response_id' exclude each other.",
+                hint="Send one of them.",
+                param="conversation",
+            )
+        if self.background and not self.store:
+            raise InvalidValue(
+                "A response in the background has to be stored: 'store' must not be false.",
+                param="background",
+            )
+        if self.background and not self.generate:
+            raise InvalidValue(
+                "'generate' must not be false for a response in the background.", param="generate"
+            )
+        return self
+
     def output_format(self) -> OutputFormat:
         """`text.format`, or `response_format`, which many clients send here too."""
         if self.text.format is not None:
@@ -101,7 +126,6 @@ def translate(
     `history` is the stored conversation that this one continues. `instructions` are for
     this request only: they go in front of the request and are not stored.
     """
-    _refuse(body)
     toolbox = body.toolbox
     conversation = history + _given(body)
     system: tuple[Message, ...] = ()
@@ -135,27 +159,3 @@ def _given(body: ResponsesBody) -> tuple[Message, ...]:
     if body.previous_response_id or body.conversation or body.instructions:
         return ()
     raise MissingParameter("Missing required parameter: 'input'.", param="input")
-
-
-def _refuse(body: ResponsesBody) -> None:
-    if body.prompt is not None:
-        raise UnsupportedParameter(
-            "'prompt' is not supported: there are no stored prompts here.",
-            hint="Send 'instructions' and 'input'.",
-            param="prompt",
-        )
-    if body.conversation is not None and body.previous_response_id is not None:
-        raise InvalidValue(
-            "'conversation' and 'previous_response_id' exclude each other.",
-            hint="Send one of them.",
-            param="conversation",
-        )
-    if body.background and not body.store:
-        raise InvalidValue(
-            "A response in the background has to be stored: 'store' must not be false.",
-            param="background",
-        )
-    if body.background and not body.generate:
-        raise InvalidValue(
-            "'generate' must not be false for a response in the background.", param="generate"
-        )

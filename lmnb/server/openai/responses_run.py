@@ -217,7 +217,8 @@ class Run:
         new = self.stored(frames)
         if self.recent is not None:
             self.recent.add(new.id, new.messages)
-        conversation = response.conversation if response.status in _ADDED else None
+        added = response.status in _ADDED and response.output
+        conversation = response.conversation if added else None
         if response.store:
             await self.responses.save(new, also=self._append if conversation else None)
         elif conversation:
@@ -247,7 +248,7 @@ class Run:
 
 
 _ADDED = ("completed", "incomplete")
-"""What has ended otherwise does not become part of its conversation."""
+"""What has ended otherwise, or has only been read, does not become part of its conversation."""
 
 
 def as_frame(event: ResponseEvent) -> bytes:
