@@ -17,6 +17,7 @@ from lmnb.engine.protocol import (
     Sampling,
     Segment,
     Step,
+    ThinkingBudget,
 )
 from lmnb.errors import LmnbError
 
@@ -45,6 +46,8 @@ class Engine:
         logprobs: int | None = None,
         priority: int = 0,
         constraint: ConstraintSpec | None = None,
+        thinking: ThinkingBudget | None = None,
+        show_special: tuple[str, ...] = (),
         draft_model: str | None = None,
     ) -> int:
         self.next_id += 1
@@ -58,6 +61,8 @@ class Engine:
             logprobs=logprobs,
             priority=priority,
             constraint=constraint,
+            thinking=thinking,
+            show_special=show_special,
             draft_model=draft_model,
         )
         self.text[self.next_id] = ""

@@ -136,8 +136,8 @@ class ToolChoice(msgspec.Struct, frozen=True):
 class Reasoning(msgspec.Struct, frozen=True):
     """How much the model should think, as far as its template offers a choice.
 
-    `effort` is one of OpenAI's words. `budget`, in tokens, is kept for who reads the request, but
-    nothing enforces it: thinking ends where the model ends it.
+    `effort` is one of OpenAI's words. `budget` is the most tokens it may think, -1 or less any
+    number; that is enforced wherever the model's format has an end of thinking.
     """
 
     enabled: bool | None = None

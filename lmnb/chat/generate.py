@@ -19,7 +19,7 @@ from lmnb.chat.events import Event, Finished, FinishReason, Prompt, Scored, Timi
 from lmnb.chat.formats import default
 from lmnb.chat.formats.forcing.grammar import Around, Control, call_constraint
 from lmnb.chat.formats.format import Format
-from lmnb.chat.formats.reading.prompt_end import thinking_around
+from lmnb.chat.formats.reading.prompt_end import thinking_around, thinking_budget
 from lmnb.chat.formats.reading.split import Splitter
 from lmnb.chat.output_format import constraint
 from lmnb.chat.rendering.messages import SWITCHES
@@ -36,6 +36,7 @@ from lmnb.engine.protocol import (
     ModelInfo,
     Progress,
     Segment,
+    ThinkingBudget,
     TokenLogprob,
 )
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
@@ -132,6 +133,7 @@ async def generate(
         adapters=_adapters(request),
         score_prompt=request.score_prompt,
         constraint=demanded,
+        thinking=_budget(request, form, control_text),
         draft_model=str(draft) if draft else None,
     )
     async with aclosing(worker.generate(command)) as updates:
@@ -217,6 +219,19 @@ def _constraint(
     return call_constraint(form, tools.tools, choice, control, around)
 
 
+def _budget(request: Request, form: Format, prompt: str) -> ThinkingBudget | None:
+    """The bound on thinking, if one is wanted. Unwanted thinking ends where it begins.
+
+    Most templates have a switch for it; others begin it all the same, or their models do.
+    """
+    tokens = request.reasoning.budget
+    if _template_arguments(request).get("enable_thinking") is False:
+        tokens = 0
+    if tokens is None or tokens < 0:
+        return None
+    return thinking_budget(form, prompt, tokens, continued=request.continue_final)
+
+
 async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tuple[int, ...]:
     """The tokens of the prompt that `generate` would use. Waits for no generation."""
     ensure_supported(request)
@@ -280,6 +295,8 @@ def _template_arguments(request: Request) -> dict[str, Any]:
         found |= dict.fromkeys(SWITCHES, request.reasoning.enabled)
     if request.reasoning.effort is not None:
         found["reasoning_effort"] = request.reasoning.effort
+    if request.reasoning.budget is not None and request.reasoning.budget >= 0:
+        found["thinking_budget"] = request.reasoning.budget  # Seed-OSS tells the model of it
     return found | request.template_kwargs
 
 

@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 Row = NDArray[np.float32]
 
 
+def only(token: int, row: Row) -> None:
+    """Forbid all but this token."""
+    logit = row[token]
+    row.fill(-np.inf)
+    row[token] = logit
+
+
 class Constraint(Protocol):
     """The grammar of one answer, at the place the answer has reached.
 

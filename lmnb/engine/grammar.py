@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from lmnb.engine import grammar_source, native
-from lmnb.engine.constraint import Row
+from lmnb.engine.constraint import Row, only
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import ConstraintSpec, Segment
 from lmnb.errors import InvalidRequest, LmnbError
@@ -145,9 +145,7 @@ class Grammar:
             The grammar is too complex at this place.
         """
         if self._ahead:
-            forced = row[self._ahead[0]]
-            row.fill(-np.inf)
-            row[self._ahead[0]] = forced
+            only(self._ahead[0], row)
             return
         if self._waiting:
             row[self.vocabulary.ends] = -np.inf

@@ -170,6 +170,23 @@ class Model:
         parts = [self._tokenize(text, special=special) for text, special in self.joined(segments)]
         return self.with_bos(np.concatenate(parts) if parts else _NOTHING, add_bos=add_bos)
 
+    def continuation(self, text: str) -> list[int]:
+        """Tokens of a text in mid-answer, with its control tokens.
+
+        A tokenizer that begins every text with a space is asked to begin none here, as far as the
+        space is a token of its own.
+        """
+        found: list[int] = []
+        for part, control in self.parts(text):
+            tokens = [self.control_tokens[part]] if control else self._plain(part)
+            found += tokens
+        return found
+
+    def _plain(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenize(text, special=False).tolist()
+        has_space = not text.startswith(" ") and self.pieces[tokens[0]] == b" "
+        return tokens[1:] if has_space else tokens
+
     def joined(self, segments: Sequence[Segment]) -> list[tuple[str, bool]]:
         """Texts as the tokenizer is to see them, and whether it may find control tokens in them."""
         may_join = [s.special or not self._control_text.search(s.text) for s in segments]

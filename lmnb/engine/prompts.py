@@ -17,6 +17,7 @@ from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import Generate, Segment
 from lmnb.engine.sampling import Sampler
+from lmnb.engine.thinking import ThinkingLimit
 from lmnb.engine.triggered import Triggered
 from lmnb.engine.vision import Part, Span, Vision
 from lmnb.errors import ContextOverflow, InvalidRequest, LmnbError, NotSupported
@@ -114,6 +115,12 @@ class Prompts:
         return whole, tuple(Span(s.start + shift, s.end + shift, s.medium) for s in media)
 
     def _constraint(self, command: Generate, prompt_length: int) -> Constraint | None:
+        answer = self._answer_constraint(command, prompt_length)
+        if command.thinking is None:
+            return answer
+        return ThinkingLimit(self._model, command.thinking, answer)
+
+    def _answer_constraint(self, command: Generate, prompt_length: int) -> Constraint | None:
         if (spec := command.constraint) is None:
             return None
         most = self._context_length - prompt_length

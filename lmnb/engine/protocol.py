@@ -193,6 +193,23 @@ class ConstraintSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     closing: bool = False
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The most tokens a model may think, its marks left out.
+
+    end
+        What is written then, with control tokens: white space, and the text that ends the thinking.
+    opening
+        The text that begins it, where the model may begin it; "" is none.
+    begun
+        The prompt has begun it.
+    """
+
+    tokens: int
+    end: str
+    opening: str = ""
+    begun: bool = False
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's text, bytes and natural-log probability before sampling, with alternatives."""
 
@@ -316,7 +333,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     `ends`: tokens that end the answer besides the model's own. Their text alone does not.
     `draft_model`: path of the model that drafts, loaded if need be; "" is none, None that of the
     load. `max_tokens` None is "until the context is full". Lower `priority` values go first.
-    `adapters` None is what the model was loaded with.
+    `thinking` bounds what it thinks. `adapters` None is what the model was loaded with.
     `cache_key`: requests of one session have the same; its prefixes are kept a little longer.
     `score_prompt`: report the log probabilities of the prompt's tokens, too, with `logprobs`
     alternatives. It is then read anew, a few tokens at a time.
@@ -335,6 +352,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     priority: int = 0
     cache_key: str | None = None
     constraint: ConstraintSpec | None = None
+    thinking: ThinkingBudget | None = None
     adapters: tuple[AdapterChoice, ...] | None = None
     draft_model: str | None = None
     score_prompt: bool = False

@@ -16,7 +16,7 @@ from lmnb.server.openai.chat_tools import ToolFields
 from lmnb.server.openai.errors import UnsupportedValue
 from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.thinking import reasoning
+from lmnb.server.openai.thinking import BudgetFields, reasoning
 
 MAX_CHOICES = 128
 
@@ -45,7 +45,7 @@ class ThinkingFields(Fields):
     budget_tokens: Int | None = None
 
 
-class ChatBody(SamplingFields, OutputFields, ToolFields):
+class ChatBody(SamplingFields, OutputFields, ToolFields, BudgetFields):
     """POST /v1/chat/completions."""
 
     messages: list[Any]
@@ -112,7 +112,7 @@ def _reasoning(body: ChatBody) -> Reasoning:
     return reasoning(
         body.reasoning_effort or body.reasoning.effort,
         enabled=body.reasoning.enabled if enabled is None else enabled,
-        budget=body.thinking.budget_tokens or body.reasoning.max_tokens,
+        budget=body.thinking_bound(body.thinking.budget_tokens, body.reasoning.max_tokens),
     )
 
 

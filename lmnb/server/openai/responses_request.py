@@ -15,7 +15,7 @@ from lmnb.server.openai.output_format import translate as translate_format
 from lmnb.server.openai.responses_items import translate as translate_items
 from lmnb.server.openai.responses_tools import ToolFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
-from lmnb.server.openai.thinking import reasoning
+from lmnb.server.openai.thinking import BudgetFields, reasoning
 
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log probabilities."""
@@ -47,7 +47,7 @@ def _id_of(value: Any) -> Any:
     return value.get("id") if isinstance(value, dict) else value
 
 
-class ResponsesBody(SamplingFields, OutputFields, ToolFields):
+class ResponsesBody(SamplingFields, OutputFields, ToolFields, BudgetFields):
     """POST /v1/responses, and `response.create` of its WebSocket.
 
     Without `generate` the prompt is read into the prefix cache, and that is all.
@@ -139,7 +139,9 @@ def translate(
         tools=toolbox.tools,
         tool_choice=toolbox.choice,
         output_format=body.output_format(),
-        reasoning=reasoning(body.reasoning.effort, budget=body.reasoning.max_tokens),
+        reasoning=reasoning(
+            body.reasoning.effort, budget=body.thinking_bound(body.reasoning.max_tokens)
+        ),
         sampling=body.sampling(),
         stop=body.stops(),
         max_tokens=token_limit(body.max_output_tokens) if body.generate else 1,

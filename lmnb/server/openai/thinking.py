@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 from lmnb.chat.conversation import Reasoning
+from lmnb.server.openai.body import Fields, Int
 
 _THOROUGH = ("low", "medium", "high", "xhigh", "max")
+
+
+class BudgetFields(Fields):
+    """The most tokens to think, as other servers call it; -1 is any number.
+
+    llama.cpp's server has the first two, vLLM the third, Alibaba's and SiliconFlow's the last.
+    """
+
+    reasoning_budget_tokens: Int | None = None
+    thinking_budget_tokens: Int | None = None
+    thinking_token_budget: Int | None = None
+    thinking_budget: Int | None = None
+
+    def thinking_bound(self, *others: int | None) -> int | None:
+        """The first that is given of these, and `others` before them."""
+        given = (
+            *others,
+            self.reasoning_budget_tokens,
+            self.thinking_budget_tokens,
+            self.thinking_token_budget,
+            self.thinking_budget,
+        )
+        return next((budget for budget in given if budget is not None), None)
 
 
 def reasoning(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from lmnb.chat.formats.format import Format, HarmonyCall, Span
 from lmnb.chat.formats.reading.source import Marker
+from lmnb.engine.protocol import ThinkingBudget
 
 _SHORTEST = 3
 """Characters of a marker's beginning that nothing else ends in."""
@@ -41,6 +42,24 @@ def thinking_around(
     if not begin or not end or ending.endswith(end) or wanted is False:
         return None, None
     return begin, end
+
+
+def thinking_budget(
+    form: Format, prompt: str, tokens: int, *, continued: bool = False
+) -> ThinkingBudget | None:
+    """What the engine is told of a bound on thinking; None where the format has no end of it.
+
+    White space behind the end is left to the model, and to the grammar of what follows. Arguments
+    as of `Splitter`.
+    """
+    if form.thinking is None or not form.thinking.end.strip():
+        return None
+    return ThinkingBudget(
+        tokens=tokens,
+        end=form.thinking.end.rstrip(),
+        opening=form.thinking.begin.strip(),
+        begun=thinking_open(form.thinking, prompt, continued=continued),
+    )
 
 
 def thinking_open(thinking: Span | None, prompt: str, *, continued: bool = False) -> bool:
