@@ -12,6 +12,7 @@ import openai
 import pytest
 from made_models.projector import PATCHES, projector
 from pdfs import pdf
+from pictures import picture
 from server_home import CHAT, ServerHome
 
 from lmnb.client import Client
@@ -92,6 +93,29 @@ def test_all_protocols_read_the_same(loaded: Client) -> None:
     )
 
 
+def test_all_protocols_read_uploaded_files(loaded: Client) -> None:
+    sdk = loaded.openai(max_retries=0)
+    file = sdk.files.create(file=("minutes.pdf", MINUTES), purpose="user_data")
+    wanted = responses(loaded, file_data=encoded(MINUTES), filename="minutes.pdf")
+    found = responses(loaded, file_id=file.id)
+    assert found.output_text == wanted.output_text
+    assert found.usage.input_tokens == wanted.usage.input_tokens
+    [said] = sdk.responses.input_items.list(found.id).data
+    assert said.model_dump(exclude_unset=True)["content"][0].get("file_id") == file.id
+    assert chat(loaded, {"file_id": file.id}).usage.prompt_tokens == wanted.usage.input_tokens
+    claude = loaded.anthropic(max_retries=0)
+    block: Any = {"type": "document", "source": {"type": "file", "file_id": file.id}}
+    asked: Any = [{"role": "user", "content": [block, {"type": "text", "text": QUESTION}]}]
+    counted = claude.messages.count_tokens(model=CHAT, messages=asked)
+    assert counted.input_tokens == wanted.usage.input_tokens
+    image = sdk.files.create(file=("x.png", picture(1)), purpose="vision")
+    seen: Any = {"type": "image", "source": {"type": "file", "file_id": image.id}}
+    counted = claude.messages.count_tokens(
+        model=SEEING, messages=[{"role": "user", "content": [seen]}]
+    )
+    assert counted.input_tokens > PATCHES
+
+
 def test_a_stored_document_is_part_of_the_next_turn(loaded: Client) -> None:
     first = responses(loaded, file_data=encoded(MINUTES), filename="minutes.pdf")
     second = loaded.openai(max_retries=0).responses.create(
@@ -121,7 +145,7 @@ def test_what_cannot_be_read_is_400_in_every_protocol(loaded: Client) -> None:
         messages(loaded, MINUTES[:99])
     with pytest.raises(openai.BadRequestError, match="neither PDF nor text"):
         chat(loaded, {"file_data": encoded(b"PK\x03\x04\x00"), "filename": "x.docx"})
-    with pytest.raises(openai.BadRequestError, match="no stored files"):
+    with pytest.raises(openai.NotFoundError, match="No such File"):
         responses(loaded, file_id="file_1")
     with pytest.raises(openai.BadRequestError, match="fetches nothing"):
         responses(loaded, file_url="http://127.0.0.1:9/x.pdf")

@@ -5,6 +5,8 @@ Query strings (`?beta=true`) and the headers `anthropic-version` and `anthropic-
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -16,6 +18,7 @@ from lmnb.server.anthropic.answer import Form, message
 from lmnb.server.anthropic.schema import CountBody, MessagesBody
 from lmnb.server.anthropic.stream import MessageStream
 from lmnb.server.anthropic.translate import translate
+from lmnb.server.attached import attach
 from lmnb.server.body import read
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import request_id
@@ -25,11 +28,13 @@ from lmnb.server.state import State, state_of
 
 router = APIRouter()
 
+B = TypeVar("B", bound=CountBody)
+
 
 async def create(request: Request) -> Response:
     """Answer a conversation."""
-    body = await read(request, MessagesBody)
     state = state_of(request)
+    body = await _with_files(state, await read(request, MessagesBody))
     model = await resolve(state, body.model)
     wanted = translate(body, model, request.headers)
     form = Form.of(body)
@@ -43,11 +48,21 @@ async def create(request: Request) -> Response:
 
 async def count(request: Request) -> Response:
     """Count the tokens of a prompt. Waits for no generation."""
-    body = await read(request, CountBody)
     state = state_of(request)
+    body = await _with_files(state, await read(request, CountBody))
     wanted = translate(body, await resolve(state, body.model), request.headers)
     tokens = await until_disconnect(request, count_tokens(state, wanted))
     return _json({"input_tokens": tokens})
+
+
+async def _with_files(state: State, body: B) -> B:
+    """The body with the content of stored files in the places of their ids."""
+    contents = [await attach(message.content, state.files) for message in body.messages]
+    messages = [
+        msgspec.structs.replace(message, content=content)
+        for message, content in zip(body.messages, contents, strict=True)
+    ]
+    return msgspec.structs.replace(body, messages=messages)
 
 
 async def resolve(state: State, name: str) -> str:

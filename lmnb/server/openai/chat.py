@@ -7,6 +7,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmnb.server.attached import attach
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.generation import begin, generate
 from lmnb.server.openai import body as bodies
@@ -22,8 +23,10 @@ from lmnb.server.state import state_of
 async def create(request: Request) -> Response:
     """Answer a conversation, `n` times, whole or streamed."""
     body = await bodies.read(request, ChatBody)
-    wanted = translate(body, request.headers)
-    events = fan_out(partial(generate, state_of(request)), [wanted])
+    state = state_of(request)
+    messages = await attach(body.messages, state.files)
+    wanted = translate(body.model_copy(update={"messages": messages}), request.headers)
+    events = fan_out(partial(generate, state), [wanted])
     with_logprobs = wanted[0].logprobs is not None
     toolbox = body.toolbox
     if body.stream:

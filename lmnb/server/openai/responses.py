@@ -17,7 +17,7 @@ from lmnb.server.openai.paging import items_page
 from lmnb.server.openai.replies import reply
 from lmnb.server.openai.responses_objects import with_sealed_reasoning
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
-from lmnb.server.openai.responses_run import past_of, prepare, resolved
+from lmnb.server.openai.responses_run import past_of, prepare, resolved, with_files
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
@@ -96,7 +96,7 @@ async def input_tokens(request: Request) -> Response:
     """POST /v1/responses/input_tokens: how long the prompt of such a request would be."""
     body = await bodies.read(request, ResponsesBody)
     state = state_of(request)
-    body = await resolved(state, body)
+    body = await with_files(state, await resolved(state, body))
     wanted, _ = translate(body, request.headers, (await past_of(state, body)).messages)
     count = await until_disconnect(request, count_tokens(state, wanted))
     return reply({"object": "response.input_tokens", "input_tokens": count})

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from lmnb.chat.conversation import Message, Request
 from lmnb.chat.events import Event
 from lmnb.errors import LmnbError, NotFound
+from lmnb.server.attached import attach
 from lmnb.server.conversations import ConversationStore, Item
 from lmnb.server.database import Execute
 from lmnb.server.openai.errors import ConversationNotFound, PreviousResponseNotFound
@@ -71,7 +72,7 @@ async def prepare(
     """
     body = await resolved(state, body)
     past = await past_of(state, body, recent)
-    wanted, conversation = translate(body, headers, past.messages)
+    wanted, conversation = translate(await with_files(state, body), headers, past.messages)
     answer = ResponseStream(
         in_progress(body),
         body.toolbox,
@@ -93,6 +94,11 @@ async def prepare(
 async def resolved(state: State, body: ResponsesBody) -> ResponsesBody:
     """The body with items in the places of references to them."""
     return body.model_copy(update={"input": await resolve(body.input, find_item(state))})
+
+
+async def with_files(state: State, body: ResponsesBody) -> ResponsesBody:
+    """The body with the content of stored files in the places of their ids."""
+    return body.model_copy(update={"input": await attach(body.input, state.files)})
 
 
 def find_item(state: State) -> Find:
