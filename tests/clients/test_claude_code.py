@@ -58,7 +58,7 @@ def cached(line: dict[str, Any]) -> float:
     usage = line["usage"]
     read = usage["cache_read_input_tokens"]
     total = read + usage["input_tokens"] + usage["cache_creation_input_tokens"]
-    assert total > 10_000, "the prompt of an agent"
+    assert total > 2_000, "the prompt of an agent"
     return float(read / total)
 
 
@@ -113,24 +113,21 @@ def test_it_finds_tools_that_it_has_not_told_of(
 def test_a_small_real_model_answers_however_long_its_prefill_takes(
     claude: Agent, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SmolLM2, in a context four times that it was trained for, with three of the tools."""
+    """SmolLM2, in a context longer than it was trained for, with three of the tools.
+
+    Told no more than that, it repeats its prompt until its tokens are used up.
+    """
     monkeypatch.setattr(packages, "_RUN", 1500.0)
     list(client.load(CHAT, identifier=MODEL, context_length=32_768, parallel=1))
     url = client.serve("127.0.0.1", 0)["url"]
-    options = ("--tools", "Bash,Read,Edit", "--max-turns", "3")
-
-    def tell(*words: str) -> list[dict[str, Any]]:
-        few = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "200"}
-        return ask(claude, url, *words, *options, **few)
-
+    options = ("--tools", "Bash,Read,Edit", "--system-prompt", "You say hello, and no more.")
     try:
-        first = tell("Say hello.")
-        second = tell("--resume", first[-1]["session_id"], "Say it again.")
+        first = ask(claude, url, "Say hello.", *options)
+        second = ask(claude, url, "--resume", first[-1]["session_id"], "Once more.", *options)
     finally:
         client.stop_serving()
         client.unload(MODEL)
     for said in (first, second):
-        assert said[-1]["subtype"] in {"success", "error_max_turns"}
         assert any(block.get("text") or block.get("name") for block in blocks(said))
     (turn, *_) = (line["message"] for line in second if line["type"] == "assistant")
     assert cached(turn) >= 0.95
