@@ -30,19 +30,22 @@ def codex(tmp_path: Path) -> Agent:
     return agent(tmp_path, PACKAGE, VERSION, PROGRAM)
 
 
-def ask(codex: Agent, client: Client, words: str) -> list[dict[str, Any]]:
+def ask(codex: Agent, client: Client, words: str, *options: str) -> list[dict[str, Any]]:
     """What it prints while it works: a JSON object a line."""
     lines = codex.launch(
         client,
         "codex",
-        "exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", words,
+        "exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox",
+        *options, words,
     )  # fmt: skip
     return [json.loads(line) for line in lines.splitlines()]
 
 
+@pytest.mark.parametrize("transport", ["http", "websocket"])
 def test_it_reads_a_file_and_writes_one(
-    codex: Agent, client: Client, chat_model_path: Path, tmp_path: Path
+    codex: Agent, client: Client, chat_model_path: Path, tmp_path: Path, transport: str
 ) -> None:
+    sockets = f"model_providers.lmnb.supports_websockets={str(transport == 'websocket').lower()}"
     (codex.folder / "notes.txt").write_text(SECRET)
     patch = PATCH.format(marker=MARKERS[1])
     answers = [
@@ -53,7 +56,10 @@ def test_it_reads_a_file_and_writes_one(
         Answer("It closes at nine.", MARKERS[1]),
     ]
     with listening(client, tmp_path, answers, chat_model_path, require_auth=True):
-        said = ask(codex, client, "When does the harbour close? It is in notes.txt.")
+        question = "When does the harbour close? It is in notes.txt."
+        said = ask(codex, client, question, "-c", sockets)
+    connected = any("WS /v1/responses 101" in line for line in client.log(20))
+    assert connected or transport == "http"
     items = [line["item"] for line in said if line["type"] == "item.completed"]
     assert [item["type"] for item in items] == [
         "reasoning",
