@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lmnb.notebook.arguments import Parser, integer, number, split, variable
 from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.interpolate import interpolate
+from lmnb.notebook.magics import claude
 
 
 @pytest.fixture
@@ -158,3 +159,43 @@ def test_interpolate_touches_only_references(text: str, names: dict[str, int]) -
     result = interpolate(text, names)
     if "{{" not in text:
         assert result == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("line", "thinking"),
+    [
+        ("", None),
+        ("--thinking", True),
+        ("--thinking --new", True),
+        ("--thinking 300", 300),
+        ("--thinking high", "high"),
+        ("--no-thinking", False),
+    ],
+)
+def test_how_to_think(line: str, thinking: object) -> None:
+    found = claude.parser.parse_line(line).thinking
+    assert (type(found), found) == (type(thinking), thinking)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--thinking hard", "neither a number of tokens nor minimal, low"),
+        ("--thinking 0", "neither a number of tokens"),
+        ("--thinking --no-thinking", "not allowed with"),
+        ("--max-steps 0", "at least 1"),
+        ("--tools 3x", "cannot be the name of a variable"),
+        ("--tools f,g.", "cannot be the name of a variable"),
+        ("--schema", "expected one argument"),
+        ("--schema A --schema B", "given twice"),
+    ],
+)
+def test_mistakes_in_the_options_of_a_cell(line: str, words: str) -> None:
+    with pytest.raises(UsageMistake) as raised:
+        claude.parser.parse_line(line)
+    assert words in str(raised.value)
+
+
+def test_images_may_be_repeated_and_tools_are_a_list() -> None:
+    args = claude.parser.parse_line("--image a.png --image figure --tools f,g.h")
+    assert (args.image, args.tools) == (["a.png", "figure"], ["f", "g.h"])

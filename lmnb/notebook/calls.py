@@ -13,7 +13,8 @@ from lmnb.notebook.turns import Call
 _WIDE = 80
 """Characters of a result that stand on the line; more are folded away."""
 _LONG = 4000
-"""Characters of a result that are shown at all. The model gets them all."""
+_PLAIN = 300
+"""Characters of a result that are shown at all, folded and as plain text. The model gets them all."""
 
 
 def run_shown(toolbox: Toolbox, call: Call) -> ToolRun:
@@ -58,7 +59,7 @@ def _done(written: str, run: ToolRun, seconds: float) -> Bundle:
     mark = "→" if run.error is None else "✗"
     text = run.text if run.error is None else run.error
     took = f" ({seconds:.1f} s)" if seconds >= 1 else ""
-    plain = f"{mark} {_shortened(text, _LONG)}{took}"
+    plain = f"{mark} {_shortened(text, _PLAIN)}{took}"
     if not is_notebook():
         return {"text/plain": f"  {plain}"}
     short = len(text) <= _WIDE and "\n" not in text
@@ -66,8 +67,9 @@ def _done(written: str, run: ToolRun, seconds: float) -> Bundle:
     line = f"{_html_code(written)} {mark} {_html_code(head)}{took}"
     body = f"<small>⚙ {line}</small>"
     if not short:
-        full = html.escape(_shortened(text, _LONG))
-        body = f"<details><summary>{body}</summary><pre>{full}</pre></details>"
+        shown = html.escape(_shortened(text, _LONG))
+        full = f'<pre style="white-space: pre-wrap">{shown}</pre>'
+        body = f"<details><summary>{body}</summary>{full}</details>"
     return {"text/html": body, "text/plain": f"⚙ {written} {plain}"}
 
 
