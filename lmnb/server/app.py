@@ -10,10 +10,11 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmnb import __version__
-from lmnb.server import control, errors, metrics
+from lmnb.server import control, errors, metrics, openapi
 from lmnb.server.anthropic import routes as anthropic
 from lmnb.server.lmstudio import routes as lmstudio
 from lmnb.server.openai import routes as openai
@@ -29,9 +30,11 @@ def public_app(state: State) -> FastAPI:
     app.add_route("/health", _health, methods=["GET"])
     app.add_route("/lmstudio-greeting", _greeting, methods=["GET"])
     app.add_route("/metrics", metrics.show, methods=["GET"])
-    app.include_router(openai.router)
-    app.include_router(anthropic.router)
-    app.include_router(lmstudio.router)
+    routers = (openai.router, anthropic.router, lmstudio.router)
+    described = [route for route in app.routes if isinstance(route, Route)]
+    app.add_route("/openapi.json", openapi.handler(routers, described), methods=["GET"])
+    for router in routers:
+        app.include_router(router)
     app.add_middleware(metrics.Measured, metrics=state.metrics)
     app.add_middleware(TolerantPaths)
     return app
@@ -58,7 +61,8 @@ class Dispatch:
 
 
 def _bare_app(state: State) -> FastAPI:
-    # No schema pages: they would load scripts from elsewhere, and handlers read raw JSON leniently.
+    # No pages of FastAPI's: they would load scripts from elsewhere, and its description knows
+    # nothing of handlers that read raw JSON leniently (see `lmnb.server.openapi`).
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.lmnb = state
     return app

@@ -27,12 +27,11 @@ class Function(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True, tag="function"):
     """A call of a function."""
 
     id: str
     function: Function
-    type: str = "function"
 
 
 class Custom(msgspec.Struct, frozen=True):
@@ -42,12 +41,11 @@ class Custom(msgspec.Struct, frozen=True):
     input: str
 
 
-class CustomCall(msgspec.Struct, frozen=True):
+class CustomCall(msgspec.Struct, frozen=True, tag="custom"):
     """A call of a custom tool."""
 
     id: str
     custom: Custom
-    type: str = "custom"
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Strings = Annotated[list[str], BeforeValidator(_listed)]
+Strings = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 """A string or a list of strings."""
 
 
