@@ -157,6 +157,9 @@ def test_capabilities_tell(loaded: Client) -> None:
     ]
     assert [row["capabilities"]["vision"] for row in seeing] == [True]
     assert rows[CHAT]["capabilities"]["vision"] is False
+    told = loaded.anthropic(max_retries=0).models.retrieve(MODEL).capabilities
+    assert told is not None
+    assert told.image_input.supported
 
 
 @pytest.mark.parametrize(

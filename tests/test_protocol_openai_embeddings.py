@@ -185,6 +185,12 @@ def test_the_same_list_for_anthropics_sdk(client: Client) -> None:
     assert one.max_input_tokens is not None
     assert one.capabilities is not None
     assert one.capabilities.thinking.supported is False
+    assert one.capabilities.image_input.supported is False
+    assert one.capabilities.pdf_input.supported
+    assert one.capabilities.structured_outputs.supported
+    embedder = sdk.models.retrieve(EMBEDDER).capabilities
+    assert embedder is not None
+    assert embedder.pdf_input.supported is False
     with pytest.raises(anthropic.NotFoundError, match="model:"):
         sdk.models.retrieve("none")
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from lmnb.errors import ModelNotFound
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
+from lmnb.server.lmstudio.capabilities import capabilities
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.replies import reply
 from lmnb.server.paging import limit
@@ -42,7 +43,26 @@ CAPABILITIES: dict[str, Any] = {
         "types": {"adaptive": _NO, "between_tools": _NO, "disabled": _NO, "enabled": _NO},
     },
 }
-"""Anthropic's list, every key present."""
+"""Anthropic's list, every key present; what is true of every model."""
+
+
+def _capabilities(entry: ModelEntry, instance: Instance | None) -> dict[str, Any]:
+    """What Anthropic's clients are told of a model. Blocks (disk)."""
+    if entry.kind != "llm":
+        return CAPABILITIES
+    found = capabilities(entry)
+    sees = instance.worker.info.sees if instance else found.vision
+    options = found.reasoning.allowed_options if found.reasoning else ()
+    thinks = {"supported": found.reasoning is not None}
+    levels = {name: {"supported": name in options} for name in ("low", "medium", "high")}
+    types = {"adaptive": thinks, "enabled": thinks, "disabled": {"supported": "off" in options}}
+    return CAPABILITIES | {
+        "effort": {"supported": "low" in options, **levels, "max": _NO},
+        "image_input": {"supported": sees},
+        "pdf_input": {"supported": True},
+        "structured_outputs": {"supported": True},
+        "thinking": thinks | {"types": types | {"between_tools": _NO}},
+    }
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +77,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     max_input_tokens: int | None
     max_tokens: int | None
-    capabilities: dict[str, Any] = msgspec.field(default_factory=lambda: CAPABILITIES)
+    capabilities: dict[str, Any]
     lifecycle: str = "active"
     state: ModelState
 
@@ -120,6 +140,7 @@ def _card(id_: str, entry: ModelEntry, instance: Instance | None) -> ModelCard:
         created_at=datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
         max_input_tokens=context,
         max_tokens=context,
+        capabilities=_capabilities(entry, instance),
         state="loaded" if instance else "not-loaded",
     )
 
