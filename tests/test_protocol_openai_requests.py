@@ -615,3 +615,9 @@ def test_token_ids_are_taken_for_text_where_there_is_a_tokenizer(
     for bad in (300, -1, 2**40):
         with pytest.raises(InvalidValue, match="cl100k_base"):
             token_arrays.texts([[bad]])
+
+
+def test_thinking_is_bounded_by_the_same_field_in_both_protocols() -> None:
+    fields = {"reasoning": {"effort": "high", "max_tokens": 300}}
+    for request in (chat(**fields), response(**fields)):
+        assert (request.reasoning.effort, request.reasoning.budget) == ("high", 300)
