@@ -110,5 +110,6 @@ def _run_installer(command: Sequence[str], folder: Path) -> None:
     except subprocess.TimeoutExpired:
         pytest.skip(f"{folder.name} was not installed within {_INSTALL:.0f} s")
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        lines = done.stderr.splitlines()
+        errors = [line for line in lines if line.lower().startswith(("error", "npm error"))]
         pytest.skip(f"{folder.name} could not be installed: {' '.join(errors[:2])}")
