@@ -44,9 +44,11 @@ def tools(model: Model) -> Any:
 
 
 def structured(model: Model, output: Any) -> Any:
-    return (
-        agent(model, setting.small, output_type=output(Pet)).run_sync(DESCRIBE).output.model_dump()
-    )
+    once = {
+        "parallel_tool_calls": False
+    }  # where the small model is made to call, it goes on calling
+    bound = agent(model, setting.small, output_type=output(Pet), model_settings=once)
+    return bound.run_sync(DESCRIBE).output.model_dump()
 
 
 tell(
