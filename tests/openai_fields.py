@@ -121,9 +121,20 @@ _EVERYWHERE_IGNORED: dict[str, Fate] = {
     "service_tier": Ignored("flex"),
 }
 
+_BUDGETS: dict[str, Fate] = {
+    name: Honoured(100, lambda request: request.reasoning.budget, 100)
+    for name in (
+        "reasoning_budget_tokens",
+        "thinking_budget_tokens",
+        "thinking_token_budget",
+        "thinking_budget",
+    )
+}
+
 CHAT: dict[str, Fate] = {
     **SHARED,
     **_EVERYWHERE_IGNORED,
+    **_BUDGETS,
     "messages": Honoured(
         [{"role": "developer", "content": "Be brief.", "name": "me"}, HELLO],
         lambda request: request.messages,
@@ -188,6 +199,7 @@ _FLAT = {"type": "function", **FUNCTION}
 RESPONSES: dict[str, Fate] = {
     **SHARED,
     **_EVERYWHERE_IGNORED,
+    **_BUDGETS,
     "input": Honoured(
         [HELLO], lambda request: request.messages, (Message("user", (Text("hello"),)),)
     ),
