@@ -3,8 +3,8 @@
 For one token its kernel adds up the values cell by cell in F16, in steps of as many numbers as the
 build's vector instructions take at once, and what is left of a head one number at a time
 (`ggml_vec_mad_f16`, `GGML_F16_STEP` in ggml-cpu/simd-mappings.h: 32 with AVX2, 64 with AVX-512, 128 with
-AVX512-FP16). Heads of 64 fill whole steps on most CPUs. On a Xeon with AVX512-FP16 none of their numbers
-is in a step, and answers become slower by half and more with every thousand tokens of context.
+AVX512-FP16). Heads of 64 fill whole steps on most CPUs; with AVX512-FP16 none of their numbers is in one,
+which makes their answers slow.
 
 So both kinds of attention are timed on one key head with the model's own proportions, by one thread,
 in a few milliseconds. Flash attention's time in relation to that of plain attention, and what that

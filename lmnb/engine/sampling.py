@@ -162,7 +162,7 @@ class Sampler:
             self._check(row[top], constraint)
             return top
         columns = peaks(row)
-        highest = columns.max()  # NaN if there is one
+        highest = columns[-1]  # NaN if there is one
         self._check(highest, constraint)
         if self._sigma is not None:
             candidates.adjust(self._sigma, row)
@@ -213,7 +213,7 @@ class Sampler:
 
 
 def peaks(row: Row) -> Row:
-    """The highest logit of each column of `row`, laid out as a grid; NaN where one is.
+    """The highest logit of each column of `row`, laid out as a grid, in ascending order; NaN is last.
 
     One look at a whole row, which is what costs the time, tells both the highest logit of all and
     where about the best ones begin (`best`). What is left over makes columns of one.
@@ -222,7 +222,10 @@ def peaks(row: Row) -> Row:
     grid = row[: _GRID * width].reshape(_GRID, width)
     rest = row[_GRID * width :]
     columns: Row = grid.max(axis=0)
-    return np.concatenate([columns, rest]) if len(rest) else columns
+    if len(rest):
+        columns = np.concatenate([columns, rest])
+    columns.sort()
+    return columns
 
 
 def best(row: Row, columns: Row, count: int) -> Ids:
@@ -234,8 +237,8 @@ def best(row: Row, columns: Row, count: int) -> Ids:
         return np.arange(len(row))
     border = _border(columns, count)
     if border is not None:
-        return np.flatnonzero(row >= border)
-    highest = columns.max()
+        return (row >= border).nonzero()[0]
+    highest = columns[-1]
     near: Ids = np.flatnonzero(row >= highest - _NEAR)
     if len(near) < count:
         near = np.flatnonzero(row >= highest - 2 * _NEAR)
@@ -255,10 +258,9 @@ def _border(columns: Row, count: int) -> np.float32 | None:
     width = len(columns)
     if width < 4 * count:
         return None
-    ordered = np.sort(columns)
-    border: np.float32 = ordered[width - count]
+    border: np.float32 = columns[width - count]
     # The columns at the border itself may be many: those a grammar forbids, or all of them equal.
-    return None if border == -np.inf or border == ordered[width - 2 * count] else border
+    return None if border == -np.inf or border == columns[width - 2 * count] else border
 
 
 def _is_greedy(options: Sampling) -> bool:
