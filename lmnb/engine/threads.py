@@ -16,7 +16,6 @@ from collections.abc import Callable
 import psutil
 
 _INTERVAL = 0.25
-_STALE = 2.0
 _HYSTERESIS = 0.15
 """Of a core: how far beyond the middle between two counts the load must be to change the count."""
 
@@ -52,12 +51,12 @@ class Threads:
             return self.count
         busy, own = self._busy(), self._own()
         self._last = (now, busy, own)
-        if now - then < _STALE:  # longer ago says nothing about now
-            others = max(0.0, (busy - busy_then) - (own - own_then)) / (now - then)
-            # What was before counts half after an interval, and hardly after a long pass.
-            before = 0.5 ** ((now - then) / _INTERVAL)
-            self._others = before * self._others + (1 - before) * others
-            self.count = self._choose(self._cores - self._others)
+        others = max(0.0, (busy - busy_then) - (own - own_then)) / (now - then)
+        # What was before counts half after an interval, and hardly after a long pass or a pause:
+        # of a pause the mean is taken, in which whoever was busy for a moment does not weigh.
+        before = 0.5 ** ((now - then) / _INTERVAL)
+        self._others = before * self._others + (1 - before) * others
+        self.count = self._choose(self._cores - self._others)
         return self.count
 
     def _choose(self, free: float) -> int:

@@ -76,8 +76,12 @@ def test_a_number_that_was_asked_for_is_kept() -> None:
     assert machine.run(threads(machine, 2, 2, adaptive=False), seconds=3, own=1, others=2) == 2
 
 
-def test_idle_time_is_not_taken_for_load() -> None:
+@pytest.mark.parametrize(("others", "expected"), [(10.0, 2), (90.0, 1)])
+def test_of_a_pause_the_mean_counts(others: float, expected: int) -> None:
+    """A neighbour who was busy just before it is forgotten, one who still is is not."""
     machine = Machine()
     chosen = threads(machine, 2, 2)
-    machine.now, machine.busy = 100.0, 150.0
-    assert chosen.update() == 2
+    assert machine.run(chosen, seconds=3, own=1, others=1) == 1
+    machine.now += 100.0
+    machine.busy += others
+    assert chosen.update() == expected
