@@ -492,3 +492,69 @@ def test_families_with_other_switches_think_if_told_to() -> None:
         found = of_templates({"default": f"{{{{ {template} }}}}"}).reasoning
         assert found
         assert found.default == default
+
+
+# --- v0 -------------------------------------------------------------------------------
+
+
+def test_v0_models(client: Client) -> None:
+    """The documented fields; Zed refuses other values of the enumerations."""
+    client.unload(all=True)
+    list(client.load(LLM, context_length=1024))
+    listed = client.http.get("/api/v0/models").json()
+    assert listed["object"] == "list"
+    rows = {row["id"]: row for row in listed["data"]}
+    assert rows[LLM] == {
+        "id": LLM,
+        "object": "model",
+        "type": "llm",
+        "publisher": rows[LLM]["publisher"],
+        "arch": "llama",
+        "compatibility_type": "gguf",
+        "quantization": "Q4_1",
+        "state": "loaded",
+        "max_context_length": 8192,
+        "loaded_context_length": 1024,
+    }
+    embedder = rows[EMBEDDER]
+    assert (embedder["type"], embedder["state"]) == ("embeddings", "not-loaded")
+    assert "loaded_context_length" not in embedder
+    assert client.http.get(f"/api/v0/models/{EMBEDDER}").json() == embedder
+    missing = client.http.get("/api/v0/models/no/such")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("completions", {"prompt": "The meaning of life is"}),
+    ],
+)
+def test_v0_answers_tell_of_the_model(client: Client, path: str, said: Any) -> None:
+    body = {"model": LLM, "max_tokens": 4, **said}
+    answer = client.http.post(f"/api/v0/{path}", json=body, timeout=60).json()
+    instance = next(row for row in client.ps() if row["model"] == LLM)
+    assert answer["model_info"] == {
+        "arch": "llama",
+        "quant": "Q4_1",
+        "format": "gguf",
+        "context_length": instance["context_length"],
+    }
+    assert set(answer["runtime"]) == {"name", "version", "supported_formats"}
+    stats = answer["stats"]
+    assert stats["stop_reason"] == "maxPredictedTokensReached"
+    assert {"tokens_per_second", "time_to_first_token", "generation_time"} <= set(stats)
+    with client.http.stream("POST", f"/api/v0/{path}", json={**body, "stream": True}) as stream:
+        lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    wrong = client.http.post(f"/api/v0/{path}", json={**body, "model": "none"})
+    assert wrong.status_code == 404
+
+
+def test_v0_embeddings(client: Client) -> None:
+    body = {"model": EMBEDDER, "input": "Some text to embed"}
+    answer = client.http.post("/api/v0/embeddings", json=body, timeout=60).json()
+    assert len(answer["data"][0]["embedding"]) == 384
+    assert answer["usage"]["prompt_tokens"] > 0

@@ -43,12 +43,15 @@ class Known(NamedTuple):
 
 
 _CHAT = Known(ChatBody, ChatCompletion, streams=True)
+_COMPLETIONS = Known(CompletionsBody, Completion, streams=True)
 _KNOWN: dict[tuple[str, str], Known] = {
     ("get", "/v1/models"): Known(answer=ModelList),
     ("get", "/v1/models/{id}"): Known(answer=ModelCard),
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/api/v0/chat/completions"): _CHAT,
-    ("post", "/v1/completions"): Known(CompletionsBody, Completion, streams=True),
+    ("post", "/v1/completions"): _COMPLETIONS,
+    ("post", "/api/v0/completions"): _COMPLETIONS,
+    ("post", "/api/v0/embeddings"): Known(EmbeddingsBody),
     ("post", "/v1/responses"): Known(ResponsesBody, streams=True),
     ("post", "/v1/embeddings"): Known(EmbeddingsBody),
     ("post", "/v1/rerank"): Known(RerankBody, RerankList),

@@ -1,13 +1,18 @@
-"""LM Studio's REST API v1: models, their life, chats."""
+"""LM Studio's REST API, v1 and the older v0: models, their life, chats."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from lmnb.server.lmstudio import chat, models
+from lmnb.server.lmstudio import chat, models, v0
 
-router = APIRouter(prefix="/api/v1")
-router.add_api_route("/models", models.index, methods=["GET"])
-router.add_api_route("/models/load", models.load, methods=["POST"])
-router.add_api_route("/models/unload", models.unload, methods=["POST"])
-router.add_api_route("/chat", chat.create, methods=["POST"])
+router = APIRouter()
+router.add_route("/api/v1/models", models.index, methods=["GET"])
+router.add_route("/api/v1/models/load", models.load, methods=["POST"])
+router.add_route("/api/v1/models/unload", models.unload, methods=["POST"])
+router.add_route("/api/v1/chat", chat.create, methods=["POST"])
+router.add_route("/api/v0/models", v0.index, methods=["GET"])
+router.add_route("/api/v0/models/{id:path}", v0.retrieve, methods=["GET"])
+router.add_route("/api/v0/chat/completions", v0.chat_completions, methods=["POST"])
+router.add_route("/api/v0/completions", v0.text_completions, methods=["POST"])
+router.add_route("/api/v0/embeddings", v0.embed, methods=["POST"])

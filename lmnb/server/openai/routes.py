@@ -22,8 +22,6 @@ router = APIRouter()
 router.add_route("/v1/models", models.index, methods=["GET"])
 router.add_route("/v1/models/{id:path}", models.retrieve, methods=["GET"])
 router.add_route("/v1/chat/completions", chat.create, methods=["POST"])
-# LM Studio's older API speaks OpenAI's language; Cline and Zed chat there.
-router.add_route("/api/v0/chat/completions", chat.create, methods=["POST"])
 router.add_route("/v1/completions", completions.create, methods=["POST"])
 router.add_route("/v1/responses", responses.create, methods=["POST"])
 router.add_websocket_route("/v1/responses", responses_socket.serve)

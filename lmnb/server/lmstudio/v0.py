@@ -1,0 +1,108 @@
+"""LM Studio's older REST API, /api/v0: OpenAI's language, with words about the model.
+
+Zed reads the list of models with closed enumerations: another `type`, `state` or
+`compatibility_type`, or a missing `publisher`, fails all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.models.entry import ModelEntry
+from lmnb.models.instance import Instance
+from lmnb.server.lmstudio.capabilities import capabilities
+from lmnb.server.lmstudio.chat import find
+from lmnb.server.openai import chat, completions, embeddings
+from lmnb.server.state import State, state_of
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+async def index(request: Request) -> Response:
+    """The models on this machine."""
+    state = state_of(request)
+    entries = [entry for entry in await state.catalog.entries() if entry.is_selected]
+    rows = [await _row(state, entry) for entry in entries]
+    return _json({"object": "list", "data": rows})
+
+
+async def retrieve(request: Request) -> Response:
+    """One model."""
+    state = state_of(request)
+    return _json(await _row(state, await state.catalog.resolve(request.path_params["id"])))
+
+
+async def chat_completions(request: Request) -> Response:
+    """Chat Completions; a plain answer also has `model_info` and `runtime`."""
+    return await _with_model(request, chat.create)
+
+
+async def text_completions(request: Request) -> Response:
+    """Completions; a plain answer also has `model_info` and `runtime`."""
+    return await _with_model(request, completions.create)
+
+
+async def embed(request: Request) -> Response:
+    """Embeddings."""
+    return await embeddings.create(request)
+
+
+async def _with_model(request: Request, handler: Handler) -> Response:
+    response = await handler(request)
+    if response.headers.get("content-type") != "application/json":
+        return response  # a stream
+    answer: dict[str, Any] = msgspec.json.decode(response.body)
+    state = state_of(request)
+    identifier, entry = await find(state, answer["model"])
+    instance = next((one for one in state.models.loaded() if one.id == identifier), None)
+    answer["model_info"] = {
+        "arch": entry.architecture,
+        "quant": entry.quantization,
+        "format": entry.format,
+        "context_length": instance.config.context_length if instance else None,
+    }
+    report = await state.devices.get()
+    answer["runtime"] = {
+        "name": "llama.cpp",
+        "version": str(report.get("llama_cpp", "unknown")),
+        "supported_formats": ["gguf"],
+    }
+    return _json(answer)
+
+
+async def _row(state: State, entry: ModelEntry) -> dict[str, Any]:
+    can = await asyncio.to_thread(capabilities, entry)
+    kind = "vlm" if can.vision else "llm"
+    row: dict[str, Any] = {
+        "id": entry.key,
+        "object": "model",
+        "type": "embeddings" if entry.kind == "embedding" else kind,
+        "publisher": entry.publisher,
+        "arch": entry.architecture,
+        "compatibility_type": entry.format,
+        "quantization": entry.quantization or "unknown",
+        "state": "not-loaded",
+        "max_context_length": entry.max_context_length or 0,
+    }
+    if can.trained_for_tool_use:
+        row["capabilities"] = ["tool_use"]
+    if any(load.entry.base_key == entry.base_key for load in state.models.loading()):
+        row["state"] = "loading"
+    if instance := _loaded(state, entry):
+        row |= {"state": "loaded", "loaded_context_length": instance.config.context_length}
+    return row
+
+
+def _loaded(state: State, entry: ModelEntry) -> Instance | None:
+    same = (one for one in state.models.loaded() if one.entry.base_key == entry.base_key)
+    return next(same, None)
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
