@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -16,6 +18,11 @@ from pictures import picture
 from server_home import CHAT, ServerHome
 
 from lmnb.client import Client
+from lmnb.errors import NotFound
+from lmnb.server import attached
+from lmnb.server.database import Database
+from lmnb.server.errors import PayloadTooLarge
+from lmnb.server.files import File, Files
 
 SEEING = "made-that-reads-pages"
 MINUTES = pdf("The harbour closes at nine.", "It opens at six.")
@@ -114,6 +121,51 @@ def test_all_protocols_read_uploaded_files(loaded: Client) -> None:
         model=SEEING, messages=[{"role": "user", "content": [seen]}]
     )
     assert counted.input_tokens > PATCHES
+    sdk.files.delete(image.id)
+
+
+def test_a_conversation_goes_on_after_an_uploaded_file(loaded: Client) -> None:
+    sdk = loaded.openai(max_retries=0)
+    file = sdk.files.create(file=("minutes.pdf", MINUTES), purpose="user_data")
+    part: Any = {"type": "input_file", "file_id": file.id}
+    made = sdk.conversations.create(items=[{"role": "user", "content": [part]}])
+    sdk.conversations.items.create(made.id, items=[{"role": "user", "content": [part]}])
+    ask: Any = {"model": CHAT, "max_output_tokens": 4, "conversation": made.id}
+    first = sdk.responses.create(**ask, input=QUESTION)
+    second = sdk.responses.create(**ask, input=[{"role": "user", "content": [part]}])
+    third = sdk.responses.create(**ask, input="And open?")
+    read = [one.usage.input_tokens for one in (first, second, third) if one.usage is not None]
+    once = responses(loaded, file_id=file.id).usage.input_tokens
+    assert read[0] > 1.5 * once
+    assert read[1] > read[0] + once / 2
+    assert read[2] > read[1]
+    items = list(sdk.conversations.items.list(made.id))
+    kept: list[Any] = [one.to_dict()["content"] for one in items if one.type == "message"]
+    assert sum(content[0].get("file_id") == file.id for content in kept) == 3
+    sdk.files.delete(file.id)
+    with pytest.raises(openai.NotFoundError, match=file.id):
+        sdk.responses.create(**ask, input="And now?")
+
+
+def test_files_of_a_request_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attached, "MAX_BODY", 8)
+    database = Database(tmp_path / "lmnb.db")
+    files = Files(database, tmp_path / "files")
+    with files.writing() as draft:
+        draft.write(b"text")
+        file = File(id="f", purpose="user_data", filename="f.txt", bytes=4, created_at=0)
+        files.add(draft, file)
+    message = {"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}
+    two = asyncio.run(attached.attach([message] * 2, files))
+    assert [one["content"][0]["file_data"][-8:] for one in two] == ["dGV4dA=="] * 2
+    with pytest.raises(PayloadTooLarge):
+        asyncio.run(attached.attach([message] * 3, files))
+    files.path("f").unlink()
+    with pytest.raises(NotFound, match="f"):
+        asyncio.run(attached.attach([message], files))
+    database.close()
 
 
 def test_a_stored_document_is_part_of_the_next_turn(loaded: Client) -> None:

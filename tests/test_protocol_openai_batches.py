@@ -223,6 +223,23 @@ def test_a_file_with_bad_lines_is_not_run(sdk: openai.OpenAI) -> None:
         sdk.batches.cancel(batch.id)
 
 
+def test_models_that_cannot_be_used(sdk: openai.OpenAI, server: ServerHome) -> None:
+    damaged = server.path / "models" / "tests" / "damaged" / "damaged.gguf"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"GGUF")
+    names = ["damaged", *(f"unknown-{n}" for n in range(150))]
+    try:
+        batch = ended(sdk, start(sdk, [line(one, chat("hi", model=one)) for one in names]).id)
+    finally:
+        damaged.unlink()
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    errors = batch.errors.data or []
+    assert (errors[0].line, errors[0].code, errors[0].param) == (1, "invalid_model", "body.model")
+    assert {one.code for one in errors[1:]} == {"model_not_found"}
+    assert len(errors) == 100
+
+
 @pytest.mark.parametrize(
     ("bad", "code", "param"),
     [

@@ -102,6 +102,7 @@ def described(id_: str, expires_at: float | None = None) -> File:
         ({"json": {"purpose": "batch"}}, None),
         ({"data": {"purpose": "batch"}, "files": [("file", b"a"), ("file", b"b")]}, "file"),
         ({"data": {"purpose": "x" * 70_000}, "files": {"file": b"a"}}, "purpose"),
+        ({"data": {f"{n:02000}": "x" for n in range(40)}, "files": {"file": b"a"}}, f"{32:02000}"),
         (
             {
                 "data": {"purpose": "batch", "expires_after[seconds]": "99999999"},

@@ -14,7 +14,7 @@ from typing import Any
 
 from lmnb.server.body import MAX_BODY
 from lmnb.server.errors import PayloadTooLarge
-from lmnb.server.files import File, Files
+from lmnb.server.files import File, Files, not_found
 
 
 async def attach(messages: Any, files: Files) -> Any:
@@ -25,11 +25,11 @@ async def attach(messages: Any, files: Files) -> Any:
     NotFound
         There is no such file.
     PayloadTooLarge
-        A file is larger than a body may be.
+        All of them together are larger than a body may be.
     """
     if not isinstance(messages, list) or not any(map(_refers, messages)):
         return messages
-    return await asyncio.to_thread(lambda: [_filled(one, files) for one in messages])
+    return await asyncio.to_thread(_filled, messages, _Contents(files))
 
 
 def _refers(value: Any) -> bool:
@@ -41,15 +41,15 @@ def _refers(value: Any) -> bool:
     return _place(value) is not None or any(_refers(value.get(name)) for name in _INNER)
 
 
-def _filled(value: Any, files: Files) -> Any:
+def _filled(value: Any, contents: _Contents) -> Any:
     if isinstance(value, list):
-        return [_filled(one, files) for one in value]
+        return [_filled(one, contents) for one in value]
     if not isinstance(value, dict):
         return value
     if (place := _place(value)) is not None:
         id_, fill = place
-        return {**value, **fill(value, *_read(id_, files))}
-    return value | {name: _filled(value[name], files) for name in _INNER if name in value}
+        return {**value, **fill(value, *contents.read(id_))}
+    return value | {name: _filled(value[name], contents) for name in _INNER if name in value}
 
 
 _INNER = ("content", "output")
@@ -102,9 +102,23 @@ def _media_type(file: File) -> str:
     return mimetypes.guess_type(file.filename)[0] or "application/octet-stream"
 
 
-def _read(id_: str, files: Files) -> tuple[File, str]:
-    """A file and its content as base64. Blocks (disk)."""
-    file = files.find(id_)
-    if file.bytes > MAX_BODY:
-        raise PayloadTooLarge(f"The file {id_} is larger than {MAX_BODY >> 20} MiB.")
-    return file, base64.b64encode(files.path(id_).read_bytes()).decode()
+class _Contents:
+    """What one request may read. A short request can refer to a large file many times."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._left = MAX_BODY
+
+    def read(self, id_: str) -> tuple[File, str]:
+        """A file and its content as base64. Blocks (disk)."""
+        file = self._files.find(id_)
+        self._left -= file.bytes
+        if self._left < 0:
+            raise PayloadTooLarge(
+                f"The files that this request refers to are larger than {MAX_BODY >> 20} MiB."
+            )
+        try:
+            data = self._files.path(id_).read_bytes()
+        except FileNotFoundError:  # deleted meanwhile
+            raise not_found(id_) from None
+        return file, base64.b64encode(data).decode()

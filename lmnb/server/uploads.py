@@ -17,7 +17,7 @@ from lmnb.server.files import Draft
 MAX_FILE = 512 * 1024 * 1024
 """Bytes of a file; what OpenAI allows."""
 _MAX_FIELDS = 1 << 16
-"""Bytes of all fields that are not the file."""
+"""Bytes of all fields that are not the file, their names included."""
 
 
 @dataclass
@@ -75,6 +75,7 @@ class _Reader:
         self._headers: dict[bytes, bytes] = {}
         self._name = ""
         self._fields: dict[str, bytearray] = {}
+        self._field_bytes = 0
         self._ended = False
         self._parser = MultipartParser(
             boundary,
@@ -128,14 +129,19 @@ class _Reader:
             self._form.filename = options.get(b"filename", b"file").decode("utf-8", "replace")
         else:
             self._fields[self._name] = bytearray()
+            self._count(len(self._name))
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._name == "file":
             self._content += data[start:end]
             return
-        if sum(map(len, self._fields.values())) + end - start > _MAX_FIELDS:
-            raise PayloadTooLarge("The fields of the form are too long.", param=self._name)
+        self._count(end - start)
         self._fields[self._name] += data[start:end]
+
+    def _count(self, size: int) -> None:
+        self._field_bytes += size
+        if self._field_bytes > _MAX_FIELDS:
+            raise PayloadTooLarge("The fields of the form are too long.", param=self._name)
 
     def _end(self) -> None:
         self._ended = True

@@ -57,7 +57,7 @@ async def count(request: Request) -> Response:
 
 async def _with_files(state: State, body: B) -> B:
     """The body with the content of stored files in the places of their ids."""
-    contents = [await attach(message.content, state.files) for message in body.messages]
+    contents = await attach([message.content for message in body.messages], state.files)
     messages = [
         msgspec.structs.replace(message, content=content)
         for message, content in zip(body.messages, contents, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lmnb.errors import LmnbError, ModelNotFound, NotFound
+from lmnb.errors import InvalidModel, LmnbError, ModelNotFound, NotFound
 from lmnb.server.batches.batch import (
     Answer,
     Batch,
@@ -76,9 +76,11 @@ class OpenAIForm:
                 continue
             try:
                 await self._state.catalog.resolve(name)
-            except ModelNotFound as error:
+            except (ModelNotFound, InvalidModel) as error:
                 for line in lines:
                     found.refuse(_no_model(error, line))
+            if found.is_refused:  # folders are looked through for every name that is unknown
+                return
 
     def write(self, batch: Batch, results: Iterator[Result], drafts: Drafts) -> Written:
         """The answers in one file, errors and what was cancelled in another, each if there are any."""

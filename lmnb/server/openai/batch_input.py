@@ -57,9 +57,14 @@ class BatchInput:
     errors: list[LineError] = field(default_factory=list)
     models: dict[str, list[int]] = field(default_factory=dict)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether so much is wrong that more would not be noted."""
+        return len(self.errors) >= _MOST_ERRORS
+
     def refuse(self, error: LineError) -> None:
         """Note what is wrong, unless enough has been noted."""
-        if len(self.errors) < _MOST_ERRORS:
+        if not self.is_refused:
             self.errors.append(error)
 
     def checked(self) -> Checked:

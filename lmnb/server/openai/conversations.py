@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.errors import NotFound
+from lmnb.server.attached import attach
 from lmnb.server.conversations import Conversation, Item
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai import ids
@@ -120,7 +121,7 @@ async def delete_item(request: Request) -> Response:
 async def _items(state: State, given: Any) -> list[Item]:
     """Items in the form in which they are stored; those that are wrong are refused now."""
     items = await resolve(array(given, "items"), find_item(state), "items")
-    translate(items, "items")
+    translate(await attach(items, state.files), "items")
     return listed(items)
 
 

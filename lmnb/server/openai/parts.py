@@ -66,21 +66,24 @@ def _file(part: dict[str, Any], where: str) -> Document:
     if part.get("file_data") is None and part.get("file_url") is not None:
         return Document(*from_data_url(string(part, "file_url", where), f"{where}.file_url"), title)
     if part.get("file_data") is None and part.get("file_id") is not None:
-        raise _no_files(f"{where}.file_id", "Send the file itself, as 'file_data'.")
+        raise _not_attached(f"{where}.file_id", "Send the file itself, as 'file_data'.")
     data = string(part, "file_data", where)
     if data.startswith("data:"):
         return Document(*from_data_url(data, f"{where}.file_data"), title)
     return Document(from_base64(data, f"{where}.file_data"), "", title)
 
 
-def _no_files(where: str, hint: str) -> UnsupportedValue:
-    return UnsupportedValue(f"There are no stored files here ('{where}').", hint=hint, param=where)
+def _not_attached(where: str, hint: str) -> UnsupportedValue:
+    """Ids of files have been replaced before (`lmnb.server.attached`) where they can be used."""
+    return UnsupportedValue(
+        f"'{where}' is not the id of an uploaded file, or is not read here.", hint=hint, param=where
+    )
 
 
 def _image(part: dict[str, Any], where: str) -> tuple[bytes, str]:
     """Chat Completions has an object with a URL, Responses the URL itself, and files by id."""
     if part.get("image_url") is None and part.get("file_id") is not None:
-        raise _no_files(f"{where}.file_id", "Send the image itself, as a data URL.")
+        raise _not_attached(f"{where}.file_id", "Send the image itself, as a data URL.")
     value = part.get("image_url")
     if isinstance(value, dict):
         return from_data_url(string(value, "url", f"{where}.image_url"), f"{where}.image_url.url")

@@ -120,6 +120,8 @@ async def past_of(state: State, body: ResponsesBody, recent: Recent | None = Non
     ------
     PreviousResponseNotFound, ConversationNotFound
         It is not stored.
+    NotFound, PayloadTooLarge
+        A file that the conversation refers to was deleted, or all of them are too large.
     """
     if (previous := body.previous_response_id) is not None:
         if recent is not None and (known := recent.find(previous)) is not None:
@@ -140,8 +142,8 @@ async def past_of(state: State, body: ResponsesBody, recent: Recent | None = Non
         contents = await state.conversations.contents(body.conversation)
     except NotFound as error:
         raise ConversationNotFound(error.message, param="conversation") from None
-    messages = translate_items(contents.items, "conversation")
-    return Past(messages=messages, stored=contents.latest)
+    items = await attach(contents.items, state.files)
+    return Past(messages=translate_items(items, "conversation"), stored=contents.latest)
 
 
 @dataclass(kw_only=True)
