@@ -151,6 +151,7 @@ def test_attributes_and_lists_of_functions() -> None:
         (["nothing_like_it"], "Run the cell that defines it"),
         (["google.x"], "there is no 'x' in it"),
         (["number"], "of the type int, not a function"),
+        (["Person"], "not a function"),
         (["strange"], "no schema can be made of its signature"),
     ],
 )
@@ -186,6 +187,35 @@ def test_values_are_read_by_their_schema(value: Any, text: str, parsed: object) 
     schema = schemas.find("form", {"form": value})
     assert schema.parse(text, "stop", complete=True) == parsed
     jsonschema.validate(json.loads(text), schema.json)
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "parsed"),
+    [
+        ("int", "3", 3),
+        ("list[str]", '["a"]', ["a"]),
+        ("dict[str, Person]", '{"a": {"name": "A", "age": 3}}', {"a": Person(name="A", age=3)}),
+        ("int | None", "null", None),
+        ("forms['one']", '{"name": "A", "age": 3}', Person(name="A", age=3)),
+    ],
+)
+def test_a_type_can_be_written_out(written: str, text: str, parsed: object) -> None:
+    schema = schemas.find(written, {"Person": Person, "forms": {"one": Person}})
+    assert schema.parse(text, "stop", complete=True) == parsed
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("list[Nobody]", "'Nobody' is not defined"),
+        ("list[", "no type"),
+        ("google", "--tools google lets the model call it"),
+        ("len", "there is no variable 'len'"),
+    ],
+)
+def test_what_is_no_type(written: str, words: str) -> None:
+    with pytest.raises(UsageMistake, match=words):
+        schemas.find(written, {"google": google})
 
 
 def test_objects_have_no_other_properties_unless_the_user_says_so() -> None:

@@ -65,7 +65,7 @@ class AskMagic:
         add("--image", action="append", metavar="X", help="show it a picture; may be repeated")
         add("--tools", type=names, metavar="F,G", help="functions that it may call")
         add("--max-steps", type=integer(1), default=10, metavar="N", help="answers at most (10)")
-        add("--schema", metavar="NAME", help="pydantic model, dataclass, TypedDict or JSON schema")
+        add("--schema", metavar="NAME", help="pydantic model, dataclass, other type or JSON schema")
         group = parser.add_mutually_exclusive_group()
         group.add_argument(
             "--thinking",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import inspect
 import json
 import sys
 import typing
@@ -69,18 +71,36 @@ class Schema:
 
 
 def find(name: str, variables: Mapping[str, Any]) -> Schema:
-    """The schema that a variable of the notebook holds.
+    """The schema that a variable of the notebook holds, or a type such as `list[str]` makes.
 
     Raises
     ------
     UsageMistake
         There is no such variable, or it holds something else.
     """
-    value = look_up(name, variables, "--schema")
-    if isinstance(value, str | bytes | int | float):
+    value = _written(name, variables) or look_up(name, variables, "--schema")
+    if isinstance(value, str | bytes | int | float) or inspect.isroutine(value):
         kind = type(value).__name__
-        raise UsageMistake(f"--schema {name}: the variable is of the type {kind}, not a schema.")
+        raise UsageMistake(
+            f"--schema {name}: this is of the type {kind}, not a schema.",
+            hint=f"--tools {name} lets the model call it." if callable(value) else None,
+        )
     return Schema(name, value)
+
+
+def _written(name: str, variables: Mapping[str, Any]) -> Any:
+    """The type that is written out in place of a variable, such as `int` or `list[Person]`."""
+    if name not in variables and isinstance(getattr(builtins, name, None), type):
+        return getattr(builtins, name)
+    if not any(mark in name for mark in "[|"):
+        return None
+    try:
+        return eval(name, dict(variables))  # noqa: S307 - the user's own cell, as any other
+    except Exception as error:  # noqa: BLE001 - whatever an expression may raise
+        raise UsageMistake(
+            f"--schema {name}: this is no type: {error}.",
+            hint="Quotes keep a type with spaces together; types that it names have to be imported.",
+        ) from None
 
 
 def _known(value: Any) -> Any:

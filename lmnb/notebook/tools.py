@@ -96,7 +96,7 @@ def find(names: list[str], variables: Mapping[str, Any]) -> Toolbox:
         several = isinstance(value, list | tuple)
         for function in value if several else [value]:
             own = getattr(function, "__name__", None) if several else name.rpartition(".")[2]
-            if not callable(function) or own is None:
+            if not callable(function) or own is None or isinstance(function, type):
                 kind = type(function).__name__
                 raise UsageMistake(f"--tools {name}: this is of the type {kind}, not a function.")
             tools[own] = Tool(own, function)
