@@ -129,7 +129,7 @@ class Client:
         Yields `{"type": "started" | "progress" | "note" | "done", …}`, the fields being those of
         `lmnb.models.events`; `done` comes last.
         """
-        body = {"model": _absolute(model), "quantization": quantization}
+        body = {"model": _absolute_file(model), "quantization": quantization}
         return self._stream("/lmnb/get", body)
 
     def load(
@@ -463,6 +463,14 @@ def _absolute(model: str | None) -> str | None:
     path = Path(model).expanduser()
     is_file = model.lower().endswith(".gguf") and path.is_file()
     return str(path.absolute()) if is_file or model.startswith(("./", "../", "~")) else model
+
+
+def _absolute_file(model: str | None) -> str | None:
+    """As `_absolute`; a file that does not exist is missed in the caller's folder, too."""
+    # As the server tells files from repositories: owner/name/file.gguf is in one.
+    if model and model.lower().endswith(".gguf") and model.count("/") < 2:
+        return os.path.abspath(os.path.expanduser(model))  # noqa: PTH100, PTH111 - ~nobody is no error
+    return _absolute(model)
 
 
 def _silent(_text: str) -> None:

@@ -57,13 +57,16 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     for command in commands:
         assert command in help_text
-        with pytest.raises(SystemExit) as ended:
-            main([command, "--help"])
-        assert ended.value.code == 0
-        assert "usage: lmnb" in capsys.readouterr().out
+        for arguments in ([command, "--help"], ["help", command]):
+            with pytest.raises(SystemExit) as ended:
+                main(arguments)
+            assert ended.value.code == 0
+            assert f"usage: lmnb {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["load"], ["load", "x", "--ttl", "soon"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["load"], ["load", "x", "--ttl", "soon"], ["log", "-n", "-3"]]
+)
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -168,6 +171,8 @@ def test_get_of_what_is_here_downloads_nothing(server: ServerHome) -> None:
         (["load", CHAT, "--ttl", "-1"], "ttl"),
         (["unload", "no-such-model"], "no-such-model"),
         (["get", "/no/such/file.gguf"], "/no/such/file.gguf"),
+        (["get", "no such file.gguf"], str(Path("no such file.gguf").absolute())),
+        (["settings", "cors", "on", "--reset"], "a value or --reset"),
         (["serve", "--host", "0.0.0.0"], "anybody on the network"),
         (["serve", "--stop", "--port", "1"], "--stop goes with no other option"),
         (["token", "rm", "no-such-token"], "no-such-token"),

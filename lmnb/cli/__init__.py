@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lmnb.cli import agents
 
         own, passed = agents.split(sys.argv[1:] if arguments is None else arguments)
+        if own[:1] == ["help"]:
+            own = [*own[1:], "--help"]
         parser = make_parser()
         options, unknown = parser.parse_known_args(own)
         if unknown:
@@ -56,7 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lmnb",
         description="Local language models: download them, load them, serve them.",
-        epilog="Models, settings and logs are in $LMNB_HOME (default ~/.lmnb).",
+        epilog="`lmnb COMMAND --help` has the options. "
+        "Models, settings and logs are in $LMNB_HOME (default ~/.lmnb).",
     )
     parser.add_argument("--version", action="version", version=f"lmnb {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

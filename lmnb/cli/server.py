@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
 from lmnb import logs, runtime
@@ -47,12 +47,18 @@ def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
     status.set_defaults(run=_status)
 
     log = commands.add_parser("log", help="show the server's log")
-    log.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="(default 50)")
+    log.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="(default 50)")
     log.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     log.set_defaults(run=_log)
 
     stop = commands.add_parser("stop", help="end the server; unloads all models")
     stop.set_defaults(run=_stop)
+
+
+def _lines(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
 
 
 def _serve(options: Namespace) -> int | None:

@@ -32,6 +32,8 @@ def _settings(options: Namespace) -> None:
     if options.reset or options.value is not None:
         if options.name is None:
             raise InvalidRequest("--reset needs a name.", hint="`lmnb settings NAME --reset`")
+        if options.reset and options.value is not None:
+            raise InvalidRequest("Give a value or --reset, not both.")
         changed = client.change_setting(options.name, None if options.reset else options.value)
         for warning in changed.pop("warnings"):
             output.note(warning)

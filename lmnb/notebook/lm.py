@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import ModelNotFound
@@ -177,7 +176,7 @@ def _run_get(client: Client, args: Namespace) -> None:
     done: dict[str, Any] = {}
     notes: list[str] = []
     with progress.running():
-        for event in client.get(_absolute(args.model), args.quantization):
+        for event in client.get(args.model, args.quantization):
             if event["type"] == "progress":
                 progress.set(*_transfer(event))
             elif event["type"] == "note":
@@ -187,13 +186,6 @@ def _run_get(client: Client, args: Namespace) -> None:
                 done = event
     text = f"{done['key']} is here: {size(done['size_bytes'])}, {done['path']}"
     progress.finish(paragraph("\n".join([*notes, text])))
-
-
-def _absolute(model: str | None) -> str | None:
-    """A file is meant relative to the notebook; the server's own folder is another."""
-    if model is None or not (path := Path(model).expanduser()).is_file():
-        return model
-    return str(path.absolute())
 
 
 def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
@@ -283,6 +275,8 @@ def _run_settings(client: Client, args: Namespace) -> None:
         return
     if args.name is None:
         raise UsageMistake("%lm settings: --reset needs a name.")
+    if args.reset and args.value is not None:
+        raise UsageMistake("%lm settings: give a value or --reset, not both.")
     row = client.change_setting(args.name, None if args.reset else args.value)
     show(joined(settings([row]), *(paragraph(warning) for warning in row["warnings"])))
 
