@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     auto_evict: bool = True
     """Loading a model that way first unloads the one that was loaded that way before."""
     default_context_length: int | None = Field(None, ge=1)
-    """Context of models loaded without one, in tokens; null lets the engine choose."""
+    """Context of models loaded without one, in tokens; unless set, the engine chooses."""
     prefix_disk: int = Field(0, ge=0)
     """Bytes of disk for the state of prompts, under `cache/prefixes`: a conversation then goes on
     where it was after its model was unloaded. 0 is none. Read when a model is loaded."""

@@ -307,7 +307,8 @@ def test_servers_that_cannot_be_reached(loaded: Client, server: ServerHome) -> N
     assert "far" in nowhere["message"]
     path = server.path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"gone": {"command": "/no/such/program"}}}))
-    assert "gone" in refused(loaded.http, "mcp/gone", status=424)["message"]
+    message = refused(loaded.http, "mcp/gone", status=424)["message"]
+    assert message.startswith("The MCP server gone cannot be used: there is no such command")
 
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,16 +79,17 @@ def test_values_are_converted(parser: Parser) -> None:
     ("line", "message", "hint"),
     [
         ("--temprature 1", "unknown option --temprature", "Did you mean --temperature?"),
-        ("--zzz", "unknown option --zzz", "%%ask -h"),
-        ("hello", "unknown word hello", "%%ask -h"),
-        ("--temperature hot", "--temperature: invalid number value: 'hot'", "%%ask -h"),
-        ("--temperature 3", "--temperature: 3 is not between 0 and 2", "%%ask -h"),
-        ("--temperature nan", "--temperature: nan is not", "%%ask -h"),
-        ("--max-tokens 0", "--max-tokens: 0 is not at least 1", "%%ask -h"),
-        ("-o 1x", "'1x' cannot be the name of a variable", "%%ask -h"),
-        ("-o class", "'class' cannot be the name of a variable", "%%ask -h"),
-        ("-m", "-m: expected one argument", "%%ask -h"),
-        ("-m a --model b", "--model is given twice", "%%ask -h"),
+        ("--zzz", "unknown option --zzz", "%%ask?"),
+        ("hello", "unknown word hello", "The message stands below"),
+        ("-m my model", "unknown word model", "Quotes keep words together"),
+        ("--temperature hot", "--temperature: invalid number value: 'hot'", "%%ask?"),
+        ("--temperature 3", "--temperature: 3 is not between 0 and 2", "%%ask?"),
+        ("--temperature nan", "--temperature: nan is not", "%%ask?"),
+        ("--max-tokens 0", "--max-tokens: 0 is not at least 1", "%%ask?"),
+        ("-o 1x", "'1x' cannot be the name of a variable", "%%ask?"),
+        ("-o class", "'class' cannot be the name of a variable", "%%ask?"),
+        ("-m", "-m: expected one argument", "%%ask?"),
+        ("-m a --model b", "--model is given twice", "%%ask?"),
         ("-m 'a", "The quote ' is never closed", "other kind of quotes"),
         ("--rawest", "unknown option --rawest", "Did you mean --raw?"),
     ],
@@ -111,6 +112,14 @@ def test_an_unknown_option_of_a_command_is_compared_with_its_own(commands: Parse
     with pytest.raises(UsageMistake, match="%lm unload: unknown option --al") as caught:
         commands.parse_line("unload --al")
     assert caught.value.hint == "Did you mean --all?"
+
+
+def test_a_name_with_a_space_wants_quotes(commands: Parser) -> None:
+    with pytest.raises(UsageMistake, match="%lm unload: unknown word model") as caught:
+        commands.parse_line("unload model")
+    assert caught.value.hint == (
+        "Quotes keep words together. %lm unload -h lists what can be given."
+    )
 
 
 def test_a_missing_word_is_named(commands: Parser) -> None:

@@ -14,6 +14,7 @@ from IPython.utils.capture import capture_output
 
 import lmnb
 from lmnb.errors import ContextOverflow, LmnbError, ModelNotFound
+from lmnb.models.names import not_found
 from lmnb.notebook.failures import Interrupted, UsageMistake, short_errors
 
 HEAVY = {
@@ -143,6 +144,7 @@ def test_a_question_mark_shows_the_same_help(shell: Any, name: str, kind: str) -
         ("%lm serve --prt 1", "unknown option --prt"),
         ("%lm serve --port 99999", "--port: 99999 is not between 0 and 65535"),
         ("%lm unload --all x", "not both"),
+        ("%%claude -m my model\nhello", "unknown word model"),
         ("%%claude --temperature hot\nhello", "--temperature"),
         ("%%claude -o 1x\nhello", "'1x' cannot be the name of a variable"),
         ("%%claude\n  \n", "The cell is empty"),
@@ -182,6 +184,13 @@ def test_commands_in_hints_are_magics() -> None:
         raise ModelNotFound("No.", hint="`lmnb get` fetches one; `lmnb token create` is another.")
     shown = vars(caught.value)["_render_traceback_"]()[1]
     assert shown == "Hint: `%lm get` fetches one; `lmnb token create` is another."
+
+
+def test_a_builtin_model_that_is_missing_is_fetched_with_one_command() -> None:
+    with pytest.raises(ModelNotFound) as caught, short_errors():
+        raise not_found("all-minilm-l6-v2", [])
+    shown = vars(caught.value)["_render_traceback_"]()[1]
+    assert shown == "Hint: Fetch it with `%lm get all-minilm-l6-v2`."
 
 
 def test_other_errors_keep_their_traceback() -> None:

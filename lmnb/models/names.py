@@ -106,14 +106,13 @@ def not_found(name: str, entries: Sequence[ModelEntry]) -> ModelNotFound:
     if (key := name.strip().lower()) in BUILTIN:
         return ModelNotFound(
             f"The model {key} is not downloaded.",
-            hint=f"Fetch it with `lmnb get {key}` (in a notebook: `%lm get {key}`).",
+            hint=f"Fetch it with `lmnb get {key}`.",
             param="model",
         )
     if not entries:
         return ModelNotFound(
             f"There is no model {name!r}: nothing is downloaded yet.",
-            hint=f"Fetch the default model {DEFAULT_LLM.key} with `lmnb get` "
-            "(in a notebook: `%lm get`).",
+            hint=f"Fetch the default model {DEFAULT_LLM.key} with `lmnb get`.",
             param="model",
         )
     keys = [entry.key for entry in entries]

@@ -103,19 +103,31 @@ class Parser(argparse.ArgumentParser):
         """Raise the mistake, with a hint at what was probably meant."""
         if match := re.fullmatch(r"unrecognized arguments: (\S+).*", message, re.DOTALL):
             word = match[1]
-            self._unknown("option" if word.startswith("-") else "word", word, self.options())
+            if not word.startswith("-"):
+                raise UsageMistake(f"{self.prog}: unknown word {word}.", hint=self._about_words())
+            self._unknown("option", word, self.options())
         match = re.match(r"argument \w+: invalid choice: '([^']*)'", message)
         if match and (commands := self.commands()):
             self._unknown("command", match[1], list(commands))
         text = re.sub(r"^argument (\S+?)(?:/\S+)?: ", r"\1: ", message)
         raise UsageMistake(
             f"{self.prog}: {text[0].lower() + text[1:] if text[1:2].islower() else text}.",
-            hint=f"{self.prog} -h lists what can be given.",
+            hint=self._about_options(),
         )
+
+    def _about_options(self) -> str:
+        # IPython runs no cell magic without a cell below it, not even for its help.
+        command = f"{self.prog}?" if self.prog.startswith("%%") else f"{self.prog} -h"
+        return f"{command} lists what can be given."
+
+    def _about_words(self) -> str:
+        if self.prog.startswith("%%"):
+            return "The message stands below this line. Quotes keep words together."
+        return f"Quotes keep words together. {self._about_options()}"
 
     def _unknown(self, kind: str, word: str, known: list[str]) -> NoReturn:
         close = difflib.get_close_matches(word.split("=", 1)[0], known, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"{self.prog} -h lists what can be given."
+        hint = f"Did you mean {close[0]}?" if close else self._about_options()
         raise UsageMistake(f"{self.prog}: unknown {kind} {word}.", hint=hint)
 
 

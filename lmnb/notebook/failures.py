@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from lmnb.errors import InvalidRequest, LmnbError
 
-_COMMAND = re.compile(r"`lmnb (get|ls|ps|load|unload|serve|launch|log)\b")
+_COMMAND = re.compile(r"`lmnb (get|ls|ps|load|unload|serve|launch|settings|mcp|log)\b")
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 

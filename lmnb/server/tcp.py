@@ -123,5 +123,5 @@ def _same_or_error(info: TCPInfo, host: str, port: int, *, auth: bool) -> TCPInf
     kind = "with tokens" if info.require_auth else "without tokens"
     raise InvalidRequest(
         f"The server already listens on {info.url} ({kind}).",
-        hint="Close that first: `lmnb serve --stop`, or `%lm serve --stop` in a notebook.",
+        hint="Close that first with `lmnb serve --stop`.",
     )

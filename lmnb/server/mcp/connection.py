@@ -238,4 +238,6 @@ def _reason(error: BaseException) -> str:
     """The words of the innermost error: task groups wrap them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, FileNotFoundError):
+        return "there is no such command, or its folder does not exist."
     return " ".join(str(error).split())[:500] or type(error).__name__
