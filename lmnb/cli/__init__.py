@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lmnb.cli import agents
 
         own, passed = agents.split(sys.argv[1:] if arguments is None else arguments)
-        if own[:1] == ["help"]:
+        if list(own[:1]) == ["help"]:
             own = [*own[1:], "--help"]
         parser = make_parser()
         options, unknown = parser.parse_known_args(own)
