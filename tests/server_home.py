@@ -52,6 +52,15 @@ def processes(home: Path) -> list[psutil.Process]:
     return found
 
 
+def _command(process: psutil.Process) -> list[str]:
+    """Its command line; nothing if it has just ended."""
+    try:
+        found: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return found
+
+
 @dataclass
 class ServerHome:
     path: Path
@@ -69,7 +78,7 @@ class ServerHome:
         return processes(self.path)
 
     def workers(self) -> list[psutil.Process]:
-        return [one for one in self.processes() if "lmnb.engine.worker" in one.cmdline()]
+        return [one for one in self.processes() if "lmnb.engine.worker" in _command(one)]
 
     def log(self) -> str:
         return runtime.log_path(self.path).read_text()

@@ -231,6 +231,7 @@ NEEDED = {
     "/api/v1/models/load": "models",
     "/api/v1/models/unload": "models",
     "/metrics": "administration",
+    "/api/v1/models/download": "downloads",
 }
 
 

@@ -23,7 +23,6 @@ from lmnb import logs
 from lmnb.config import WHEN_LISTENING, change_setting, describe
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
-from lmnb.models import download
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
 from lmnb.runtime import log_path
@@ -192,13 +191,17 @@ async def ps(request: Request) -> Response:
 
 @router.post("/get")
 async def get(request: Request) -> Response:
-    """Fetch a model. Events `started`, `progress`, `note`, `done`, as in `lmnb.models.events`."""
+    """Fetch a model. Events `started`, `progress`, `note`, `done`, as in `lmnb.models.events`.
+
+    Leaving the stream pauses the download, unless somebody else follows it or it was begun through
+    LM Studio's API.
+    """
     body = await _body(request, _Get)
     state = state_of(request)
 
     async def frames() -> AsyncGenerator[bytes, None]:
-        found = download.get(state.home, body.model, body.quantization)
-        async with aclosing(found) as events:
+        job = await state.downloads.start(body.model, body.quantization, detached=False)
+        async with aclosing(state.downloads.follow(job)) as events:
             async for event in events:
                 data = msgspec.to_builtins(event, enc_hook=_encode)
                 yield sse.frame(data, data["type"])

@@ -197,7 +197,7 @@ def lmstudio_body(error: LmnbError) -> dict[str, Any]:
         kind = "model_not_found"
     elif isinstance(error, NotSupported):
         kind = "not_implemented"
-    elif error.code == "mcp_connection_error":
+    elif error.code in {"mcp_connection_error", "job_not_found"}:
         kind = error.code
     elif error.status < 500:
         kind = "invalid_request"

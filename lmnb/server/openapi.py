@@ -61,6 +61,7 @@ _KNOWN: dict[tuple[str, str], Known] = {
     ("post", "/api/v1/chat"): Known(native.ChatBody, native.ChatResult, streams=True),
     ("post", "/api/v1/models/load"): Known(native.LoadBody),
     ("post", "/api/v1/models/unload"): Known(native.UnloadBody),
+    ("post", "/api/v1/models/download"): Known(native.DownloadBody),
 }
 _PLAIN_TEXT = {"/metrics"}
 _REFERENCE = "#/components/schemas/"

@@ -98,6 +98,7 @@ async def _serve(settings: Settings, own: Own | None) -> None:
             )
             print(f"lmnb listens on {info.network_url or info.url}", flush=True)  # noqa: T201
         await private.open()
+        state.downloads.resume_all()
         await state.batches.start(public_app(state.at_low_priority()))
         _log.info("Started, process %d", os.getpid())
         await _until_done(state, private)
@@ -208,6 +209,7 @@ async def _shut_down(state: State, private: _Private) -> None:
         _log.warning("Some workers did not stop within %.0f seconds", _STOP_WORKERS)
     await state.renderer.close()
     await state.mcp.close()
+    await state.downloads.close()
     state.database.close()
     _log.info("Ended, process %d", os.getpid())
 

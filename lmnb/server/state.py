@@ -20,6 +20,7 @@ from lmnb.server.batches.runner import Runner
 from lmnb.server.conversations import ConversationStore
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.downloads import Downloads
 from lmnb.server.files import Files
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.metrics import Metrics
@@ -49,6 +50,8 @@ class State:
         Stored conversations, to which responses are added.
     background
         Answers that are made without their client.
+    downloads
+        Models that are being fetched, or were.
     mcp
         MCP servers that are kept running.
     renderer
@@ -77,6 +80,7 @@ class State:
     responses: ResponseStore = field(init=False)
     metrics: Metrics = field(init=False)
     conversations: ConversationStore = field(init=False)
+    downloads: Downloads = field(init=False)
     background: Background = field(init=False)
     mcp: Pool = field(default_factory=Pool)
     renderer: Renderer = field(default_factory=Renderer)
@@ -89,6 +93,7 @@ class State:
         self.responses = ResponseStore(self.database)
         self.metrics = Metrics(self.models.loaded)
         self.files = Files(self.database, self.home / "files")
+        self.downloads = Downloads(self.database, self.home)
         self.conversations = ConversationStore(self.database)
         self.background = Background(self.activity)
 
@@ -101,7 +106,13 @@ class State:
     def busy(self) -> bool:
         """Whether ending now would take something from somebody."""
         models = self.models.loaded() or self.models.loading()
-        return bool(self.activity.active or models or self.tcp.info or self.batches.busy)
+        return bool(
+            self.activity.active
+            or models
+            or self.tcp.info
+            or self.batches.busy
+            or self.downloads.busy
+        )
 
     def at_low_priority(self) -> State:
         """The same state, for requests that everybody else's go before."""

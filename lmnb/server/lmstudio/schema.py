@@ -99,6 +99,13 @@ class LoadBody(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True
     identifier: str | None = None
 
 
+class DownloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/models/download`."""
+
+    model: str
+    quantization: str | None = None
+
+
 class UnloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/v1/models/unload`."""
 
