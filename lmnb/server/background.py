@@ -13,6 +13,16 @@ from lmnb.server.tracking import Activity
 
 logger = logging.getLogger(__name__)
 
+MOST = 1000
+"""Jobs at a time. Those that wait are in memory, and lost if the server ends; batches are not."""
+
+
+class TooManyJobs(LmnbError):
+    """As much is being made in the background as may be."""
+
+    code = "too_many_requests"
+    status = 429
+
 
 class Log:
     """Frames that one task writes and any number of others follow, from any place on."""
@@ -103,6 +113,14 @@ class Background:
     def __init__(self, activity: Activity) -> None:
         self._activity = activity
         self._jobs: dict[str, Job] = {}
+
+    def ensure_room(self) -> None:
+        """Raise `TooManyJobs` if no other job can be started now."""
+        if len(self._jobs) >= MOST:
+            raise TooManyJobs(
+                f"{MOST} responses are being made in the background already.",
+                hint="Wait for some of them, or send a batch.",
+            )
 
     def start(self, id_: str, job: Job) -> None:
         """Run a job, which is found under `id_` until it has ended."""

@@ -82,7 +82,10 @@ async def begin(state: State, run: Run, wanted: Request) -> BackgroundRun:
     ------
     InvalidRequest, ModelNotFound
         It cannot be made.
+    TooManyJobs
+        It cannot be made now.
     """
+    state.background.ensure_room()
     await check(state, wanted)
     job = BackgroundRun(run, generate(state, wanted))
     await state.responses.announce(job.lost())
