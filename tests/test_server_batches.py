@@ -13,7 +13,7 @@ import pytest
 from batch_requests import COMPLETIONS, content, ended, line, start
 from made_models.scripted import Answer, scripted
 from server_home import ServerHome, wait_for
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from lmnb.server.anthropic.batch_form import AnthropicForm
 from lmnb.server.batches import runner as runners
@@ -135,6 +135,18 @@ class Place:
         self.files = Files(self.database, folder / "files")
         self.store = BatchStore(self.database, folder / "batches")
 
+    def add_batch(self, id_: str, count: int) -> Batch:
+        """A batch with its lines, which is yet to be given to a runner."""
+        self.add_lines(id_, count)
+        return Batch(
+            id=id_, protocol="anthropic", endpoint="/v1/messages", status="in_progress", total=count
+        )
+
+    def runner(self, form: AnthropicForm | None = None) -> Runner:
+        return Runner(
+            self.store, self.files, {"anthropic": form or AnthropicForm()}, lambda _path: 2
+        )
+
     def add_lines(self, id_: str, count: int) -> None:
         with self.files.writing() as draft:
             lines = []
@@ -145,27 +157,26 @@ class Place:
 
     def run(self, app: App, form: AnthropicForm | None = None) -> Batch:
         """Run a batch of five requests to its end."""
-        batch = Batch(
-            id="b", protocol="anthropic", endpoint="/v1/messages", status="in_progress", total=5
-        )
-        self.add_lines("b", 5)
+        batch = self.add_batch("b", 5)
 
         async def run() -> None:
-            runner = Runner(
-                self.store, self.files, {"anthropic": form or AnthropicForm()}, lambda _path: 2
-            )
+            runner = self.runner(form)
             await runner.start(app)
             await runner.add(batch)
-            while runner.busy:
-                await asyncio.sleep(0.005)
+            await idle(runner)
             await runner.stop()
 
         asyncio.run(asyncio.wait_for(run(), 30))
         return self.store.find("b", "anthropic")
 
-    def results(self) -> list[tuple[str, str]]:
-        lines = self.store.written("b").read_bytes().splitlines()
+    def results(self, id_: str = "b") -> list[tuple[str, str]]:
+        lines = self.store.written(id_).read_bytes().splitlines()
         return [(one["custom_id"], one["result"]["type"]) for one in map(json.loads, lines)]
+
+
+async def idle(runner: Runner) -> None:
+    while runner.busy:
+        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -182,6 +193,101 @@ def test_requests_whose_model_was_unloaded_are_sent_again(place: Place) -> None:
     assert len(app.bodies) == 7
     assert (batch.succeeded, batch.failed) == (4, 1)
     assert sorted({*app.bodies}) == [b'{"n":%d}' % n for n in range(5)]
+
+
+class Gate(App):
+    """Answers when it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, self.held(send))
+
+    def held(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            await self.opened.wait()
+            await send(message)
+
+        return sending
+
+
+def test_a_long_batch_gives_way_to_a_short_one(place: Place) -> None:
+    long, short = place.add_batch("long", 300), place.add_batch("short", 3)
+    app = Gate()
+
+    async def run() -> None:
+        runner = place.runner()
+        await runner.start(app)
+        await runner.add(long)
+        while not app.bodies:
+            await asyncio.sleep(0.005)
+        await runner.add(short)
+        begun = len(app.bodies)
+        app.opened.set()
+        await idle(runner)
+        await runner.stop()
+        assert place.store.find("short", "anthropic").status == "completed"
+        short_ones = [b'{"n":%d}' % n for n in range(3)]
+        assert app.bodies[begun : begun + 3] == short_ones
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert len(app.bodies) == 303
+    for id_, count in (("long", 300), ("short", 3)):
+        ended = place.store.find(id_, "anthropic")
+        assert (ended.status, ended.succeeded) == ("completed", count)
+        assert place.results(id_) == [(f"{n}", "succeeded") for n in range(count)]
+
+
+def test_a_batch_that_has_given_way_can_be_cancelled(place: Place) -> None:
+    long, short = place.add_batch("long", 300), place.add_batch("short", 30)
+    app = Gate()
+
+    async def run() -> None:
+        runner = place.runner()
+        await runner.start(app)
+        await runner.add(long)
+        while not app.bodies:
+            await asyncio.sleep(0.005)
+        await runner.add(short)
+        begun = len(app.bodies)
+        app.opened.set()
+        while len(app.bodies) == begun:
+            await asyncio.sleep(0)
+        app.opened.clear()
+        await runner.cancel("long", "anthropic")
+        while place.store.find("long", "anthropic").is_open:
+            await asyncio.sleep(0.005)
+        assert place.store.find("short", "anthropic").is_open
+        app.opened.set()
+        await idle(runner)
+        await runner.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert place.store.find("long", "anthropic").status == "cancelled"
+    assert [kind for _, kind in place.results("long")].count("canceled") >= 290
+    assert place.results("short") == [(f"{n}", "succeeded") for n in range(30)]
+
+
+def test_batches_go_on_when_the_disk_does(place: Place, monkeypatch: Any) -> None:
+    read, failures = place.store.open, iter([sqlite3.OperationalError("disk I/O error")])
+
+    def fails_once() -> list[Batch]:
+        for error in failures:
+            raise error
+        return read()
+
+    async def run() -> None:
+        runner = place.runner()
+        await runner.start(App())
+        monkeypatch.setattr(place.store, "open", fails_once)
+        await runner.add(place.add_batch("b", 5))
+        await idle(runner)
+        await runner.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert place.store.find("b", "anthropic").status == "completed"
 
 
 def test_a_model_that_is_always_unloaded_is_an_error(place: Place) -> None:

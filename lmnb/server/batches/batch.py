@@ -95,6 +95,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether something is left to do."""
         return self.status in OPEN
 
+    @property
+    def left(self) -> int:
+        """Requests without an answer."""
+        return self.total - self.succeeded - self.failed
+
     def but(self, **changes: Any) -> Batch:
         """The same batch with other values in some fields."""
         return msgspec.structs.replace(self, **changes)

@@ -26,6 +26,8 @@ class Run:
 
     Parameters
     ----------
+    batch
+        Kept up to date in the attribute of that name.
     slots
         How many requests to a path can be computed together now.
     """
@@ -41,6 +43,16 @@ class Run:
         self._last = -1
         self._running: dict[asyncio.Task[Answer], Line] = {}
         self._cancelled = False
+        self._gives_way = False
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether `all` has returned early for another batch, rather than at the batch's end."""
+        return self._gives_way and not self._cancelled
+
+    def give_way(self) -> None:
+        """Start no more requests; those under way are answered."""
+        self._gives_way = True
 
     def cancel(self) -> None:
         """Stop all requests at once; no other is started."""
@@ -49,7 +61,7 @@ class Run:
             task.cancel()
 
     async def all(self) -> None:
-        """Run all lines without an answer, until they have one or the batch is cancelled."""
+        """Run all lines without an answer, unless the batch is cancelled or gives way."""
         self._next.clear()
         self._last = -1
         try:
@@ -65,12 +77,12 @@ class Run:
     async def _fill(self) -> bool:
         """Start as many lines as there is room for; whether any are under way."""
         while len(self._running) < self._slots(self.batch.endpoint) + _SPARE:
-            if not self._next:
+            if not self._next and not self._gives_way:
                 page = await asyncio.to_thread(
                     self._store.unanswered, self.batch.id, self._last, _PAGE
                 )
                 self._next.extend(page)
-            if not self._next or self._cancelled:
+            if not self._next or self._cancelled or self._gives_way:
                 break
             line, body = self._next.popleft()
             self._last = line.number
@@ -89,6 +101,6 @@ class Run:
         """Store the answers that have come; those who were cancelled have none."""
         answers = [(self._running[task], task.result()) for task in done if not task.cancelled()]
         if answers:
-            await asyncio.to_thread(self._store.answer, self.batch.id, answers)
+            self.batch = await asyncio.to_thread(self._store.answer, self.batch.id, answers)
         for task in done:
             del self._running[task]

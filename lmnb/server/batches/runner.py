@@ -1,6 +1,6 @@
-"""Runs batches, one after the other, oldest first.
+"""Runs batches, one at a time, the one with the fewest requests left first.
 
-As many requests are under way as the engine can compute together, and a few more, so that it never
+So a long one is not in the way of short ones, and models are not loaded in turns. As many requests are under way as the engine can compute together, and a few more, so that it never
 waits for the next. They go through the server's own app at low priority: whatever else is asked of
 a model goes first. Each answer is stored as it comes. After a restart the lines without one go on.
 """
@@ -124,7 +124,7 @@ class Runner:
         if batch.status == "validating":
             self._hold(batch.id, partial(self._check, batch))
         elif batch.status == "in_progress":
-            self._news.set()
+            self._ready(batch)
         else:
             self._hold(batch.id, partial(self._close, batch.id))
 
@@ -142,7 +142,7 @@ class Runner:
             )
             if batch.status == "in_progress":
                 self._held.discard(batch.id)
-                self._news.set()
+                self._ready(batch)
         if batch.status == "cancelling":
             await self._close(batch.id)
         elif not batch.is_open:
@@ -152,16 +152,38 @@ class Runner:
 
     async def _work(self, app: ASGIApp) -> None:
         while True:
-            self._news.clear()
-            async with self._deciding:
-                batches = await asyncio.to_thread(self.store.open)
-                waiting = [one for one in batches if one.status == "in_progress"]
-                run = Run(waiting[0], self.store, app, self._slots) if waiting else None
-                self._current = run
+            try:
+                run = await self._choose(app)
+            except sqlite3.Error as error:
+                _log.warning("Batches wait, as the disk fails: %s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
             if run is None:
                 await self._news.wait()
             elif await self._insist(run.batch.id, run.all):
-                await self._insist(run.batch.id, partial(self._close, run.batch.id))
+                if run.gave_way:
+                    self._current = None  # from here on, `cancel` has to close it
+                else:
+                    await self._insist(run.batch.id, partial(self._close, run.batch.id))
+
+    async def _choose(self, app: ASGIApp) -> Run | None:
+        """The run of the batch with the fewest requests left, which is the current one now."""
+        async with self._deciding:
+            more = True
+            while more:  # one that came while the others were read may be shorter
+                self._news.clear()
+                batches = await asyncio.to_thread(self.store.open)
+                more = self._news.is_set()
+            waiting = [one for one in batches if one.status == "in_progress"]
+            first = min(waiting, key=lambda one: one.left, default=None)
+            self._current = Run(first, self.store, app, self._slots) if first else None
+            return self._current
+
+    def _ready(self, batch: Batch) -> None:
+        """Have a batch run, at once if it is shorter than what is left of the current one."""
+        self._news.set()
+        if self._current is not None and batch.left < self._current.batch.left:
+            self._current.give_way()
 
     # --- the end ---------------------------------------------------------------------
 
