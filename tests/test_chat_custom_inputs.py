@@ -276,6 +276,49 @@ def test_what_cannot_be_enforced_is_refused(
     assert "'write'" in raised.value.message
 
 
+def twice(pattern: str, first: str = '"x"') -> str:
+    """Forty terminals, each made of the one before it, as the pattern says."""
+    lines = (f"A{i}: {pattern.format(f'A{i - 1}')}" for i in range(1, 41))
+    return "\n".join(("start: A40", f"A0: {first}", *lines))
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        # Put together, these are 2⁴⁰ parts; llguidance has nothing against them.
+        (twice("{0} | {0}"), "too complex"),
+        (twice("{0}? {0}*"), "too complex"),
+        (twice("{0} {0}", '""'), "too complex"),
+        (twice('(({0} "y")? "y")?'), "nested too deeply"),
+        # Each of these terminals is simple enough.
+        ("start: A\nA: " + " | ".join(rf"/[a\n]{{0,400}}b{i}/" for i in range(40)), "complex"),
+        ("start: " + " | ".join(rf"/[a\n]{{0,400}}b{i}/" for i in range(40)), "complex"),
+        (r"start: /(\w\n?){0,300}/", "too complex"),
+    ],
+)
+def test_what_takes_too_long_is_refused(definition: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        rules.check(custom_tool(definition))
+
+
+def test_long_chains_of_rules() -> None:
+    chain = "\n".join(f"a{i}: a{i + 1}" for i in range(3000))
+    rules.check(custom_tool(f'start: a0\n{chain}\na3000: "x"'))
+
+
+def test_many_terminals() -> None:
+    words = "\n".join(f"A{i}: /k{i}\\n+/" for i in range(2000))
+    rules.check(custom_tool(f"start: {' | '.join(f'A{i}' for i in range(2000))}\n{words}"))
+
+
+def test_sets_of_characters_in_common() -> None:
+    sets = [characters.named(name) for name in "wds"]
+    sets += [characters.of("az09"), ~characters.of("\n"), characters.ALL, characters.of("")]
+    for one in sets:
+        for other in sets:
+            assert one & other == ~(~one | ~other)
+
+
 def test_wrong_regular_expressions_are_refused() -> None:
     fine = msgspec.structs.replace(
         custom_tool(PATCH), input_format=OutputFormat("regex", definition=r"\p{L}+")

@@ -15,8 +15,10 @@ from lmnb.errors import InvalidRequest
 
 MOST_PLACES = 2000
 MOST_STATES = 500
-_MOST_STEPS = 50_000
-_MOST_VISITS = 20_000
+MOST_VISITS = 20_000
+"""Parts of an expression, repeated ones as often as they may be."""
+MOST_WORK = 2_000_000
+"""Steps that make an automaton: about a second."""
 
 Places = frozenset[int]
 
@@ -28,10 +30,13 @@ class Automaton(NamedTuple):
         From each state: which characters lead to which other. Each character leads to one at most.
     accepting
         Where the text may end. From everywhere such a state can be reached.
+    work
+        Steps that it took to make it, `MOST_WORK` at most.
     """
 
     moves: tuple[dict[int, Characters], ...]
     accepting: frozenset[int]
+    work: int
 
 
 def automaton(expression: Expression) -> Automaton:
@@ -40,33 +45,33 @@ def automaton(expression: Expression) -> Automaton:
     Raises
     ------
     InvalidRequest
-        It has too many states.
+        It has too many states, or takes too long to make.
     """
-    places = _Places()
+    work = _Work()
+    places = _Places(work)
     part = places.part(expression)
     states: dict[Places | None, int] = {None: 0}
     pending: list[Places | None] = [None]
     moves: list[dict[int, Characters]] = []
-    steps = 0
     while pending:
         state = pending.pop(0)
         following = part.first if state is None else places.after(state)
         found: dict[int, list[Interval]] = {}
         for interval, reached in _partition([(p, places.sets[p]) for p in following]):
-            steps += 1
+            work.add(1 + len(reached))
             if reached not in states:
                 states[reached] = len(states)
                 pending.append(reached)
             found.setdefault(states[reached], []).append(interval)
         moves.append({target: Characters(intervals) for target, intervals in found.items()})
-        if len(states) > MOST_STATES or steps > _MOST_STEPS:
-            raise _too_complex()
+        if len(states) > MOST_STATES:
+            raise too_complex()
     accepting = frozenset(
         number
         for state, number in states.items()
         if (part.nullable if state is None else state & part.last)
     )
-    return _minimal(_without_dead_ends(moves, accepting), accepting)
+    return _minimal(_without_dead_ends(moves, accepting), accepting, work)
 
 
 def _without_dead_ends(
@@ -81,10 +86,14 @@ def _without_dead_ends(
     return [{to: of for to, of in each.items() if to in alive} for each in moves]
 
 
-def _minimal(moves: list[dict[int, Characters]], accepting: frozenset[int]) -> Automaton:
+def _minimal(
+    moves: list[dict[int, Characters]], accepting: frozenset[int], work: _Work
+) -> Automaton:
     """One state for all that go on alike (E. F. Moore, 1956); the beginning stays one of its own."""
     groups = [0, *(1 + (state in accepting) for state in range(1, len(moves)))]
+    intervals = sum(len(of.intervals) for each in moves for of in each.values())
     while True:
+        work.add(intervals)
         onward = [_merged(each, groups) for each in moves]
         keys = list(zip(groups, (frozenset(each.items()) for each in onward), strict=True))
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -96,6 +105,7 @@ def _minimal(moves: list[dict[int, Characters]], accepting: frozenset[int]) -> A
     return Automaton(
         tuple(_merged(moves[first[group]], refined) for group in range(len(first))),
         frozenset(refined[state] for state in accepting),
+        work.done,
     )
 
 
@@ -107,7 +117,20 @@ def _merged(moves: dict[int, Characters], groups: list[int]) -> dict[int, Charac
     return found
 
 
-def _too_complex() -> InvalidRequest:
+class _Work:
+    """Counts steps of about a microsecond at most."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def add(self, steps: int) -> None:
+        self.done += steps
+        if self.done > MOST_WORK:
+            raise too_complex()
+
+
+def too_complex() -> InvalidRequest:
+    """What is told of a terminal that takes too much."""
     return InvalidRequest(
         "The Lark grammar has a terminal that is too complex.",
         hint="Divide it up, or leave bounds of its repetitions out.",
@@ -128,18 +151,20 @@ _NOTHING = _Part(nullable=True, first=frozenset(), last=frozenset())
 class _Places:
     """The places of characters in an expression, and which may follow which."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: _Work) -> None:
         self.sets: list[Characters] = []
         self._following: list[set[int]] = []
         self._visits = 0
+        self._work = work
 
     def after(self, state: Places) -> Places:
+        self._work.add(sum(len(self._following[place]) for place in state))
         return frozenset().union(*(self._following[place] for place in state))
 
     def part(self, expression: Expression) -> _Part:
         self._visits += 1
-        if self._visits > _MOST_VISITS:
-            raise _too_complex()
+        if self._visits > MOST_VISITS:
+            raise too_complex()
         match expression:
             case One(of=characters):
                 return self._one(characters)
@@ -162,13 +187,14 @@ class _Places:
         if not characters:  # no text at all
             return _Part(nullable=False, first=frozenset(), last=frozenset())
         if len(self.sets) >= MOST_PLACES:
-            raise _too_complex()
+            raise too_complex()
         self.sets.append(characters)
         self._following.append(set())
         place = frozenset({len(self.sets) - 1})
         return _Part(nullable=False, first=place, last=place)
 
     def _joined(self, before: _Part, after: _Part) -> _Part:
+        self._work.add((1 + len(before.last)) * (1 + len(after.first)))
         for place in before.last:
             self._following[place] |= after.first
         return _Part(
@@ -179,7 +205,7 @@ class _Places:
 
     def _repeated(self, repeated: Repeated) -> _Part:
         if max(repeated.least, repeated.most or 0) > MOST_PLACES:
-            raise _too_complex()
+            raise too_complex()
         found = _NOTHING
         for _ in range(repeated.least):
             found = self._joined(found, self.part(repeated.part))

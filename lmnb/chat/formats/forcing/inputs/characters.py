@@ -56,7 +56,17 @@ class Characters:
         return Characters((low + 1, high - 1) for low, high in gaps if low + 1 < high)
 
     def __and__(self, other: Characters) -> Characters:
-        return ~(~self | ~other)
+        found = []
+        mine, others = iter(self.intervals), iter(other.intervals)
+        a, b = next(mine, None), next(others, None)
+        while a and b:
+            if (low := max(a[0], b[0])) <= (high := min(a[1], b[1])):
+                found.append((low, high))
+            if a[1] < b[1]:
+                a = next(mine, None)
+            else:
+                b = next(others, None)
+        return Characters(found)
 
     def __sub__(self, other: Characters) -> Characters:
         return self & ~other

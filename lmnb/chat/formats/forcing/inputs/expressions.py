@@ -73,6 +73,17 @@ def read(pattern: str, flags: Iterable[str] = ()) -> Expression:
     return _Reader(pattern, frozenset(flags)).whole()
 
 
+def size(expression: Expression) -> int:
+    """Its parts, itself included."""
+    match expression:
+        case One():
+            return 1
+        case Several(parts=parts) | Either(options=parts):
+            return 1 + sum(map(size, parts))
+        case Repeated(part=part):
+            return 1 + size(part)
+
+
 def regex(expression: Expression) -> str:
     """A regular expression in Rust's syntax."""
     match expression:

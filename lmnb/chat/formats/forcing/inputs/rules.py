@@ -13,22 +13,20 @@ characters wins, as the longest terminal does in llguidance.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 from lmnb.chat.conversation import Tool
-from lmnb.chat.formats.forcing.inputs.automaton import Automaton, automaton
+from lmnb.chat.formats.forcing.inputs.automaton import (
+    MOST_WORK,
+    Automaton,
+    automaton,
+    too_complex,
+)
 from lmnb.chat.formats.forcing.inputs.characters import Characters
 from lmnb.chat.formats.forcing.inputs.expressions import Expression, regex, times
-from lmnb.chat.formats.forcing.inputs.source import (
-    Choice,
-    Grammar,
-    Name,
-    Node,
-    Repeat,
-    Sequence,
-    Text,
-    read,
-)
+from lmnb.chat.formats.forcing.inputs.nodes import Choice, Name, Node, Repeat, Sequence, Text
+from lmnb.chat.formats.forcing.inputs.source import Grammar, read
 from lmnb.chat.formats.forcing.inputs.writing import Escaped, Writing
 from lmnb.chat.formats.forcing.lark import Lark, either, sequence
 from lmnb.engine import grammar_source
@@ -37,6 +35,8 @@ from lmnb.errors import LmnbError
 
 _START = "start"
 _CACHED = 64
+_MOST_WORK = 2 * MOST_WORK
+"""For all terminals of a grammar together."""
 
 _read = lru_cache(_CACHED)(read)
 _automaton = lru_cache(16 * _CACHED)(automaton)
@@ -91,18 +91,25 @@ class _Rules:
         self._grammar = grammar
         self._writing = writing
         self._names: dict[str, str] = {}
+        self._pending: list[str] = []
         self._terminals: dict[Expression, str] = {}
+        self._work = 0
         ignored = [self._terminal(expression) for expression in grammar.ignored]
         self._between = lark.rule(f"{either(ignored)}*") if ignored else ""
 
     def start(self) -> str:
         """The text of the whole grammar."""
-        return self._rule(_START)
+        start = self._rule(_START)
+        while self._pending:
+            name = self._pending.pop()
+            self._lark.define(self._names[name], self._node(self._grammar.rules[name]) or '""')
+        return start
 
     def _rule(self, name: str) -> str:
+        """What the rule is called. It is defined later: chains of rules may be long."""
         if name not in self._names:
             self._names[name] = self._lark.name()
-            self._lark.define(self._names[name], self._node(self._grammar.rules[name]) or '""')
+            self._pending.append(name)
         return self._names[name]
 
     def _node(self, node: Node) -> str:
@@ -123,6 +130,9 @@ class _Rules:
     def _terminal(self, expression: Expression) -> str:
         if expression not in self._terminals:
             found = _automaton(expression)
+            self._work += found.work
+            if self._work > _MOST_WORK:
+                raise too_complex()
             if any(of & self._writing.special for moves in found.moves for of in moves.values()):
                 self._terminals[expression] = self._cut(found)
             else:
@@ -136,6 +146,7 @@ class _Rules:
     def _cut(self, found: Automaton) -> str:
         """A rule for each state: what is written until it is reached."""
         ways: dict[int, list[str]] = {}
+        chained = _reached_once(found)
         names = {0: ""}
         pending = [0]
         while pending:
@@ -143,7 +154,7 @@ class _Rules:
             for target, of in found.moves[state].items():
                 if target == state:
                     continue
-                end, lexemes = self._entry(found, target, of)
+                end, lexemes = self._entry(found, chained, target, of)
                 if end not in names:
                     names[end] = self._lark.name()
                     pending.append(end)
@@ -152,14 +163,18 @@ class _Rules:
             self._lark.define(names[state], sequence(either(way), self._loop(found, state)))
         return self._lark.rule(either(names[state] for state in sorted(found.accepting)))
 
-    def _entry(self, found: Automaton, target: int, of: Characters) -> tuple[int, str]:
+    def _entry(
+        self, found: Automaton, chained: set[int], target: int, of: Characters
+    ) -> tuple[int, str]:
         """One of these characters, and a run of those that stay at the target; where it ends.
 
         What can only go on with one more plain character goes on, in the same lexeme.
         """
         special = self._writing.special
         pattern = ""
-        while not of & special and (onward := _only(found, target)) and not onward[1] & special:
+        while not of & special and (onward := _only(found, chained, target)):
+            if onward[1] & special:
+                break
             pattern += of.regex()
             target, of = onward
         run = found.moves[target].get(target, Characters(()))
@@ -180,10 +195,15 @@ class _Rules:
         return f"{self._characters('', run, run)}*" if run else ""
 
 
-def _only(found: Automaton, state: int) -> tuple[int, Characters] | None:
+def _reached_once(found: Automaton) -> set[int]:
+    """The states that are reached in one way only."""
+    ways = Counter(target for moves in found.moves for target in moves)
+    return {state for state, count in ways.items() if count == 1}
+
+
+def _only(found: Automaton, chained: set[int], state: int) -> tuple[int, Characters] | None:
     """The only way on from a state that is reached in one way only, if there is one."""
     moves = found.moves[state]
-    reached = sum(state in each for each in found.moves)
-    if state in found.accepting or len(moves) != 1 or reached != 1:
+    if state in found.accepting or len(moves) != 1 or state not in chained:
         return None
     return next(iter(moves.items()))

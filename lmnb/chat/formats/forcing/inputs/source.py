@@ -11,20 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
-
-import msgspec
+from typing import NamedTuple
 
 from lmnb.chat.formats.forcing.inputs import expressions
 from lmnb.chat.formats.forcing.inputs.characters import Characters
-from lmnb.chat.formats.forcing.inputs.expressions import (
-    MOST_NESTED,
-    Either,
-    Expression,
-    One,
-    Repeated,
-    Several,
-)
+from lmnb.chat.formats.forcing.inputs.expressions import MOST_NESTED, Expression, One
+from lmnb.chat.formats.forcing.inputs.nodes import Choice, Name, Node, Repeat, Sequence, Text
+from lmnb.chat.formats.forcing.inputs.terminals import Terminals
 from lmnb.errors import InvalidRequest, NotSupported
 
 _TOKEN = re.compile(
@@ -78,41 +71,6 @@ _COMMON = {
 """What Lark's module `common` defines (lark/grammars/common.lark), as regular expressions."""
 
 
-class Name(msgspec.Struct, frozen=True):
-    """A reference to a rule or a terminal."""
-
-    name: str
-
-
-class Sequence(msgspec.Struct, frozen=True):
-    """One after the other."""
-
-    parts: tuple[Node, ...]
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """Any of these."""
-
-    options: tuple[Node, ...]
-
-
-class Repeat(msgspec.Struct, frozen=True):
-    """So many times, `most` None being any number."""
-
-    part: Node
-    least: int
-    most: int | None
-
-
-class Text(msgspec.Struct, frozen=True):
-    """A terminal without a name."""
-
-    expression: Expression
-
-
-Node: TypeAlias = Name | Sequence | Choice | Repeat | Text
-
-
 class Grammar(NamedTuple):
     """A grammar as it was read.
 
@@ -145,7 +103,7 @@ def read(text: str) -> Grammar:
     """
     reader = _Reader(_tokens(text))
     reader.all()
-    terminals = _Terminals(reader.terminals)
+    terminals = Terminals(reader.terminals)
     return Grammar(
         rules=reader.rules,
         terminals={name: terminals.named(name) for name in reader.terminals},
@@ -367,39 +325,3 @@ def _span(low: str, high: str) -> Characters:
     if len(low) != 1 or len(high) != 1 or low > high:
         raise InvalidRequest(f'The Lark grammar has the range "{low}".."{high}", which is none.')
     return Characters([(ord(low), ord(high))])
-
-
-class _Terminals:
-    """Terminals as expressions: names in them are replaced by what they stand for."""
-
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
-        self._nodes = nodes
-        self._found: dict[str, Expression] = {}
-        self._inside: set[str] = set()
-
-    def named(self, name: str) -> Expression:
-        if name not in self._found:
-            if len(self._inside) > MOST_NESTED:
-                raise InvalidRequest("The Lark grammar has terminals nested too deeply.")
-            if name not in self._nodes or name in self._inside:
-                raise InvalidRequest(
-                    f"The Lark grammar has a terminal made of '{name}', "
-                    + ("in a circle." if name in self._inside else "which is none.")
-                )
-            self._inside.add(name)
-            self._found[name] = self.expression(self._nodes[name])
-            self._inside.remove(name)
-        return self._found[name]
-
-    def expression(self, node: Node) -> Expression:
-        match node:
-            case Text(expression=expression):
-                return expression
-            case Name(name=name):
-                return self.named(name)
-            case Sequence(parts=parts):
-                return Several(tuple(self.expression(part) for part in parts))
-            case Choice(options=options):
-                return Either(tuple(self.expression(option) for option in options))
-            case Repeat(part=part, least=least, most=most):
-                return Repeated(self.expression(part), least, most)
