@@ -305,6 +305,28 @@ def test_bad_bodies(raw: httpx2.Client, body: bytes, words: str) -> None:
     assert words in error["message"]
 
 
+def test_documents_within_documents(raw: httpx2.Client) -> None:
+    """Deeper than the stack is, but not too deep for JSON."""
+    block: Any = {"type": "text", "text": "x"}
+    for _ in range(300):
+        block = {"type": "document", "source": {"type": "content", "content": [block]}}
+    body = {"model": LLM, "max_tokens": 1, "messages": [{"role": "user", "content": [block]}]}
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        response = raw.post(path, json=body)
+        assert response.status_code == 400
+        assert error_of(response)["message"] == "The request is nested too deeply."
+
+
+def test_numbers_beyond_64_bits(raw: httpx2.Client) -> None:
+    body = {"model": LLM, "messages": COLOURS, "max_tokens": 2**70, "stop_sequences": ["e"]}
+    for more in ({}, {"thinking": {"type": "enabled", "budget_tokens": 2**70}}):
+        assert raw.post("/v1/messages", json=body | more).json()["stop_reason"] == "stop_sequence"
+    kwargs = {"model": LLM, "messages": COLOURS, "chat_template_kwargs": {"number": 2**70}}
+    response = raw.post("/v1/chat/completions", json=kwargs)
+    assert response.status_code == 400
+    assert "64 bits" in response.text
+
+
 def test_sampling_out_of_range(raw: httpx2.Client) -> None:
     response = raw.post("/v1/messages", json={"model": LLM, "messages": COLOURS, "top_p": 2})
     assert response.status_code == 400

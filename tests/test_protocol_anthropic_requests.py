@@ -295,7 +295,8 @@ def test_sessions() -> None:
     assert request(claude).cache_key == "s1/a1"
     user_id = json.dumps({"device_id": "d", "account_uuid": "", "session_id": "s2"})
     assert request(metadata={"user_id": user_id}).cache_key == "s2"
-    assert request(metadata={"user_id": "me"}).cache_key == "me"
+    for name in ("me", "[" * 100_000):
+        assert request(metadata={"user_id": name}).cache_key == name
     assert request().cache_key is None
 
 
@@ -336,6 +337,19 @@ def test_what_claude_code_sends() -> None:
             {"messages": [user({"type": "image", "source": {"type": "url", "url": "http://x"}})]},
             "messages.0.content.0.source.url",
         ),
+        (
+            {"messages": [user({"type": "tool_result", "tool_use_id": "t", "content": 5})]},
+            "messages.0.content.0.content",
+        ),
+        (
+            {"messages": [user({"type": "search_result", "content": 5})]},
+            "messages.0.content.0.content",
+        ),
+        (
+            {"messages": [user({"type": "document", "source": {"type": "content", "content": 5}})]},
+            "messages.0.content.0.source.content",
+        ),
+        ({"tools": [{"type": {}}]}, "tools"),
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": [{"input_schema": {}}]}, "tools.0.name"),

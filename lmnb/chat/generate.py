@@ -43,6 +43,9 @@ from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
 _log = logging.getLogger(__name__)
 
+_MOST_TOKENS = 2**31 - 1
+"""The engine counts in 32 bits. No context is that long, so that whoever asks for more has it all."""
+
 
 def ensure_supported(request: Request) -> None:
     """Refuse what no model can be asked for here, before any model is loaded.
@@ -123,7 +126,7 @@ async def generate(
         segments=prompt.segments,
         tokens=request.prompt if isinstance(request.prompt, tuple) else None,
         sampling=fill_in(request.sampling, worker.info.sampling),
-        max_tokens=request.max_tokens,
+        max_tokens=_within(request.max_tokens),
         stop=(*request.stop, *own_stop),
         ends=tuple(control[text] for text in ends if text in control),
         logprobs=request.logprobs,
@@ -224,12 +227,16 @@ def _budget(request: Request, form: Format, prompt: str) -> ThinkingBudget | Non
 
     Most templates have a switch for it; others begin it all the same, or their models do.
     """
-    tokens = request.reasoning.budget
+    tokens = _within(request.reasoning.budget)
     if _template_arguments(request).get("enable_thinking") is False:
         tokens = 0
     if tokens is None or tokens < 0:
         return None
     return thinking_budget(form, prompt, tokens, continued=request.continue_final)
+
+
+def _within(tokens: int | None) -> int | None:
+    return None if tokens is None else min(tokens, _MOST_TOKENS)
 
 
 async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tuple[int, ...]:
@@ -295,8 +302,9 @@ def _template_arguments(request: Request) -> dict[str, Any]:
         found |= dict.fromkeys(SWITCHES, request.reasoning.enabled)
     if request.reasoning.effort is not None:
         found["reasoning_effort"] = request.reasoning.effort
-    if request.reasoning.budget is not None and request.reasoning.budget >= 0:
-        found["thinking_budget"] = request.reasoning.budget  # Seed-OSS tells the model of it
+    budget = _within(request.reasoning.budget)
+    if budget is not None and budget >= 0:
+        found["thinking_budget"] = budget  # Seed-OSS tells the model of it
     return found | request.template_kwargs
 
 

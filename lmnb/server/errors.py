@@ -273,6 +273,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(LmnbError, _on_lmnb_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RecursionError, _on_recursion)
     app.add_middleware(RequestContext)
 
 
@@ -292,6 +293,12 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return error_response(request.scope, _from_http(request, error))
+
+
+async def _on_recursion(request: Request, error: Exception) -> Response:
+    """Only what callers send is walked to whatever depth it has: messages, schemas, items."""
+    logger.warning("%s is nested too deeply", request.url.path, exc_info=error)
+    return error_response(request.scope, InvalidRequest("The request is nested too deeply."))
 
 
 def _from_http(request: Request, error: HTTPException) -> LmnbError:

@@ -229,7 +229,13 @@ class _Child:
         return cls(process, *await asyncio.open_connection(sock=ours))
 
     async def exchange(self, job: AnyJob) -> Outcome:
-        data = msgspec.msgpack.encode(job)
+        try:
+            data = msgspec.msgpack.encode(job)
+        except OverflowError:
+            raise InvalidRequest(
+                "There is a number in the request that does not fit 64 bits.",
+                hint="Send it as a string.",
+            ) from None
         self._writer.write(struct.pack("!I", len(data)) + data)
         (size,) = struct.unpack("!I", await self._reader.readexactly(4))
         return self._decoder.decode(await self._reader.readexactly(size))

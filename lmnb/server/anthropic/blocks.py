@@ -39,6 +39,8 @@ def parts(content: str | list[Block] | None, where: str) -> list[Part]:
     """
     if content is None or isinstance(content, str):
         return [Text(content)] if content else []
+    if not isinstance(content, list):  # blocks within blocks are read as they come
+        raise InvalidType(f"'{where}' must be a string or an array.", param=where)
     return joined(part for i, block in enumerate(content) for part in _parts(block, f"{where}.{i}"))
 
 
@@ -46,6 +48,8 @@ def text_of(content: str | list[Block] | None, where: str, gap: str = "\n") -> s
     """The text of a content that can hold nothing else."""
     if content is None or isinstance(content, str):
         return content or ""
+    if not isinstance(content, list):
+        raise InvalidType(f"'{where}' must be a string or an array.", param=where)
     texts = [_get(block, "text", str, f"{where}.{i}") for i, block in enumerate(content)]
     return join(texts, gap)
 

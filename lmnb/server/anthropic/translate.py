@@ -174,7 +174,7 @@ def tools(given: list[Block], referenced: AbstractSet[str] = frozenset()) -> tup
 
 def _is_hosted(tool: Block) -> bool:
     """Whether only Anthropic knows it: it has a type of its own, and no schema."""
-    return tool.get("type") not in {None, "custom"} and "input_schema" not in tool
+    return tool.get("type") not in (None, "custom") and "input_schema" not in tool
 
 
 def _tool_name(tool: Block) -> str:
@@ -243,7 +243,7 @@ def cache_key(body: CountBody, headers: Headers) -> str | None:
         return None
     try:
         data = json.loads(user)
-    except ValueError:
+    except (ValueError, RecursionError):
         return user
     found = data.get("session_id") if isinstance(data, dict) else None
     return found if isinstance(found, str) else user
