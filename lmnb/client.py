@@ -462,7 +462,7 @@ def _absolute(model: str | None) -> str | None:
         return None
     path = Path(model).expanduser()
     is_file = model.lower().endswith(".gguf") and path.is_file()
-    return str(path.absolute()) if is_file or model.startswith(("./", "../", "~")) else model
+    return str(path.absolute()) if is_file or model.startswith((".", "~")) else model
 
 
 def _absolute_file(model: str | None) -> str | None:

@@ -182,7 +182,7 @@ def change_setting(settings: Settings, name: str, value: Any) -> None:
             first = error.errors()[0]
             if first["loc"][:1] != (name,):
                 raise _config_error(error, path) from None
-            message = f"{name} cannot be {value!r}: {first['msg']}."
+            message = f"{name} cannot be {value!r}: {_reason(first)}."
             raise InvalidRequest(message, param=name) from None
         if given:
             stored[name] = changed.model_dump(mode="json")[name]
@@ -246,4 +246,10 @@ def _config_error(error: ValidationError, path: Path) -> ConfigError:
     where = (
         f"The environment variable {variable}" if _is_in_environment(name) else f"{path}, {name}"
     )
-    return ConfigError(f"{where} cannot be {first['input']!r}: {first['msg']}.")
+    return ConfigError(f"{where} cannot be {first['input']!r}: {_reason(first)}.")
+
+
+def _reason(error: Any) -> str:
+    """What pydantic says, without how it has tried to read the text."""
+    reason: str = error["msg"].partition(", unable to")[0]
+    return reason[:1].lower() + reason[1:]

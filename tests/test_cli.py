@@ -172,6 +172,8 @@ def test_get_of_what_is_here_downloads_nothing(server: ServerHome) -> None:
         (["unload", "no-such-model"], "no-such-model"),
         (["get", "/no/such/file.gguf"], "/no/such/file.gguf"),
         (["get", "no such file.gguf"], str(Path("no such file.gguf").absolute())),
+        (["get", "."], f"{Path.cwd()} is a folder"),
+        (["settings", "cors", "maybe"], "cors cannot be 'maybe': input should be a valid boolean."),
         (["settings", "cors", "on", "--reset"], "a value or --reset"),
         (["serve", "--host", "0.0.0.0"], "anybody on the network"),
         (["serve", "--stop", "--port", "1"], "--stop goes with no other option"),
