@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -109,6 +110,27 @@ def test_responses_continue_a_conversation(sdk: openai.OpenAI, *, streamed: bool
     # Its responses can be continued elsewhere, which is not part of it.
     sdk.responses.create(**SHORT, input="Bye.", previous_response_id=second.id)
     assert len(texts(sdk, made.id)) == 5
+
+
+def test_responses_at_once_are_added_turn_by_turn(sdk: openai.OpenAI) -> None:
+    made = sdk.conversations.create(items=ADA)
+    questions = [f"What is {n}?" for n in range(6)]
+
+    def ask(question: str) -> str:
+        answer: str = sdk.responses.create(
+            **SHORT, input=question, conversation=made.id
+        ).output_text
+        return answer
+
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(ask, questions))
+    said = texts(sdk, made.id)[1:]
+    turns = {(question, answer) for question, answer in zip(said[::2], said[1::2], strict=True)}
+    assert turns == {
+        (("user", question), ("assistant", answer))
+        for question, answer in zip(questions, answers, strict=True)
+    }
+    assert sdk.responses.create(**SHORT, input="And?", conversation=made.id).output
 
 
 def test_what_is_only_read_is_not_added(sdk: openai.OpenAI) -> None:

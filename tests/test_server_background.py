@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from lmnb.errors import LmnbError
 from lmnb.server import background
 from lmnb.server.background import Background, Job, TooManyJobs
+from lmnb.server.openai.responses_background import begin
+from lmnb.server.state import State
 from lmnb.server.tracking import Activity
 
 
@@ -34,6 +38,9 @@ def test_only_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
             jobs.start(id_, Endless())
         with pytest.raises(TooManyJobs, match="2 responses"):
             jobs.ensure_room()
+        nothing: Any = None
+        with pytest.raises(TooManyJobs):
+            await begin(cast("State", SimpleNamespace(background=jobs)), nothing, nothing)
         one = jobs.find("one")
         assert isinstance(one, Endless)
         why = LmnbError("enough")

@@ -339,7 +339,9 @@ def test_what_a_kill_leaves_of_batches_is_swept(tmp_path: Path, place: Place) ->
     place.store.add(
         Batch(id="open", protocol="anthropic", endpoint="/v1/messages", status="in_progress")
     )
+    (tmp_path / "batches" / ".ipynb_checkpoints").mkdir()
     store = BatchStore(place.database, tmp_path / "batches")
+    (tmp_path / "batches" / ".ipynb_checkpoints").rmdir()
     assert place.database.execute("SELECT DISTINCT batch FROM batch_lines") == [("open",)]
     kept = {path.name for path in (tmp_path / "batches").iterdir()}
     assert kept == {"open.requests", "b.results"}

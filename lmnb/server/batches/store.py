@@ -230,7 +230,8 @@ class BatchStore:
         every = {id_ for (id_,) in self._database.execute("SELECT id FROM batches")}
         needed = {self.requests(id_) for id_ in open_} | {self.written(id_) for id_ in every}
         for path in set(self._folder.iterdir()) - needed:
-            path.unlink(missing_ok=True)
+            if path.is_file():  # a folder is somebody else's: Jupyter's checkpoints, for one
+                path.unlink(missing_ok=True)
 
 
 def _read(file: Any, line: Line) -> bytes:

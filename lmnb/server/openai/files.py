@@ -102,7 +102,7 @@ async def content(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """DELETE /v1/files/{id}. Batches that were made from it have read it already."""
+    """DELETE /v1/files/{id}. Batches need it until they are validated."""
     id_ = request.path_params["id"]
     await asyncio.to_thread(state_of(request).files.delete, id_)
     return reply({"id": id_, "object": "file", "deleted": True})
