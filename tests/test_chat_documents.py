@@ -68,6 +68,29 @@ def test_what_cannot_be_read(data: bytes, media_type: str, words: str) -> None:
     assert caught.value.hint
 
 
+def test_texts_about_pdfs_are_texts() -> None:
+    source = 'MARK = b"%PDF-"'
+    assert text(source.encode(), "text/x-python") == (source,)
+    assert text(pdf("One"), "text/plain") == ("One",)
+
+
+def test_a_document_that_comes_twice_at_once_is_remembered_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else what is remembered seemed larger each time, until there was room for nothing else."""
+    monkeypatch.setattr(reading, "_REMEMBERED", 10)
+    reader = Reader()
+    two = [Document(pdf(words), PDF) for words in ("Three", "Four")]
+
+    async def at_once() -> None:
+        for document in two:
+            await asyncio.gather(reader.text(document), reader.text(document))
+
+    run(at_once())
+    monkeypatch.setattr(reading, "_COMMAND", ("false",))
+    assert [run(reader.text(document)) for document in two] == [("Three",), ("Four",)]
+
+
 def test_a_document_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
     real = reading._run

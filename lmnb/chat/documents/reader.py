@@ -23,13 +23,20 @@ _SECONDS = 60.0
 _AT_ONCE = 2
 _REMEMBERED = 64 << 20
 """Bytes of texts and pictures: clients send a document again with every turn after it."""
+_PDF_MARK = b"%PDF-"
 _PDF_WITHIN = 1024
 """Bytes after which a PDF has begun; some have a few others in front."""
 
 
 def is_pdf(document: Document) -> bool:
-    """Whether its bytes are a PDF's, whatever kind it is said to be."""
-    return document.media_type == "application/pdf" or b"%PDF-" in document.data[:_PDF_WITHIN]
+    """Whether its bytes are a PDF's, whatever kind it is said to be.
+
+    A text may have the mark of PDFs in it: it may be about them.
+    """
+    if document.media_type == "application/pdf" or document.data.startswith(_PDF_MARK):
+        return True
+    is_text = document.media_type.startswith("text/")
+    return not is_text and _PDF_MARK in document.data[:_PDF_WITHIN]
 
 
 class Reader:
@@ -93,6 +100,8 @@ class Reader:
         return outcome
 
     def _remember(self, key: bytes, outcome: Texts | Pictures) -> None:
+        if key in self._known:  # two requests came with it at the same time
+            return
         self._known[key] = outcome
         self._size += _size(outcome)
         while self._size > _REMEMBERED and len(self._known) > 1:
