@@ -71,6 +71,15 @@ def test_a_batch_of_messages(sdk: anthropic.Anthropic) -> None:
         assert result.error.request_id
 
 
+def test_results_that_somebody_has_deleted(
+    sdk: anthropic.Anthropic, client: Client, server: ServerHome
+) -> None:
+    batch = ended(sdk, sdk.messages.batches.create(requests=[asked("one")]).id)
+    (server.path / "batches" / f"{batch.id}.results").unlink()
+    response = client.http.get(f"/v1/messages/batches/{batch.id}/results")
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "not_found_error")
+
+
 def test_listing_and_deleting(sdk: anthropic.Anthropic) -> None:
     made = [sdk.messages.batches.create(requests=[asked("one")]).id for _ in range(3)]
     newest = sdk.messages.batches.list(limit=2)

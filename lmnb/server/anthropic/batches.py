@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from lmnb.errors import InvalidRequest
+from lmnb.errors import InvalidRequest, NotFound
 from lmnb.server.batches.batch import MAX_LINES, Batch, Line
 from lmnb.server.batches.runner import CannotCancel
 from lmnb.server.body import read
@@ -144,7 +144,11 @@ async def results(request: Request) -> Response:
     if batch.is_open or batch.status == "failed":
         raise InvalidRequest(f"Message batch {batch.id} has no results (yet).")
     path = state_of(request).batches.store.written(batch.id)
-    return FileResponse(path, media_type="application/x-jsonl")
+    try:
+        found = await asyncio.to_thread(path.stat)
+    except FileNotFoundError:
+        raise NotFound(f"The results of message batch {batch.id} were deleted.") from None
+    return FileResponse(path, media_type="application/x-jsonl", stat_result=found)
 
 
 def _lines(requests: list[BatchRequest], draft: Draft) -> list[Line]:
