@@ -11,6 +11,7 @@ import pytest
 from server_home import ServerHome
 
 from lmnb.client import Client
+from lmnb.server import notes
 
 MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 
@@ -122,3 +123,11 @@ def _model(cache: Path, name: str) -> Path:
 def _lmnb(home: Path, *arguments: str) -> None:
     environment = {**os.environ, "LMNB_HOME": str(home)}
     subprocess.run([sys.executable, "-m", "lmnb", *arguments], env=environment, check=True)
+
+
+@pytest.fixture
+def noted() -> Iterator[dict[str, None]]:
+    """What is noted during a test that is no request."""
+    found = notes.collect()
+    yield found
+    notes._notes.set(None)

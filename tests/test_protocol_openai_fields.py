@@ -28,7 +28,6 @@ from starlette.datastructures import Headers
 from lmnb.chat.conversation import Request
 from lmnb.chat.events import Prompt, TextDelta
 from lmnb.errors import InvalidRequest
-from lmnb.server import notes
 from lmnb.server.openai import (
     chat_request,
     completions_request,
@@ -118,9 +117,10 @@ def test_what_is_honoured_reaches_the_engine(endpoint: str, name: str, fate: Hon
 
 
 @pytest.mark.parametrize(("endpoint", "name", "fate"), fates(Ignored))
-def test_what_is_ignored_changes_nothing(endpoint: str, name: str, fate: Ignored) -> None:
+def test_what_is_ignored_changes_nothing(
+    noted: dict[str, None], endpoint: str, name: str, fate: Ignored
+) -> None:
     *_, least, requests = ENDPOINTS[endpoint]
-    noted = notes.collect()
     assert requests(least | {name: fate.value}) == requests(least)
     assert fate.noted == any(f"'{name}'" in text for text in noted)
 

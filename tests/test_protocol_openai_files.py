@@ -60,6 +60,8 @@ def test_a_file_comes_back_as_it_was(sdk: openai.OpenAI, server: ServerHome) -> 
 
 
 def test_files_are_listed(sdk: openai.OpenAI) -> None:
+    for file in sdk.files.list():
+        sdk.files.delete(file.id)
     made = [sdk.files.create(file=(f"{n}", b""), purpose="vision").id for n in range(3)]
     newest = sdk.files.list(purpose="vision", limit=2)
     assert [file.id for file in newest] == made[::-1]  # the SDK turns the pages

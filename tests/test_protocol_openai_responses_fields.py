@@ -17,7 +17,6 @@ from openai.types.responses.response_create_params import (
 from starlette.datastructures import Headers
 
 from lmnb.errors import LmnbError
-from lmnb.server import notes
 from lmnb.server.openai.body import check
 from lmnb.server.openai.responses_input import listed
 from lmnb.server.openai.responses_items import translate as translate_items
@@ -139,8 +138,7 @@ def types(union: Any) -> set[str]:
 
 # `item_reference` is replaced by the item before anything else is done with it.
 @pytest.mark.parametrize("kind", sorted(types(ResponseInputItemParam) - {"item_reference"}))
-def test_every_item_is_understood_or_left_out(kind: str) -> None:
-    noted = notes.collect()
+def test_every_item_is_understood_or_left_out(noted: dict[str, None], kind: str) -> None:
     item = {"type": kind, **UNDERSTOOD.get(kind, {"id": "x_1"})}
     messages = translate_items([item])
     assert bool(messages) == (kind in UNDERSTOOD)
@@ -157,8 +155,7 @@ def test_all_that_is_understood_is_known_to_the_sdk() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(types(ToolParam)))
-def test_every_tool_is_offered_left_out_or_refused(kind: str) -> None:
-    noted = notes.collect()
+def test_every_tool_is_offered_left_out_or_refused(noted: dict[str, None], kind: str) -> None:
     tool: dict[str, Any] = {"type": kind, "name": "look"}
     if kind == "namespace":
         tool |= {"tools": [FUNCTION]}

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from tiny_bert import write_model
 
 from lmnb.chat.conversation import Request, SamplingOptions
+from lmnb.chat.documents.reader import Reader
 from lmnb.chat.events import Finished, Loading, Prompt, TextDelta
 from lmnb.errors import EngineCrashed, KeepsCrashing
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert
 from lmnb.models.instances import Manager
 from lmnb.server.generation import count_tokens, embed, fold, generate
+from lmnb.server.metrics import Metrics
 from lmnb.server.state import State
 
 MODEL = "maker/made"
@@ -60,7 +62,14 @@ Scene = Callable[[State], Coroutine[Any, Any, None]]
 def play(home: Path, scene: Scene) -> None:
     async def main() -> None:
         manager = Manager(Catalog(home, places=()), Settings())
-        state = cast("State", SimpleNamespace(models=manager, renderer=None))
+        fields = {
+            "models": manager,
+            "renderer": None,
+            "documents": Reader(),
+            "metrics": Metrics(manager.loaded),
+            "priority": 0,
+        }
+        state = cast("State", SimpleNamespace(**fields))
         try:
             await scene(state)
             assert consistent(manager)
@@ -169,6 +178,7 @@ def test_embeddings_and_counts_are_done_again(home: Path) -> None:
         # Together they make another batch than alone, so the last bits may differ.
         np.testing.assert_allclose(await asyncio.gather(*again), [before] * 3, atol=1e-4)
 
+        await answer(state, asking(1))  # Of a model that is not loaded, the vocabulary is asked.
         counted = await count_tokens(state, Request(model=MODEL, messages=(), prompt="hello"))
         [small, llm] = state.models.loaded()
         os.kill(llm.worker.pid, signal.SIGSTOP)
