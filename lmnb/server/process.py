@@ -27,7 +27,7 @@ from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager, StartWorker
 from lmnb.models.loading import OnProgress
 from lmnb.server.app import Dispatch, control_app, public_app
-from lmnb.server.control import QUIET
+from lmnb.server.control.server import QUIET
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.listeners import Listener, bind_unix

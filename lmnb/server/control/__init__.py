@@ -1,0 +1,15 @@
+"""`/lmnb/*`, on the private socket only: what magics, widgets and the command line use.
+
+Answers are JSON. Errors are `{"error": LmnbError.to_dict()}`, which the client turns back into the
+same exception. What takes long answers with server-sent events, the last of them `done` or `error`.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from lmnb.server.control import access, models, server, settings
+
+router = APIRouter(prefix="/lmnb")
+for _part in (server, models, access, settings):
+    router.include_router(_part.router)

@@ -1,0 +1,202 @@
+"""Models: on the disk, loaded, fetched, looked into."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmnb.engine.protocol import LoadConfig
+from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
+from lmnb.models.instance import Instance
+from lmnb.models.instances import Manager
+from lmnb.server import inspecting, sse
+from lmnb.server.asking import ask
+from lmnb.server.control.form import answer, encode, read, row
+from lmnb.server.state import state_of
+
+_PATIENCE = 120.0
+"""Seconds an estimate may take: it reads the vocabulary, perhaps off a slow disk."""
+
+router = APIRouter()
+
+
+class _Get(msgspec.Struct, forbid_unknown_fields=True):
+    model: str | None = None
+    quantization: str | None = None
+
+
+class _Load(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model: str
+    ttl: float | None = None
+    identifier: str | None = None
+    jit: bool = False
+
+
+class _Inspect(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
+class _Unload(msgspec.Struct, forbid_unknown_fields=True):
+    instance_id: str | None = None
+    all: bool = False
+
+
+@router.get("/models")
+async def models(request: Request) -> Response:
+    """The models on the disk, and under which ids they are loaded."""
+    state = state_of(request)
+    loaded = [(instance.entry.key, instance.id) for instance in state.models.loaded()]
+    rows = []
+    for entry in await state.catalog.entries():
+        shown = msgspec.to_builtins(entry, enc_hook=encode)
+        shown["loaded"] = [identifier for key, identifier in loaded if key == entry.key]
+        rows.append(shown)
+    return answer({"models": rows})
+
+
+@router.get("/ps")
+async def ps(request: Request) -> Response:
+    """The loaded models, the loads in progress, and what is not loaded after crashes."""
+    manager = state_of(request).models
+    return answer(
+        {
+            "loaded": [row(instance) for instance in manager.loaded()],
+            "loading": [
+                {"id": load.id, "model": load.entry.key, "progress": load.progress}
+                for load in manager.loading()
+            ],
+            "resting": [
+                {
+                    "model": row.entry.key,
+                    "crashes": row.count,
+                    "seconds_left": left,
+                    "cause": row.error.message,
+                }
+                for row, left in manager.crashes.resting()
+            ],
+        }
+    )
+
+
+@router.post("/get")
+async def get(request: Request) -> Response:
+    """Fetch a model. Events `started`, `progress`, `note`, `done`, as in `lmnb.models.events`.
+
+    Leaving the stream pauses the download, unless somebody else follows it or it was begun through
+    LM Studio's API.
+    """
+    body = await read(request, _Get)
+    state = state_of(request)
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        job = await state.downloads.start(body.model, body.quantization, detached=False)
+        async with aclosing(state.downloads.follow(job)) as events:
+            async for event in events:
+                data = msgspec.to_builtins(event, enc_hook=encode)
+                yield sse.frame(data, data["type"])
+
+    return sse.stream(frames(), on_error=_error_frame)
+
+
+@router.post("/load")
+async def load(request: Request) -> Response:
+    """Load a model. Events `progress` (`{"progress": 0 to 1}`) and `done`.
+
+    `done` is a row of `ps` and `hint`: what to install if the model does not use the GPU there is.
+    With `jit` it is loaded the way a request to a language model would load it, if it has to be;
+    so the user can be shown the load before the request. `waited` of `done` is the seconds that
+    took, None if the model was there already. Leaving the stream cancels the load.
+    """
+    body = await read(request, _Load)
+    state = state_of(request)
+    progress: asyncio.Queue[float | None] = asyncio.Queue()
+
+    async def work() -> tuple[Instance, float | None]:
+        try:
+            return await _load_one(state.models, body, progress.put_nowait)
+        finally:
+            progress.put_nowait(None)
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        task = asyncio.create_task(work())
+        try:
+            while (value := await progress.get()) is not None:
+                yield sse.frame({"progress": value}, "progress")
+            instance, waited = await task
+            hint = (await state.devices.get()).get("hint")
+            yield sse.frame({**row(instance), "waited": waited, "hint": hint}, "done")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return sse.stream(frames(), on_error=_error_frame)
+
+
+@router.post("/estimate")
+async def estimate(request: Request) -> Response:
+    """What a model would take, with the options of `load`: `lmnb.engine.protocol.Estimate`, `total`."""
+    body = await read(request, _Load)
+    plan = await state_of(request).models.plan(body.model, _config(body))
+    options = msgspec.json.encode(plan.config).decode()
+    found = await ask("lmnb.engine.estimate", str(plan.entry.path), options, timeout=_PATIENCE)
+    error = found.get("error")
+    if isinstance(error, dict):
+        raise LmnbError.from_dict(error)
+    if error is not None:
+        raise ModelLoadFailed(f"What {plan.entry.key} would take could not be found out: {error}")
+    return answer(found)
+
+
+@router.post("/inspect")
+async def inspect(request: Request) -> Response:
+    """How a model writes: `lmnb.server.inspecting.Inspected`. Loads nothing."""
+    body = await read(request, _Inspect)
+    state = state_of(request)
+    entry = await state.catalog.resolve(body.model)
+    return answer(await inspecting.inspect(entry, state.renderer))
+
+
+def _config(body: _Load) -> LoadConfig:
+    return LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
+
+
+async def _load_one(
+    manager: Manager, body: _Load, on_progress: Callable[[float], None]
+) -> tuple[Instance, float | None]:
+    """The loaded instance, and the seconds that took if it took any."""
+    config = _config(body)
+    if body.jit:
+        async with manager.lease(
+            body.model, ttl=body.ttl, options=config, on_progress=on_progress
+        ) as lease:
+            return lease.instance, lease.load_seconds
+    instance = await manager.load(
+        body.model, config, identifier=body.identifier, ttl=body.ttl, on_progress=on_progress
+    )
+    return instance, instance.load_seconds
+
+
+@router.post("/unload")
+async def unload(request: Request) -> Response:
+    """Unload one instance, or with `all` every one."""
+    body = await read(request, _Unload)
+    manager = state_of(request).models
+    if body.all == (body.instance_id is not None):
+        raise InvalidRequest("Give either instance_id or all.", param="instance_id")
+    before = {instance.id for instance in manager.loaded()}
+    if body.instance_id is None:
+        await manager.unload_all()
+    else:
+        await manager.unload(body.instance_id)
+    after = {instance.id for instance in manager.loaded()}
+    return answer({"unloaded": sorted(before - after)})
+
+
+def _error_frame(error: LmnbError) -> bytes:
+    return sse.frame(error.to_dict(), "error")
