@@ -70,4 +70,12 @@ def test_labels_hold_nothing_of_requests(client: Client, sdk: openai.OpenAI) -> 
     with pytest.raises(openai.NotFoundError):
         sdk.completions.create(model="secret-model", prompt="secret-prompt", max_tokens=1)
     client.http.get("/secret-path", params={"q": "secret-query"})
-    assert "secret" not in client.http.get("/metrics").text
+    # An id that is part of another, or of the route's own names.
+    for path in ("se/items/secret", "secret/items/secret-item", "e/items/secret"):
+        client.http.get(f"/v1/conversations/{path}")
+    client.http.get("/v1/batches/batches")
+    text = client.http.get("/metrics").text
+    assert "secret" not in text
+    assert 'route="/v1/conversations/{id}/items/{item}"' in text
+    assert 'route="/v1/batches/{id}"' in text
+    assert 'route="/v1/conversations/e' not in text

@@ -149,11 +149,14 @@ def _route(scope: Scope) -> str:
     """The path with names for what differs from request to request; there are only so many."""
     if "endpoint" not in scope:
         return "unknown"
-    path: str = scope["path"]
-    for name, value in scope.get("path_params", {}).items():
-        before, found, after = path.rpartition(str(value))
-        path = f"{before}{{{name}}}{after}" if found else path
-    return path
+    rest, tail = f"{scope['path']}/", ""
+    for name, value in reversed(scope.get("path_params", {}).items()):
+        # Whole segments, from the right: one value may be part of another, or of a route's name.
+        before, found, after = rest.rpartition(f"/{value}/")
+        if not found:
+            return "unknown"
+        rest, tail = f"{before}/", f"{{{name}}}/{after}{tail}"
+    return f"{rest}{tail}".rstrip("/") or "/"
 
 
 async def show(request: Request) -> Response:
