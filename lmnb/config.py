@@ -27,7 +27,9 @@ from lmnb.runtime import find_home
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [name for part in value.split(",") if (name := part.strip())]
 
 
 _changing = threading.Lock()
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
 
     home: Path
     """Where models, database, caches and logs live (`LMNB_HOME`, default `~/.lmnb`)."""
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", min_length=1)
     """Address that `serve` listens on unless told otherwise; 0.0.0.0 is the local network."""
     port: int = Field(1234, ge=0, le=65535)
     """Port that `serve` listens on unless told otherwise. Nothing listens before `serve`."""
@@ -65,7 +67,7 @@ class Settings(BaseSettings):
     """Idle time after which a model loaded that way is unloaded; 0 is never."""
     auto_evict: bool = True
     """Loading a model that way first unloads the one that was loaded that way before."""
-    default_context_length: int | None = Field(None, ge=1)
+    default_context_length: int | None = Field(None, ge=1, lt=1 << 31)
     """Context of models loaded without one, in tokens; unless set, the engine chooses."""
     prefix_disk: int = Field(0, ge=0)
     """Bytes of disk for the state of prompts, under `cache/prefixes`: a conversation then goes on

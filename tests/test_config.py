@@ -44,7 +44,7 @@ def settings(tmp_path: Path) -> Settings:
         ("default_context_length", 4096, 4096, "4096"),
         (
             "allowed_hosts",
-            "a.example, b.example",
+            "a.example,, b.example,",
             ("a.example", "b.example"),
             "a.example,b.example",
         ),
@@ -75,6 +75,8 @@ def test_a_change_counts_and_stays(
         ("jit_ttl", "nan"),
         ("cors", "perhaps"),
         ("default_context_length", 0),
+        ("default_context_length", 1 << 40),
+        ("host", ""),
         ("allowed_hosts", 3),
         ("allowed_hosts", [[]]),
         ("home", "/tmp/elsewhere"),
