@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import mcp_raw
 import mcp_server
 import psutil
 import pytest
@@ -29,12 +31,13 @@ from lmnb.server.mcp import connection, servers
 from lmnb.server.mcp.connection import McpConnectionFailed
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Remote, Server
-from lmnb.server.mcp.toolset import opened
+from lmnb.server.mcp.toolset import Called, Toolset, arguments_of, opened
 
 MODEL = "mcp-caller"
 TEMPLATE = (Path(__file__).parent / "templates" / "json_in_tags.jinja").read_text()
 CONTROLS = ("<|system|>", "<|user|>", "<|bot|>", "<|tool|>", "<|tools|>", "<call>", "</call>")
 SCRIPT = Path(mcp_server.__file__)
+RAW = Server("raw", Local(sys.executable, (str(mcp_raw.__file__),)), is_configured=True)
 SEEN = MARKERS[0]
 WORDS, ANSWER = "I look.", "Now I know."
 STDIO = {"command": sys.executable, "args": [str(SCRIPT)]}
@@ -244,6 +247,161 @@ def test_pictures_that_the_model_cannot_see(loaded: Client) -> None:
 def test_steps_have_an_end(loaded: Client) -> None:
     answer = ask(loaded.http, plugin("again")).json()
     assert [item["type"] for item in answer["output"]].count("tool_call") == 25
+
+
+def test_a_call_that_a_limit_cuts_is_told_as_not_made(loaded: Client) -> None:
+    events = parse(ask(loaded.http, plugin("weather"), max_output_tokens=4, stream=True).content)
+    told = dict(events)
+    assert told["tool_call.start"]["tool"] == "weather"
+    assert "tool_call.success" not in told
+    assert told["tool_call.failure"]["metadata"]["type"] == "invalid_arguments"
+    assert "before the call could be made" in told["tool_call.failure"]["reason"]
+    result = told["chat.end"]["result"]
+    assert [item["type"] for item in result["output"]] == ["message", "invalid_tool_call"]
+    # The chat goes on without it, and without tools.
+    after = ask(loaded.http, words=f"Well? {SEEN}", previous_response_id=result["response_id"])
+    assert after.json()["output"][-1] == {"type": "message", "content": ANSWER}
+
+
+async def raw(toolset: Toolset, name: str) -> Called:
+    return await toolset.call(Call("1", name, '{"city": "Ulm"}'))
+
+
+async def visited(pool: Pool) -> str:
+    """How many calls there have been, and in which process."""
+    async with opened(pool, [RAW], patience=9) as toolset:
+        return str(json.loads((await raw(toolset, "count")).output)[0]["text"])
+
+
+def test_a_refused_call_leaves_the_server_as_it_is() -> None:
+    """Servers in TypeScript answer wrong arguments with an error of JSON-RPC."""
+
+    async def play() -> None:
+        pool = Pool()
+        before = await visited(pool)
+        async with opened(pool, [RAW], patience=9) as toolset:
+            for name, reason in (
+                ("refuse", "no such city"),
+                ("untyped", "Invalid structured content"),
+                ("nonsense", "content"),
+            ):
+                called = await raw(toolset, name)
+                assert called.failure == "execution_error"
+                assert reason in called.reason
+        assert (await visited(pool)).split() == ["5", before.split()[1]]
+        await pool.close()
+
+    asyncio.run(play())
+
+
+def test_a_call_that_takes_too_long_does_not_disturb_others() -> None:
+    async def play() -> None:
+        pool = Pool()
+
+        async def slow(patience: float) -> Called:
+            async with opened(pool, [RAW], patience=patience) as toolset:
+                return await raw(toolset, "slow")
+
+        impatient, patient = await asyncio.gather(slow(0.5), slow(9))
+        assert "took over 0.5 seconds" in impatient.reason
+        assert patient.failure is None, patient.reason
+        await pool.close()
+
+    asyncio.run(play())
+
+
+def test_a_server_that_died_while_nobody_used_it() -> None:
+    async def play() -> None:
+        pool = Pool()
+        _, process = (await visited(pool)).split()
+        psutil.Process(int(process)).kill()
+        psutil.Process(int(process)).wait(9)
+        assert (await visited(pool)).startswith("1 ")
+        await pool.close()
+
+    asyncio.run(play())
+
+
+def test_nothing_is_left_of_a_server_that_was_still_starting() -> None:
+    """Its client leaves, and then the server ends."""
+    deaf = Server("deaf", Local(sys.executable, (str(mcp_raw.__file__), "deaf")))
+
+    async def use(pool: Pool) -> None:
+        async with opened(pool, [deaf, RAW], patience=9):
+            raise AssertionError
+
+    async def play() -> None:
+        pool = Pool()
+        using = asyncio.create_task(use(pool))
+        while len(programs()) < 2:
+            await asyncio.sleep(0.05)
+        using.cancel()
+        await asyncio.gather(using, return_exceptions=True)
+        await pool.close()
+        assert not programs()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    def programs() -> list[psutil.Process]:
+        return [
+            one
+            for one in psutil.Process().children()
+            if one.status() != psutil.STATUS_ZOMBIE and str(mcp_raw.__file__) in one.cmdline()
+        ]
+
+    asyncio.run(play())
+
+
+def test_tools_that_no_model_can_be_told_of_are_left_out() -> None:
+    async def play() -> None:
+        pool = Pool()
+        # The same label twice: a server of mcp.json, and one that the request names.
+        other = Server("raw", RAW.place, frozenset({"slow", "raw__slow"}))
+        async with opened(pool, [RAW, other], patience=9) as toolset:
+            assert [tool.name for tool in toolset.tools] == [
+                "count",
+                "refuse",
+                "untyped",
+                "nonsense",
+                "raw__slow",
+                "crowd",
+                "raw__slow_",
+            ]
+            crowd = await raw(toolset, "crowd")
+            assert len(crowd.parts) == 1001
+            assert crowd.parts[-1] == Text("[500 more were left out]")
+        await pool.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"city": "\\ud800"}', '{"n": NaN}', '{"n": ' + "[" * 100_000, '{"city": "Ul']
+)
+def test_arguments_that_could_not_be_sent_on(text: str) -> None:
+    assert arguments_of(Call("1", "weather", text)) is None
+    assert arguments_of(Call("1", "weather", "")) == {}
+
+
+def test_a_remote_server_that_compresses() -> None:
+    """64 MiB of zeros are 64 KiB."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = gzip.compress(b" " * (64 << 20))
+        head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.close()
+
+    async def play() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        zeros = Server("zeros", Remote(f"http://127.0.0.1:{port}/mcp"))
+        with pytest.raises(McpConnectionFailed, match="compresses"):
+            async with opened(Pool(), [zeros], patience=9):
+                pass
+        server.close()
+
+    asyncio.run(play())
 
 
 def test_tools_of_the_same_name_are_told_apart() -> None:

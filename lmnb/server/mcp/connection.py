@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -29,6 +29,10 @@ CONNECT_PATIENCE = 30.0
 _MOST_BYTES = 64 << 20
 """Of one HTTP response, so that no server fills the memory."""
 _MOST_PAGES = 50
+_ANSWER_PATIENCE = 5.0
+"""Seconds a server that has been idle may take to list its tools once more."""
+_END_PATIENCE = 10.0
+"""Seconds a program may take to end; the SDK kills it before."""
 
 
 class McpConnectionFailed(LmnbError):
@@ -43,7 +47,10 @@ class CallFailed(Exception):
 
 
 class Connection:
-    """An MCP server that has been connected to, with its `tools`. Made by `connect`."""
+    """An MCP server that is connected to; `tools` are there when it is `ready`.
+
+    Made in a running loop, after `prepare`. Who makes it closes it, ready or not.
+    """
 
     def __init__(self, label: str, place: Place) -> None:
         self.label = label
@@ -54,10 +61,43 @@ class Connection:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live())
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether calls can be made, as far as the last one has shown."""
-        return not (self._task.done() or self._done.is_set())
+    def when_ended(self, tell: Callable[[], object]) -> None:
+        """Call `tell` once nothing of it is left."""
+        self._task.add_done_callback(lambda _: tell())
+
+    async def ready(self) -> None:
+        """Wait until it can be used. It is ended if it cannot, or nobody waits any more.
+
+        Raises
+        ------
+        McpConnectionFailed
+            It cannot be reached or started, or does not list its tools in time.
+        """
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), CONNECT_PATIENCE)
+        except TimeoutError:
+            raise _unreachable(
+                self.label, f"it did not answer within {CONNECT_PATIENCE:.0f} seconds"
+            ) from None
+        finally:
+            if not self._ready.done():
+                self._end()
+
+    async def answers(self, *, busy: bool) -> bool:
+        """Whether it is still there; its list of tools is read anew, as it may have changed.
+
+        While it is `busy` with somebody's call, silence proves nothing.
+        """
+        if self._client is None or self._done.is_set() or self._task.done():
+            return False
+        try:
+            self.tools = await asyncio.wait_for(_tools(self._client), _ANSWER_PATIENCE)
+        except TimeoutError:
+            return busy
+        except Exception as error:  # noqa: BLE001 - whatever it is, a new connection is the cure
+            _log.info("The MCP server %s is connected to anew: %s", self.label, _reason(error))
+            return False
+        return True
 
     async def call(self, name: str, arguments: dict[str, Any], patience: float) -> CallToolResult:
         """Call a tool, and wait `patience` seconds for its answer.
@@ -65,7 +105,8 @@ class Connection:
         Raises
         ------
         CallFailed
-            The server gave no usable answer; the message is for the model and the user.
+            The server gave no usable answer; the message is for the model and the user. The
+            connection stays: others may use it, and most servers have only refused the arguments.
         """
         assert self._client is not None
         calling = asyncio.ensure_future(
@@ -76,15 +117,13 @@ class Connection:
                 {calling, self._task}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
             )
             return self._result(calling, patience)
-        except CallFailed:
-            self._done.set()  # The next request gets a new connection: this one may be stuck.
-            raise
         finally:
             calling.cancel()
 
     def _result(self, calling: asyncio.Future[CallToolResult], patience: float) -> CallToolResult:
-        if not calling.done():
-            how = "has ended" if self._task.done() else f"took over {patience:g} seconds"
+        if not calling.done() or calling.cancelled():
+            ended = self._task.done() or calling.cancelled()
+            how = "has ended" if ended else f"took over {patience:g} seconds"
             raise CallFailed(f"The MCP server {self.label} {how}.")
         if (error := calling.exception()) is not None:
             raise CallFailed(f"The MCP server {self.label} failed: {_reason(error)}")
@@ -92,27 +131,17 @@ class Connection:
 
     async def close(self) -> None:
         """End it; its program, if it has one, is stopped."""
-        self._done.set()
-        try:
-            await asyncio.wait_for(self._task, 10)
-        except (TimeoutError, asyncio.CancelledError):
+        self._end()
+        # Not `wait_for`: a cancellation in the middle of stopping a program leaves it running.
+        _, late = await asyncio.wait({self._task}, timeout=_END_PATIENCE)
+        if late:
             _log.warning("The MCP server %s did not end in time", self.label)
-        except Exception:  # noqa: BLE001 - it is over
-            _log.debug("The MCP server %s ended badly", self.label, exc_info=True)
+            self._task.cancel()
 
-    async def _wait(self) -> None:
-        try:
-            await asyncio.wait_for(asyncio.shield(self._ready), CONNECT_PATIENCE)
-        except TimeoutError:
-            self._task.cancel()
-            raise _unreachable(
-                self.label, f"it did not answer within {CONNECT_PATIENCE:.0f} seconds"
-            ) from None
-        except McpConnectionFailed:
-            raise
-        except asyncio.CancelledError:
-            self._task.cancel()
-            raise
+    def _end(self) -> None:
+        if not (self._done.is_set() or self._ready.done()):
+            self._task.cancel()  # It still connects. Only once: see `close`.
+        self._done.set()
 
     async def _live(self) -> None:
         try:
@@ -132,28 +161,9 @@ class Connection:
             self._ready.exception()  # Retrieved, whoever waits.
 
 
-@asynccontextmanager
-async def connect(label: str, place: Place) -> AsyncGenerator[Connection, None]:
-    """Connect for as long as the block lasts.
-
-    Raises
-    ------
-    McpConnectionFailed
-        It cannot be reached or started, or does not list its tools in time.
-    """
-    connection = await begin(label, place)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def begin(label: str, place: Place) -> Connection:
-    """Connect; the caller closes it. Raises as `connect`."""
-    await asyncio.to_thread(importlib.import_module, "mcp")  # It takes most of a second.
-    connection = Connection(label, place)
-    await connection._wait()  # noqa: SLF001 - its other half
-    return connection
+async def prepare() -> None:
+    """Import the SDK, which takes most of a second."""
+    await asyncio.to_thread(importlib.import_module, "mcp")
 
 
 def _client(place: Place, stack: AsyncExitStack) -> Client:
@@ -175,7 +185,7 @@ def _client(place: Place, stack: AsyncExitStack) -> Client:
 
 def _http(place: Remote, stack: AsyncExitStack) -> httpx2.AsyncClient:
     client = httpx2.AsyncClient(
-        headers=dict(place.headers),
+        headers={"accept-encoding": "identity", **place.headers},
         timeout=httpx2.Timeout(CONNECT_PATIENCE, read=None),
         transport=_Bounded(httpx2.AsyncHTTPTransport()),
         follow_redirects=False,
@@ -188,7 +198,7 @@ async def _tools(client: Client) -> list[Tool]:
     found: list[Tool] = []
     cursor: str | None = None
     for _ in range(_MOST_PAGES):
-        page = await client.list_tools(cursor=cursor)
+        page = await client.list_tools(cursor=cursor, cache_mode="refresh")
         found += page.tools
         cursor = page.next_cursor
         if cursor is None:
@@ -197,7 +207,7 @@ async def _tools(client: Client) -> list[Tool]:
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
-    """Responses of at most `_MOST_BYTES`."""
+    """Responses of at most `_MOST_BYTES`, uncompressed: a few bytes could become very many."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -205,6 +215,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            await response.stream.aclose()
+            raise httpx2.ReadError("it compresses what it says, unasked")
         response.stream = _BoundedStream(response.stream)
         return response
 

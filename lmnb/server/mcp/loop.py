@@ -103,6 +103,8 @@ class ToolLoop:
                 # A call without a result, cut by a limit, would stand in the way of what follows.
                 parts = tuple(part for part in said.parts if not isinstance(part, ToolCall))
                 self.messages += (Message("assistant", parts),)
+                for call in said.calls:
+                    yield self._toolset.unmade(call)
                 yield _total(self._finished)
                 return
             self.messages += (Message("assistant", said.parts),)

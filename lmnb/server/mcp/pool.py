@@ -29,14 +29,24 @@ class Pool:
     def __init__(self, idle: float = IDLE) -> None:
         self._idle = idle
         self._kept: dict[tuple[str, str], _Kept] = {}
+        self._running: set[Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def use(self, server: Server) -> AsyncGenerator[Connection, None]:
-        """A connection for as long as the block lasts. Raises as `connection.connect`."""
+        """A connection for as long as the block lasts.
+
+        Raises
+        ------
+        McpConnectionFailed
+            It cannot be reached or started, or does not list its tools in time.
+        """
         if not server.is_configured:
-            async with connection.connect(server.label, server.place) as found:
+            found = await self._begin(server)
+            try:
                 yield found
+            finally:
+                await found.close()
             return
         kept = self._kept.setdefault(_key(server.label, server.place), _Kept())
         kept.users += 1
@@ -44,9 +54,8 @@ class Pool:
             kept.timer.cancel()
         try:
             async with kept.lock:  # Who comes meanwhile waits for the same one.
-                if kept.connection is None or not kept.connection.is_alive:
-                    kept.connection = await connection.begin(server.label, server.place)
-            yield kept.connection
+                found = kept.connection = await self._kept_or_new(kept, server)
+            yield found
         finally:
             kept.users -= 1
             if not kept.users:
@@ -54,12 +63,26 @@ class Pool:
                 kept.timer = loop.call_later(self._idle, self._retire, kept)
 
     async def close(self) -> None:
-        """Stop all servers."""
+        """Stop all servers, also those that are just being started."""
         for kept in self._kept.values():
             if kept.timer is not None:
                 kept.timer.cancel()
+        await asyncio.gather(*(each.close() for each in self._running), *self._closing)
+
+    async def _kept_or_new(self, kept: _Kept, server: Server) -> Connection:
+        if kept.connection is not None:
+            if await kept.connection.answers(busy=kept.users > 1):
+                return kept.connection
             self._retire(kept)
-        await asyncio.gather(*self._closing)
+        return await self._begin(server)
+
+    async def _begin(self, server: Server) -> Connection:
+        await connection.prepare()
+        found = Connection(server.label, server.place)
+        self._running.add(found)
+        found.when_ended(lambda: self._running.discard(found))
+        await found.ready()
+        return found
 
     def _retire(self, kept: _Kept) -> None:
         connection, kept.connection = kept.connection, None

@@ -12,17 +12,24 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
+
 from lmnb.chat.conversation import Image, Text, Tool
+from lmnb.chat.tool_names import adapt
+from lmnb.errors import InvalidRequest
 from lmnb.server.generation import Call
 from lmnb.server.mcp.connection import CallFailed, Connection
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Server
+from lmnb.server.notes import note
 
 if TYPE_CHECKING:
     from mcp.types import CallToolResult, ContentBlock
 
 MOST_OUTPUT = 100_000
 """Characters of one result that the model and the caller are shown."""
+MOST_BLOCKS = 1000
+"""Content blocks of one result."""
 
 Failure: TypeAlias = Literal["invalid_name", "invalid_arguments", "execution_error"]
 
@@ -98,6 +105,11 @@ class Toolset:
             )
         return Called(call=call, offered=offered, arguments=arguments, output=output, parts=parts)
 
+    def unmade(self, call: Call) -> Called:
+        """What becomes of a call that the end of the answer cut off."""
+        reason = "The answer ended before the call could be made."
+        return _failed(call, self.find(call.name), arguments_of(call), "invalid_arguments", reason)
+
 
 @asynccontextmanager
 async def opened(
@@ -133,16 +145,29 @@ def _offer(pairs: Sequence[tuple[Server, Connection]]) -> list[Offered]:
     seen = [
         (server, connection, tool)
         for server, connection in pairs
-        for tool in connection.tools
+        for tool in {tool.name: tool for tool in connection.tools}.values()
         if server.allowed is None or tool.name in server.allowed
     ]
     count = Counter(tool.name for _, _, tool in seen)
-    found = []
+    found: dict[str, Offered] = {}
     for server, connection, tool in seen:
         name = tool.name if count[tool.name] == 1 else f"{server.label}__{tool.name}"
+        while name in found:
+            name += "_"
         shown = Tool(name=name, description=tool.description or "", parameters=tool.input_schema)
-        found.append(Offered(server, connection, tool.name, shown))
-    return found
+        if _usable(shown, server):
+            found[name] = Offered(server, connection, tool.name, shown)
+    return list(found.values())
+
+
+def _usable(tool: Tool, server: Server) -> bool:
+    """Whether a model can be told of it; who asked for the server cannot help it if not."""
+    try:
+        adapt((tool,))
+    except InvalidRequest as error:
+        note(f"A tool of the MCP server {server.label} is left out. {error.message}")
+        return False
+    return True
 
 
 def _failed(
@@ -164,21 +189,23 @@ def _failed(
 
 def arguments_of(call: Call) -> dict[str, Any] | None:
     """What a call's arguments say; None if that is no JSON object."""
-    try:
-        found = json.loads(call.arguments or "{}")
-    except ValueError:
+    try:  # Stricter than `json`: no halves of surrogate pairs, no NaN, which could not be sent on.
+        found = msgspec.json.decode(call.arguments or "{}")
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
 def _content(result: CallToolResult) -> tuple[str, tuple[Text | Image, ...]]:
     """The result as JSON text, and as parts for the model; both cut to `MOST_OUTPUT`."""
-    blocks = [_dumped(block) for block in result.content]
+    blocks = [_dumped(block) for block in result.content[:MOST_BLOCKS]]
     if not blocks and result.structured_content is not None:
         blocks = [{"type": "text", "text": json.dumps(result.structured_content)}]
     shown: list[dict[str, Any]] = []
     parts: list[Text | Image] = []
     left = MOST_OUTPUT
+    if (more := len(result.content) - MOST_BLOCKS) > 0:
+        blocks.append({"type": "text", "text": f"[{more} more were left out]"})
     for block in blocks:
         part = _part(block)
         if isinstance(part, Text) and len(part.text) > left:
