@@ -202,12 +202,15 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         The text that begins it, where the model may begin it; "" is none.
     begun
         The prompt has begun it.
+    anywhere
+        `opening` begins it in the midst of an answer, too.
     """
 
     tokens: int
     end: str
     opening: str = ""
     begun: bool = False
+    anywhere: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

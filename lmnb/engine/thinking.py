@@ -22,24 +22,27 @@ class Thoughts:
     Parameters
     ----------
     opening
-        What begins the thinking, where an answer begins or after other thinking; control tokens
-        begin it anywhere. b"" is nothing.
+        What begins the thinking, where an answer begins or after other thinking. b"" is nothing.
     end
         What ends it.
     begun
         The prompt has begun it.
+    anywhere
+        `opening` counts wherever it stands, as one that is a control token does.
     keep
         Bytes of the thinking that are kept, at least: its last ones.
     """
 
-    def __init__(self, opening: bytes, end: bytes, *, begun: bool, keep: int = 0) -> None:
+    def __init__(
+        self, opening: bytes, end: bytes, *, begun: bool, anywhere: bool = False, keep: int = 0
+    ) -> None:
         self.count = 0
         """Tokens so far, those of the marks left out."""
         self.now = begun
         self._opening = opening
         self._end = end
         self._keep = max(keep, len(end), len(opening), _LONGEST_CHARACTER)
-        self._anywhere = opening.startswith(CONTROL)
+        self._anywhere = anywhere or opening.startswith(CONTROL)
         self._said = not opening  # there are words: it is too late to think
         self.seen = b""
         """The end of the answer, as far as a mark may have begun in it."""
@@ -107,6 +110,7 @@ class ThinkingLimit:
             marked(model, budget.opening),
             marked(model, budget.end.strip()),
             begun=budget.begun,
+            anywhere=budget.anywhere,
             keep=len(marked(model, budget.end)),
         )
         self._ahead: deque[int] = deque()

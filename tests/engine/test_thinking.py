@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from call_formats import FORMATS
 from engine_driver import Engine
 from made_models.scripted import MARKERS, Answer, scripted
 
+from lmnb.chat.formats.reading.prompt_end import thinking_budget
 from lmnb.engine import native
 from lmnb.engine.grammar import CONTROL, Grammars
 from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Segment, Step, ThinkingBudget, Trigger
@@ -264,6 +266,28 @@ def test_a_call_may_begin_after_it(engine: Engine) -> None:
     text = ask(engine, 7, prompt=BEGUN, constraint=spec)
     assert f"{END}\n\nIt" in text
     assert text.endswith("!")
+
+
+CHANNELS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>")
+
+
+def test_thoughts_of_several_messages_are_bounded_together(tmp_path: Path) -> None:
+    """As gpt-oss writes them. Its headers are text to llama.cpp; thoughts may come after words."""
+    harmony = FORMATS["harmony"]
+    bound = thinking_budget(harmony, "<|start|>assistant", 3)
+    assert bound is not None
+    thought = f"{bound.opening}{THOUGHT}{bound.end}<|start|>assistant"
+    said = f"<|channel|>commentary<|message|>Well.<|end|><|start|>assistant{thought}{thought}"
+    answer = Answer([Segment(f"{said}<|channel|>final<|message|>{SHORT}", special=True)])
+    path = scripted(tmp_path / "harmony.gguf", [answer], controls=CHANNELS, end="<|return|>")
+    engine = Engine(path, LoadConfig(context_length=1024, parallel=1, draft_tokens=0))
+    assert "<|channel|>" not in engine.generator.model.control_tokens
+    text = engine.ask("How?", max_tokens=600, show_special=CHANNELS, thinking=bound)
+    engine.generator.close()
+    first, *others = text.split(bound.opening)[1:]
+    for each in (first, *others):
+        assert len(each.partition(bound.end)[0]) < len(THOUGHT) / 3
+    assert bound.end in first
 
 
 REPEATED = "1, 2, 3, 4, 5, " * 6

@@ -49,8 +49,9 @@ def thinking_budget(
 ) -> ThinkingBudget | None:
     """What the engine is told of a bound on thinking; None where the format has no end of it.
 
-    White space behind the end is left to the model, and to the grammar of what follows. Arguments
-    as of `Splitter`.
+    White space behind the end is left to the model, and to the grammar of what follows. Where words
+    have a header as thoughts have (gpt-oss), messages of both kinds come in any order; llama.cpp
+    takes these headers for text, not for control tokens. Arguments as of `Splitter`.
     """
     if form.thinking is None or not form.thinking.end.strip():
         return None
@@ -59,6 +60,7 @@ def thinking_budget(
         end=form.thinking.end.rstrip(),
         opening=form.thinking.begin.strip(),
         begun=thinking_open(form.thinking, prompt, continued=continued),
+        anywhere=form.answer is not None,
     )
 
 
