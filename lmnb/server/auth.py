@@ -17,8 +17,10 @@ from lmnb.server.tokens import Permission, Token, Tokens
 _LISTS = ("/api/v1/models", "/api/v0/models", "/v1/models", "/models")
 """Any token may read these: clients ask for a list before they do anything else."""
 
+_DOWNLOADS = "/api/v1/models/download"
+
 _NEEDED = (
-    ("/api/v1/models/download", Permission.DOWNLOADS),
+    (_DOWNLOADS, Permission.DOWNLOADS),
     ("/api/v1/models", Permission.MODELS),
     ("/metrics", Permission.ADMINISTRATION),
 )
@@ -147,7 +149,8 @@ def refusal(scope: Scope, permission: Permission | None) -> Forbidden | None:
 
 
 def _permission_for(method: str, path: str) -> Permission | None:
-    if method in {"GET", "HEAD"} and any(_below(path, listing) for listing in _LISTS):
+    is_list = any(_below(path, listing) for listing in _LISTS) and not _below(path, _DOWNLOADS)
+    if method in {"GET", "HEAD"} and is_list:
         return None
     known = (permission for prefix, permission in _NEEDED if _below(path, prefix))
     return next(known, Permission.INFERENCE)
