@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from server_home import ServerHome
 
+from lmnb import client as client_module
 from lmnb.client import Client
 from lmnb.server import notes
 
@@ -65,12 +66,30 @@ def home(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterat
         yield path
 
 
+_shared: list[ServerHome] = []
+"""The server of this session, once a test has asked for it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_by_others() -> None:
+    """A file of tests finds the shared server with nothing loaded and no port open.
+
+    So no file depends on which ones ran before it, in whatever order.
+    """
+    for server in _shared:
+        if (found := client_module.find(server.path)) is not None:
+            found.stop_serving()
+            found.unload(all=True)
+
+
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[ServerHome]:
     """A real, detached server in `home`, for all tests that do it no harm."""
     found = ServerHome(home)
     found.attach()
+    _shared.append(found)
     yield found
+    _shared.clear()
     found.close()
     found.wait_until_empty()
 

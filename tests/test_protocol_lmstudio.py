@@ -520,6 +520,7 @@ def test_v0_models(client: Client) -> None:
     assert (embedder["type"], embedder["state"]) == ("embeddings", "not-loaded")
     assert "loaded_context_length" not in embedder
     assert client.http.get(f"/api/v0/models/{EMBEDDER}").json() == embedder
+    client.unload(all=True)  # Its context is too short for others.
     missing = client.http.get("/api/v0/models/no/such")
     assert missing.status_code == 404
     assert missing.json()["error"]["param"] == "model"
