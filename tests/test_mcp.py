@@ -314,8 +314,9 @@ def test_a_server_that_died_while_nobody_used_it() -> None:
     async def play() -> None:
         pool = Pool()
         _, process = (await visited(pool)).split()
-        psutil.Process(int(process)).kill()
-        psutil.Process(int(process)).wait(9)
+        program = psutil.Process(int(process))
+        program.kill()
+        program.wait(9)
         assert (await visited(pool)).startswith("1 ")
         await pool.close()
 
