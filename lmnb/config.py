@@ -226,13 +226,24 @@ def _write(path: Path, data: dict[str, Any]) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path, default: Any) -> Any:
+    """What a file that people write holds; `default` if there is none.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, or is not JSON.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return default
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = read_json(path, {})
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a JSON object.")
     return data

@@ -213,19 +213,25 @@ class Gate(App):
         return sending
 
 
+async def overtaken(place: Place, app: Gate, long: Batch, short: Batch) -> tuple[Runner, int]:
+    """A short batch has come while a long one ran; how many requests were under way by then."""
+    runner = place.runner()
+    await runner.start(app)
+    await runner.add(long)
+    while not app.bodies:
+        await asyncio.sleep(0.005)
+    await runner.add(short)
+    begun = len(app.bodies)
+    app.opened.set()
+    return runner, begun
+
+
 def test_a_long_batch_gives_way_to_a_short_one(place: Place) -> None:
     long, short = place.add_batch("long", 300), place.add_batch("short", 3)
     app = Gate()
 
     async def run() -> None:
-        runner = place.runner()
-        await runner.start(app)
-        await runner.add(long)
-        while not app.bodies:
-            await asyncio.sleep(0.005)
-        await runner.add(short)
-        begun = len(app.bodies)
-        app.opened.set()
+        runner, begun = await overtaken(place, app, long, short)
         await idle(runner)
         await runner.stop()
         assert place.store.find("short", "anthropic").status == "completed"
@@ -245,14 +251,7 @@ def test_a_batch_that_has_given_way_can_be_cancelled(place: Place) -> None:
     app = Gate()
 
     async def run() -> None:
-        runner = place.runner()
-        await runner.start(app)
-        await runner.add(long)
-        while not app.bodies:
-            await asyncio.sleep(0.005)
-        await runner.add(short)
-        begun = len(app.bodies)
-        app.opened.set()
+        runner, begun = await overtaken(place, app, long, short)
         while len(app.bodies) == begun:
             await asyncio.sleep(0)
         app.opened.clear()

@@ -246,12 +246,8 @@ class _Transfer:
 
     def tell(self, event: DownloadEvent) -> None:
         """Something has happened. Of progress only the last is kept for who comes later."""
-        if isinstance(event, Progress) and self._events:
-            last = self._events[-1]
-            if isinstance(last, Progress):
-                self._events[-1] = event
-                self._wake()
-                return
+        if self._events and isinstance(event, Progress) and isinstance(self._events[-1], Progress):
+            del self._events[-1]
         self._events.append(event)
         self._wake()
 

@@ -58,8 +58,8 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     """Load the model if need be, render, generate.
 
     The order of events is that of `lmnb.chat.events`; if the worker dies before the answer has
-    begun, `Loading` and `Prompt` come once more (see `lmnb.models.retries`). Closing the generator, or cancelling the
-    task that reads it, stops the generation at once and gives the model back.
+    begun, `Loading` and `Prompt` come once more (see `lmnb.models.retries`). Closing the generator,
+    or cancelling the task that reads it, stops the generation at once and gives the model back.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from lmnb.server.batches.runner import CannotCancel
 from lmnb.server.body import read
 from lmnb.server.files import Draft
 from lmnb.server.paging import limit
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 _CUSTOM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -93,7 +94,7 @@ async def create(request: Request) -> Response:
         lines = await asyncio.to_thread(_lines, body.requests, draft)
         await asyncio.to_thread(runner.store.add_lines, batch.id, lines, draft)
     await runner.add(batch)
-    return _reply(_shown(batch, request))
+    return reply(_shown(batch, request))
 
 
 async def index(request: Request) -> Response:
@@ -108,12 +109,12 @@ async def index(request: Request) -> Response:
     )
     shown = [_shown(batch, request) for batch in found]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    return _reply(BatchList(shown, more, first, last))
+    return reply(BatchList(shown, more, first, last))
 
 
 async def retrieve(request: Request) -> Response:
     """GET /v1/messages/batches/{id}."""
-    return _reply(_shown(await _find(request), request))
+    return reply(_shown(await _find(request), request))
 
 
 async def cancel(request: Request) -> Response:
@@ -123,7 +124,7 @@ async def cancel(request: Request) -> Response:
         batch = await state_of(request).batches.cancel(id_, "anthropic")
     except CannotCancel:
         raise InvalidRequest(f"Message batch {id_} has ended: it cannot be canceled.") from None
-    return _reply(_shown(batch, request))
+    return reply(_shown(batch, request))
 
 
 async def delete(request: Request) -> Response:
@@ -135,7 +136,7 @@ async def delete(request: Request) -> Response:
             hint="Cancel it first.",
         )
     await asyncio.to_thread(state_of(request).batches.store.delete, batch.id)
-    return _reply({"id": batch.id, "type": "message_batch_deleted"})
+    return reply({"id": batch.id, "type": "message_batch_deleted"})
 
 
 async def results(request: Request) -> Response:
@@ -224,7 +225,3 @@ def _counts(batch: Batch) -> RequestCounts:
 
 def _time(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
-
-
-def _reply(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

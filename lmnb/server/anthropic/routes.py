@@ -23,6 +23,7 @@ from lmnb.server.body import read
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import request_id
 from lmnb.server.generation import begin, count_tokens, fold, generate
+from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
@@ -40,7 +41,7 @@ async def create(request: Request) -> Response:
     form = Form.of(body)
     if not body.stream:
         answer = await until_disconnect(request, fold(generate(state, wanted)))
-        return _json(message(answer, model or answer.finished.instance, form))
+        return reply(message(answer, model or answer.finished.instance, form))
     events = await until_disconnect(request, begin(generate(state, wanted)))
     writer = MessageStream(model or body.model, request_id(request), form)
     return stream(writer.frames(events), on_error=writer.error, keep_alive=writer.keep_alive)
@@ -52,7 +53,7 @@ async def count(request: Request) -> Response:
     body = await _with_files(state, await read(request, CountBody))
     wanted = translate(body, await resolve(state, body.model), request.headers)
     tokens = await until_disconnect(request, count_tokens(state, wanted))
-    return _json({"input_tokens": tokens})
+    return reply({"input_tokens": tokens})
 
 
 async def _with_files(state: State, body: B) -> B:
@@ -85,10 +86,6 @@ async def resolve(state: State, name: str) -> str:
         loading = [load for load in state.models.loading() if load.entry.kind == "llm"]
         return loading[-1].id if loading else ""
     return name
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 router.add_api_route("/v1/messages", create, methods=["POST"])

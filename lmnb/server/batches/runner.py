@@ -1,8 +1,9 @@
 """Runs batches, one at a time, the one with the fewest requests left first.
 
-So a long one is not in the way of short ones, and models are not loaded in turns. As many requests are under way as the engine can compute together, and a few more, so that it never
-waits for the next. They go through the server's own app at low priority: whatever else is asked of
-a model goes first. Each answer is stored as it comes. After a restart the lines without one go on.
+So a long one is not in the way of short ones, and models are not loaded in turns. As many requests
+are under way as the engine can compute together, and a few more, so that it never waits for the
+next. They go through the server's own app at low priority: whatever else is asked of a model goes
+first. Each answer is stored as it comes. After a restart the lines without one go on.
 """
 
 from __future__ import annotations

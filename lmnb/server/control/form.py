@@ -10,11 +10,19 @@ from starlette.responses import Response
 
 from lmnb.errors import InvalidRequest
 from lmnb.models.instance import Instance
+from lmnb.server.reply import reply
 
 T = TypeVar("T")
 
 
 async def read(request: Request, kind: type[T]) -> T:
+    """The body as a `kind`; no body is an empty one.
+
+    Raises
+    ------
+    InvalidRequest
+        It is none.
+    """
     content = await request.body()
     try:
         return msgspec.json.decode(content or b"{}", type=kind)
@@ -23,7 +31,8 @@ async def read(request: Request, kind: type[T]) -> T:
 
 
 def answer(data: Any) -> Response:
-    return Response(msgspec.json.encode(data, enc_hook=encode), media_type="application/json")
+    """`data` as JSON."""
+    return reply(data, encode=encode)
 
 
 def encode(value: Any) -> str:

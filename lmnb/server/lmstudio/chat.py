@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +26,7 @@ from lmnb.server.lmstudio.schema import ChatBody, ImageInput, Output
 from lmnb.server.lmstudio.stream import ChatStream
 from lmnb.server.mcp.loop import ToolLoop
 from lmnb.server.media import from_data_url
+from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
@@ -49,7 +49,7 @@ async def create(request: Request) -> Response:
     )
     if not body.stream:
         finished, output = await until_disconnect(request, _whole(loop))
-        return _json(chat_result(finished, output, await keeper.keep(loop.messages)))
+        return reply(chat_result(finished, output, await keeper.keep(loop.messages)))
     # Loading is told as it happens, so the first sign of it begins the stream.
     started = await until_disconnect(request, begin(loop.events(), ready=lambda _event: True))
     writer = ChatStream(instance, keeper, loop)
@@ -154,7 +154,3 @@ async def earlier(state: State, body: ChatBody) -> tuple[Message, ...]:
     if system and messages and messages[0].role == "system":
         messages = messages[1:]
     return (*system, *messages)
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

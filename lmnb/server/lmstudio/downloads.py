@@ -7,7 +7,6 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +15,7 @@ from lmnb.server.disconnect import until_disconnect
 from lmnb.server.downloads import Downloads, Job
 from lmnb.server.lmstudio.reading import read
 from lmnb.server.lmstudio.schema import DownloadBody
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 _PATIENCE = 15.0
@@ -29,14 +29,14 @@ async def create(request: Request) -> Response:
     job = await downloads.start(body.model, body.quantization, detached=True)
     await until_disconnect(request, _begun(downloads, job))
     if job.status == "completed" and job.was_here:
-        return _json({"status": "already_downloaded"})
+        return reply({"status": "already_downloaded"})
     answer = _described(job)
-    return _json({name: answer[name] for name in _ANSWER if name in answer})
+    return reply({name: answer[name] for name in _ANSWER if name in answer})
 
 
 async def status(request: Request) -> Response:
     """How a download is getting on."""
-    return _json(_described(state_of(request).downloads.find(request.path_params["job_id"])))
+    return reply(_described(state_of(request).downloads.find(request.path_params["job_id"])))
 
 
 _KNOWN = (Started, Progress)
@@ -78,7 +78,3 @@ def _time(seconds: float) -> str:
     """ISO 8601 in UTC, with milliseconds."""
     text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

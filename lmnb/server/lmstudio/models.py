@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +17,7 @@ from lmnb.server.disconnect import until_disconnect
 from lmnb.server.lmstudio.capabilities import capabilities
 from lmnb.server.lmstudio.reading import read
 from lmnb.server.lmstudio.schema import LoadBody, UnloadBody
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 _SHOWN = (
@@ -36,7 +36,7 @@ async def index(request: Request) -> Response:
     loaded = state.models.loaded()
     entries = await state.catalog.entries()
     rows = await asyncio.to_thread(_rows, entries, loaded)
-    return _json({"models": rows})
+    return reply({"models": rows})
 
 
 async def load(request: Request) -> Response:
@@ -55,7 +55,7 @@ async def load(request: Request) -> Response:
     }
     if body.echo_load_config:
         answer["load_config"] = config_of(instance)
-    return _json(answer)
+    return reply(answer)
 
 
 def _refuse_files(body: LoadBody) -> None:
@@ -73,7 +73,7 @@ async def unload(request: Request) -> Response:
     """Unload an instance. What it is answering ends with an error."""
     body = await read(request, UnloadBody)
     await state_of(request).models.unload(body.instance_id)
-    return _json({"instance_id": body.instance_id})
+    return reply({"instance_id": body.instance_id})
 
 
 def config_of(instance: Instance) -> dict[str, Any]:
@@ -124,7 +124,3 @@ def _row(entry: ModelEntry, loaded: Sequence[Instance]) -> dict[str, Any]:
     if entry.variants:
         row |= {"variants": entry.variants, "selected_variant": entry.variant}
     return row
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

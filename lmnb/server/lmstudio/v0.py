@@ -7,7 +7,7 @@ Zed reads the list of models with closed enumerations: another `type`, `state` o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
-from lmnb.server.lmstudio.capabilities import capabilities
+from lmnb.server.lmstudio.capabilities import Capabilities, capabilities
 from lmnb.server.lmstudio.chat import find
 from lmnb.server.openai import chat, completions, embeddings
+from lmnb.server.reply import reply
 from lmnb.server.state import State, state_of
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -28,14 +29,14 @@ async def index(request: Request) -> Response:
     """The models on this machine."""
     state = state_of(request)
     entries = [entry for entry in await state.catalog.entries() if entry.is_selected]
-    rows = [await _row(state, entry) for entry in entries]
-    return _json({"object": "list", "data": rows})
+    return reply({"object": "list", "data": await _rows(state, entries)})
 
 
 async def retrieve(request: Request) -> Response:
     """One model."""
     state = state_of(request)
-    return _json(await _row(state, await state.catalog.resolve(request.path_params["id"])))
+    entry = await state.catalog.resolve(request.path_params["id"])
+    return reply((await _rows(state, [entry]))[0])
 
 
 async def chat_completions(request: Request) -> Response:
@@ -73,11 +74,15 @@ async def _with_model(request: Request, handler: Handler) -> Response:
         "version": str(report.get("llama_cpp", "unknown")),
         "supported_formats": ["gguf"],
     }
-    return _json(answer)
+    return reply(answer)
 
 
-async def _row(state: State, entry: ModelEntry) -> dict[str, Any]:
-    can = await asyncio.to_thread(capabilities, entry)
+async def _rows(state: State, entries: Sequence[ModelEntry]) -> list[dict[str, Any]]:
+    can = await asyncio.to_thread(lambda: [capabilities(entry) for entry in entries])
+    return [_row(state, *pair) for pair in zip(entries, can, strict=True)]
+
+
+def _row(state: State, entry: ModelEntry, can: Capabilities) -> dict[str, Any]:
     kind = "vlm" if can.vision else "llm"
     row: dict[str, Any] = {
         "id": entry.key,
@@ -102,7 +107,3 @@ async def _row(state: State, entry: ModelEntry) -> dict[str, Any]:
 def _loaded(state: State, entry: ModelEntry) -> Instance | None:
     same = (one for one in state.models.loaded() if one.entry.base_key == entry.base_key)
     return next(same, None)
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

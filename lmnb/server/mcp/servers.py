@@ -6,13 +6,13 @@ The file has the form that LM Studio, Claude Desktop and Cursor share: `{"mcpSer
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
+from lmnb.config import read_json
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
 
 PLUGIN = "mcp/"
@@ -82,12 +82,7 @@ def configured(home: Path) -> dict[str, Place]:
         The file cannot be understood; the message names the entry.
     """
     path = home / "mcp.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    data = read_json(path, {"mcpServers": {}})
     servers = data.get("mcpServers") if isinstance(data, dict) else None
     if not isinstance(servers, dict):
         raise ConfigError(f'{path} must hold {{"mcpServers": {{…}}}}.')

@@ -17,8 +17,8 @@ from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.files import expires_after
 from lmnb.server.openai.metadata import Metadata
 from lmnb.server.openai.paging import Page
-from lmnb.server.openai.replies import reply
 from lmnb.server.paging import limit
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 ENDPOINTS = (

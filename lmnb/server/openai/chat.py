@@ -15,7 +15,8 @@ from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_request import ChatBody, translate
 from lmnb.server.openai.chat_stream import ChatStream
 from lmnb.server.openai.fan_out import collect, fan_out, is_underway
-from lmnb.server.openai.replies import error_frame, frames, reply
+from lmnb.server.openai.replies import error_frame, frames
+from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import state_of
 

@@ -13,7 +13,8 @@ from lmnb.server.openai import body as bodies
 from lmnb.server.openai.completions_answer import CompletionWriter
 from lmnb.server.openai.completions_request import CompletionsBody, translate
 from lmnb.server.openai.fan_out import collect, fan_out, is_underway
-from lmnb.server.openai.replies import error_frame, frames, reply
+from lmnb.server.openai.replies import error_frame, frames
+from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import state_of
 

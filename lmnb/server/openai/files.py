@@ -15,8 +15,8 @@ from lmnb.server.files import File, not_found
 from lmnb.server.openai import ids
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.openai.paging import Page, newest_first
-from lmnb.server.openai.replies import reply
 from lmnb.server.paging import limit
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")

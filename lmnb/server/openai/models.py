@@ -22,8 +22,8 @@ from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.lmstudio.capabilities import capabilities
 from lmnb.server.openai.errors import InvalidValue
-from lmnb.server.openai.replies import reply
 from lmnb.server.paging import limit
+from lmnb.server.reply import reply
 from lmnb.server.state import State, state_of
 
 ModelState: TypeAlias = Literal["loaded", "not-loaded"]

@@ -1,24 +1,18 @@
-"""Answers on the wire: plain JSON, and the frames of a stream."""
+"""The frames of streamed answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-from starlette.responses import Response
 
 from lmnb.chat.events import Event
 from lmnb.errors import LmnbError
 from lmnb.server.errors import openai_body
 from lmnb.server.openai.fan_out import Merged
 from lmnb.server.sse import DONE, Frames, frame
-
-
-def reply(value: Any) -> Response:
-    """`value` as JSON."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def error_frame(error: LmnbError) -> bytes:

@@ -21,6 +21,7 @@ from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidType, InvalidValue
 from lmnb.server.openai.sampling import ModelName
 from lmnb.server.openai.values import json_type
+from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
 
@@ -80,8 +81,7 @@ async def create(request: Request) -> Response:
     work = rerank(
         state_of(request), body.model, body.query, texts, truncate=body.truncate, ttl=body.ttl
     )
-    answer = _answer(await until_disconnect(request, work), body, texts)
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    return reply(_answer(await until_disconnect(request, work), body, texts))
 
 
 def _answer(ranked: Ranked, body: RerankBody, texts: list[str]) -> RerankList:

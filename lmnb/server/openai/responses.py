@@ -14,10 +14,10 @@ from lmnb.server.openai import body as bodies
 from lmnb.server.openai import responses_background as background
 from lmnb.server.openai.errors import InvalidValue, ResponseNotFound, UnsupportedParameter
 from lmnb.server.openai.paging import items_page
-from lmnb.server.openai.replies import reply
 from lmnb.server.openai.responses_objects import with_sealed_reasoning
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
 from lmnb.server.openai.responses_run import past_of, prepare, resolved, with_files
+from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
 
