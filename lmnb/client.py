@@ -117,11 +117,12 @@ class Client:
     def pending(self) -> Json:
         """What is on its way, and what has to wait.
 
-        `loading`: `{id, model, progress}`, 0 to 1. `resting`: `{model, crashes, seconds_left,
-        cause}`, models that keep crashing and are not loaded by requests for a while.
+        `loading`: `{id, model, progress}`, 0 to 1. `unloading`: `{id, model, active}`, with the
+        requests that are still answered. `resting`: `{model, crashes, seconds_left, cause}`, models
+        that keep crashing and are not loaded by requests for a while.
         """
         found = self._call("GET", "/lmnb/ps")
-        return {"loading": found["loading"], "resting": found["resting"]}
+        return {name: found[name] for name in ("loading", "unloading", "resting")}
 
     def get(self, model: str | None = None, quantization: str | None = None) -> Iterator[Json]:
         """Fetch a model; None is the default one. Leaving the iterator cancels.
@@ -141,16 +142,25 @@ class Client:
         jit: bool = False,
         **options: Any,
     ) -> Iterator[Json]:
-        """Load a model. Leaving the iterator cancels.
+        """Have a model loaded. Leaving the iterator cancels.
+
+        One that is loaded with these options already, or about to be, by whomever, is enough; for
+        another choose an `identifier`.
 
         Yields `{"type": "progress", "progress": 0 to 1}`, then `{"type": "done", …}` with the
-        fields of `ps`, `warnings` among them. With `jit` it is loaded, if need be, the way a
-        request would load it; `waited` is the seconds that took, or None. `options` are those of
+        fields of `ps`, `warnings` among them, and `waited`: the seconds that took, or None. With
+        `jit` it is loaded the way a request would load it. `options` are those of
         `lmnb.engine.protocol.LoadConfig`; None is "not given", and `adapters` are dicts with the
         fields of `LoadAdapter`. `ttl` in seconds.
         """
         body: Json = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
         return self._stream("/lmnb/load", body | _options(options))
+
+    def loaded(self, model: str, *, identifier: str | None = None, **options: Any) -> Json | None:
+        """The row of `ps` that `load` with these `options` would come to, if it is there."""
+        body: Json = {"model": _absolute(model), "identifier": identifier} | _options(options)
+        found: Json | None = self._call("POST", "/lmnb/find", body)["found"]
+        return found
 
     def estimate(self, model: str, **options: Any) -> Json:
         """What loading a model with these `options` of `load` would take, in bytes.
@@ -168,9 +178,18 @@ class Client:
         """How a model writes thinking and calls: the fields of `lmnb.server.inspecting.Inspected`."""
         return self._call("POST", "/lmnb/inspect", {"model": _absolute(model)})
 
-    def unload(self, name: str | None = None, *, all: bool = False) -> list[str]:  # noqa: A002
-        """Unload one instance, or `all`; the ids of what was unloaded."""
-        body = {"instance_id": name, "all": all}
+    def unload(
+        self,
+        name: str | None = None,
+        *,
+        all: bool = False,  # noqa: A002
+        wait: bool = False,
+    ) -> list[str]:
+        """Unload one instance, or `all`; the ids of what was unloaded.
+
+        What they are answering ends with an error; with `wait` it is answered first.
+        """
+        body = {"instance_id": name, "all": all, "wait": wait}
         found: list[str] = self._call("POST", "/lmnb/unload", body)["unloaded"]
         return found
 

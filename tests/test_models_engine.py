@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,6 +17,8 @@ import pytest
 from gguf_bytes import small_model
 from tiny_bert import write_model
 
+from lmnb.engine.client import Worker
+from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import EngineCrashed, InvalidModel, LmnbError, ModelUnloaded
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert
@@ -157,6 +160,23 @@ def test_cancelling_a_load_ends_its_process(home: Path) -> None:
         await embed(manager)
 
     run(home, scene)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_load_can_be_cancelled_at_any_step(home: Path, steps: int) -> None:
+    """Also before the process is connected: no zombie, nothing that is still open."""
+
+    async def scene(_manager: Manager) -> None:
+        start = Worker.start(home / "models" / "maker" / "one" / "one-F32.gguf", LoadConfig())
+        task = asyncio.create_task(start)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert psutil.Process().children() == []
+
+    run(home, scene)
+    gc.collect()  # pytest makes an error of what is found open
 
 
 def test_what_llama_cpp_refuses_is_an_invalid_model(home: Path) -> None:

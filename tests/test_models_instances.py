@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-import msgspec
 import pytest
-from gguf_bytes import make_gguf, small_model
+from manager_scenes import HOUR, Case, Play, player, settle
 
-from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Estimate, LoadConfig, ModelInfo
+from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import (
     EngineCrashed,
     InvalidModel,
@@ -25,174 +19,11 @@ from lmnb.errors import (
     ModelUnloaded,
     NotSupported,
 )
-from lmnb.models.catalog import Catalog
-from lmnb.models.instances import Manager
-from lmnb.models.loading import OnProgress
-
-HOUR = 3600.0
-
-
-@dataclass
-class Settings:
-    jit_loading: bool = True
-    jit_ttl: float = HOUR
-    auto_evict: bool = True
-    default_context_length: int | None = None
-
-
-class StandIn:
-    """A worker without a process."""
-
-    def __init__(self, path: Path, config: LoadConfig) -> None:
-        filled = msgspec.structs.replace(
-            LoadConfig(context_length=4096, parallel=4, eval_batch_size=512),
-            **{k: v for k, v in msgspec.structs.asdict(config).items() if v is not None},
-        )
-        self.path = path
-        self.info = ModelInfo(
-            architecture="llama",
-            kind="llm",
-            context_length=filled.context_length or 0,
-            trained_context_length=2048,
-            vocab_size=1,
-            embedding_length=1,
-            layers=1,
-            gpu_layers=0,
-            devices=(),
-            device="cpu",
-            chat_templates={},
-            bos_text="",
-            eos_text="",
-            adds_bos=False,
-            sampling={},
-            config=filled,
-            estimate=Estimate(
-                weights=0,
-                cache=0,
-                compute=0,
-                other=0,
-                gpu=0,
-                free=0,
-                gpu_free=0,
-                context_length=4096,
-                parallel=4,
-                gpu_layers=0,
-                experts_on_cpu=0,
-            ),
-            memory=0,
-            load_seconds=0.0,
-            system_info="",
-        )
-        self.stopped = False
-        self.answered = 1
-        self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def is_alive(self) -> bool:
-        return not self._closed.done()
-
-    async def stop(self) -> None:
-        await asyncio.sleep(0)
-        self.stopped = True
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    async def wait_closed(self) -> LmnbError | None:
-        return await asyncio.shield(self._closed)
-
-    async def crash(self) -> None:
-        self._closed.set_result(EngineCrashed("It was killed."))
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-
-@dataclass
-class Starter:
-    """`Worker.start`, that waits for `gate` and tells what was asked of it."""
-
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    begun: list[tuple[str, LoadConfig]] = field(default_factory=list)
-    workers: list[StandIn] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    error: Exception | None = None
-    alive_at_start: list[int] = field(default_factory=list)
-    report: OnProgress | None = None
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    async def __call__(
-        self, path: Path, config: LoadConfig, *, log: Path | None, on_progress: OnProgress | None
-    ) -> Worker:
-        assert log is not None
-        assert log.parent.is_dir()
-        self.begun.append((path.parent.name, config))
-        self.alive_at_start.append(sum(not one.stopped for one in self.workers))
-        self.report = on_progress
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(path.parent.name)
-            raise
-        if self.error:
-            raise self.error
-        worker = StandIn(path, config)
-        self.workers.append(worker)
-        return cast("Worker", worker)
-
-
-@dataclass
-class Case:
-    manager: Manager
-    starter: Starter
-    settings: Settings
-
-    def ids(self) -> list[str]:
-        return [one.id for one in self.manager.loaded()]
-
-    async def use(self, name: str | None, **options: float) -> None:
-        async with self.manager.lease(name, **options):  # type: ignore[arg-type]
-            pass
-        await settle()
-
-
-async def settle() -> None:
-    """Let everything that can happen happen; work in threads too, since there is one thread."""
-    for _ in range(10):
-        await asyncio.to_thread(int)
-        await asyncio.sleep(0)
-
-
-Play = Callable[[Callable[[Case], Awaitable[None]]], None]
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """Runs a scene with three language models (a, b, c) and an embedding model (e)."""
-    for name in ("a", "b", "c"):
-        folder = tmp_path / "models" / "maker" / name
-        folder.mkdir(parents=True)
-        (folder / "x-Q4_0.gguf").write_bytes(small_model(kilobytes=1))
-    (tmp_path / "models" / "maker" / "e").mkdir()
-    (tmp_path / "models" / "maker" / "e" / "e-F16.gguf").write_bytes(
-        make_gguf({"general.architecture": "bert"})
-    )
-
-    def run(scene: Callable[[Case], Awaitable[None]]) -> None:
-        async def main() -> None:
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-            settings, starter = Settings(), Starter()
-            manager = Manager(Catalog(tmp_path, places=()), settings, start=starter)
-            await scene(Case(manager, starter, settings))
-            starter.gate.set()
-            await manager.close()
-            assert manager.loaded() == []
-            assert manager.loading() == []
-            assert all(worker.stopped for worker in starter.workers if not worker._closed.done())
-
-        asyncio.run(main())
-
-    return run
+    return player(tmp_path)
 
 
 # --- just in time --------------------------------------------------------------------
@@ -352,17 +183,14 @@ def test_a_draft_model_is_found_by_name(play: Play) -> None:
     play(scene)
 
 
-def test_options_and_ttl_count_for_the_load_they_cause(play: Play) -> None:
+def test_options_count_for_the_load_they_cause(play: Play) -> None:
     async def scene(case: Case) -> None:
         case.settings.default_context_length = 1000
-        options = LoadConfig(parallel=2)
-        async with case.manager.lease("maker/a", ttl=60, options=options) as lease:
-            assert lease.instance.ttl == 60
+        async with case.manager.lease("maker/a", options=LoadConfig(parallel=2)) as lease:
+            assert lease.instance.requested.parallel == 2
         assert case.starter.begun == [("a", LoadConfig(parallel=2, context_length=1000))]
-        async with case.manager.lease("maker/a", ttl=5) as lease:
-            assert lease.instance.ttl == 60
-        with pytest.raises(InvalidRequest, match="ttl must be a positive"):
-            await case.use("maker/a", ttl=0)
+        async with case.manager.lease("maker/a", options=LoadConfig(parallel=3)) as lease:
+            assert lease.instance.requested.parallel == 2
 
     play(scene)
 
@@ -404,100 +232,6 @@ def test_without_a_name_it_is_what_was_used_last(play: Play) -> None:
         await case.use("maker/a")
         async with case.manager.lease(None) as lease:
             assert lease.instance.id == "maker/a"
-
-    play(scene)
-
-
-# --- idle time -----------------------------------------------------------------------
-
-
-def test_an_idle_instance_is_unloaded_after_its_ttl(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        await case.use("maker/a", ttl=0.05)
-        [worker] = case.starter.workers
-        assert await worker.wait_closed() is None
-        assert worker.stopped
-        assert case.ids() == []
-
-    play(scene)
-
-
-def test_a_busy_instance_has_no_timer_and_each_use_restarts_it(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        async with case.manager.lease("maker/a", ttl=0.05) as lease:
-            instance = lease.instance
-            timers = [instance.timer]
-            async with case.manager.lease("maker/a"):
-                pass
-            assert [*timers, instance.timer] == [None, None]  # The first request is still there.
-            await asyncio.sleep(0.15)
-            assert case.ids() == ["maker/a"]
-        first = instance.timer
-        assert first is not None
-        async with case.manager.lease("maker/a"):
-            assert first.cancelled()
-        assert instance.timer is not None
-
-    play(scene)
-
-
-# --- eviction ------------------------------------------------------------------------
-
-
-def test_a_load_by_request_first_unloads_the_idle_one_before_it(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        await case.use("maker/a")
-        await case.use("maker/b")
-        assert case.ids() == ["maker/b"]
-        assert case.starter.workers[0].stopped
-        assert case.starter.alive_at_start == [0, 0]
-
-    play(scene)
-
-
-def test_a_busy_one_is_unloaded_when_it_becomes_idle(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        async with case.manager.lease("maker/a"):
-            await case.use("maker/b")
-            assert case.ids() == ["maker/a", "maker/b"]
-            assert not case.starter.workers[0].stopped
-        await settle()
-        assert case.ids() == ["maker/b"]
-
-    play(scene)
-
-
-def test_two_loads_at_once_leave_the_newer(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        case.starter.gate.clear()
-        tasks = [asyncio.create_task(case.use(name)) for name in ("maker/a", "maker/b")]
-        await settle()
-        case.starter.gate.set()
-        await asyncio.gather(*tasks)
-        await settle()
-        assert case.ids() == ["maker/b"]
-
-    play(scene)
-
-
-def test_explicit_instances_and_the_other_kind_stay(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        await case.manager.load("maker/a")
-        async with case.manager.lease("maker/e", "embedding"):
-            pass
-        await case.use("maker/b")
-        await case.use("maker/c")
-        assert case.ids() == ["maker/a", "maker/e", "maker/c"]
-
-    play(scene)
-
-
-def test_eviction_can_be_switched_off(play: Play) -> None:
-    async def scene(case: Case) -> None:
-        case.settings.auto_evict = False
-        await case.use("maker/a")
-        await case.use("maker/b")
-        assert case.ids() == ["maker/a", "maker/b"]
 
     play(scene)
 
@@ -565,6 +299,51 @@ def test_an_explicit_load_joins_that_of_a_request(play: Play) -> None:
     play(scene)
 
 
+def test_people_who_load_the_same_share_one_instance(play: Play) -> None:
+    """Two notebooks at the same moment, and the same cell once more."""
+
+    async def scene(case: Case) -> None:
+        load = case.manager.load
+        wanted = LoadConfig(context_length=512)
+        both = await asyncio.gather(*(load("maker/a", wanted, reuse=True) for _ in range(2)))
+        again = await load("MAKER/A", wanted, ttl=9, reuse=True)
+        assert both[0] is both[1] is again
+        assert again.ttl == 9
+        assert await load("maker/a", reuse=True) is again  # whatever its options
+        assert len(case.starter.begun) == 1
+        other = await load("maker/a", LoadConfig(context_length=1024), reuse=True)
+        mine = await load("maker/a", wanted, identifier="mine", reuse=True)
+        assert await load("mine", reuse=True) is mine
+        assert await load("maker/a", wanted, identifier="mine", reuse=True) is mine
+        assert [other.id, mine.id] == ["maker/a:2", "mine"]
+        with pytest.raises(InvalidRequest, match="already loaded"):
+            await load("maker/a", LoadConfig(context_length=1024), identifier="mine", reuse=True)
+
+    play(scene)
+
+
+def test_a_client_of_lm_studios_that_loads_twice_has_two(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        await asyncio.gather(*(case.manager.load("maker/a") for _ in range(2)))
+        assert case.ids() == ["maker/a", "maker/a:2"]
+
+    play(scene)
+
+
+def test_who_shares_a_load_may_leave(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        case.starter.gate.clear()
+        tasks = [asyncio.create_task(case.manager.load("maker/a", reuse=True)) for _ in range(2)]
+        await settle()
+        tasks[0].cancel()
+        await settle()
+        case.starter.gate.set()
+        assert not (await tasks[1]).jit
+        assert len(case.starter.begun) == 1
+
+    play(scene)
+
+
 def test_a_request_takes_over_a_load_that_its_owner_cancels(play: Play) -> None:
     async def scene(case: Case) -> None:
         case.starter.gate.clear()
@@ -572,12 +351,14 @@ def test_a_request_takes_over_a_load_that_its_owner_cancels(play: Play) -> None:
         await settle()
         request = asyncio.create_task(case.use("maker/a"))
         await settle()
+        with_ttl = asyncio.create_task(case.use("maker/a", ttl=5))
+        await settle()
         explicit.cancel()
         await settle()
         case.starter.gate.set()
-        await request
+        await asyncio.gather(request, with_ttl)
         [instance] = case.manager.loaded()
-        assert (instance.jit, instance.ttl) == (True, HOUR)
+        assert (instance.jit, instance.ttl) == (True, 5)
 
     play(scene)
 
@@ -597,7 +378,7 @@ def test_a_context_longer_than_trained_is_a_warning(play: Play) -> None:
 def test_unloading(play: Play) -> None:
     async def scene(case: Case) -> None:
         await case.manager.load("maker/a")
-        await case.manager.unload("A")
+        assert await case.manager.unload("A") == "maker/a"
         assert case.ids() == []
         assert case.starter.workers[0].stopped
         with pytest.raises(
@@ -608,7 +389,7 @@ def test_unloading(play: Play) -> None:
         await case.manager.load("maker/a", identifier="y")
         with pytest.raises(ModelNotFound, match=r"loaded more than once: x, y"):
             await case.manager.unload("maker/a")
-        await case.manager.unload_all()
+        assert await case.manager.unload_all() == ["x", "y"]
         assert case.ids() == []
 
     play(scene)
@@ -625,16 +406,64 @@ def test_unloading_a_busy_instance(play: Play) -> None:
     play(scene)
 
 
+def test_unloading_when_its_answers_are_done(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        async with case.manager.lease("maker/a") as first:
+            async with case.manager.lease("maker/a"):
+                unloading = asyncio.create_task(case.manager.unload("maker/a", wait=True))
+                await settle()
+                assert case.manager.leaving() == [first.instance]
+                assert case.ids() == []
+            await case.use("maker/a")  # A new request gets another one.
+            assert case.ids() == ["maker/a"]
+            assert await case.after(HOUR) == []
+            assert not unloading.done()
+            assert not case.stopped()[0]
+        assert await unloading == "maker/a"
+        assert case.stopped()[0]
+        assert case.manager.leaving() == []
+
+    play(scene)
+
+
+def test_who_waits_for_answers_may_lose_patience(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        async with case.manager.lease("maker/a"):
+            waiting = asyncio.create_task(case.manager.unload("maker/a", wait=True))
+            await settle()
+            waiting.cancel()
+            await settle()
+            assert case.ids() == []  # It goes on by itself,
+            assert not case.stopped()[0]
+            assert await case.manager.unload("maker/a") == "maker/a"  # until somebody insists.
+            assert case.stopped()[0]
+        await settle()
+        assert case.manager.leaving() == []
+
+    play(scene)
+
+
+def test_a_crash_while_the_last_answers_are_given(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        async with case.manager.lease("maker/a"):
+            waiting = asyncio.create_task(case.manager.unload("maker/a", wait=True))
+            await settle()
+            await case.starter.workers[0].crash()
+        assert await waiting == "maker/a"
+        assert case.manager.leaving() == []
+
+    play(scene)
+
+
 def test_unloading_what_is_still_loading(play: Play) -> None:
     async def scene(case: Case) -> None:
         case.starter.gate.clear()
         request = asyncio.create_task(case.use("maker/a"))
         await settle()
-        await case.manager.unload("maker/a")
+        assert await case.manager.unload("maker/a") == "maker/a"
+        assert case.starter.cancelled == ["a"]  # Its memory is free again.
         with pytest.raises(ModelUnloaded, match="load of maker/a was cancelled"):
             await request
-        await settle()
-        assert case.starter.cancelled == ["a"]
 
     play(scene)
 

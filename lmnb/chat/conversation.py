@@ -202,7 +202,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     logprobs
         None: none wanted. N: the chosen token's and those of the N most likely (0 ≤ N ≤ 20).
     ttl
-        Idle seconds until unload, honoured if this request loads the model.
+        Idle seconds until unload, honoured if a request has loaded the model.
     cache_key
         Requests with the same key are of one session. Prefixes are found by their tokens; of a
         session they are kept a little longer, and nobody else's request overwrites them.

@@ -67,6 +67,7 @@ def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
     unload = commands.add_parser("unload", help="unload a model")
     unload.add_argument("name", nargs="?", help="as shown by `lmnb ps` (default: the only one)")
     unload.add_argument("--all", action="store_true", help="every loaded model")
+    unload.add_argument("--wait", action="store_true", help="finish what is being answered first")
     unload.set_defaults(run=_unload)
 
 
@@ -216,6 +217,8 @@ def _ps(options: Namespace) -> None:
 def _print_pending(pending: dict[str, Any]) -> None:
     for load in pending["loading"]:
         print(f"{load['id']} is being loaded: {load['progress']:.0%}.")
+    for row in pending["unloading"]:
+        print(f"{row['id']} is being unloaded; requests it still answers: {row['active']}.")
     for row in pending["resting"]:
         print(
             f"{row['model']} is not loaded for {output.duration(row['seconds_left'])}: it has crashed "
@@ -252,14 +255,16 @@ def _load(options: Namespace) -> None:
     load_options = {name: getattr(options, name) for name in _LOAD_OPTIONS}
     if options.ttl is not None and options.ttl <= 0:  # before the estimate, which takes a moment
         raise InvalidRequest("ttl must be a positive number of seconds.", param="ttl")
-    expected = client.estimate(options.model, **load_options)
     if options.estimate_only:
+        expected = client.estimate(options.model, **load_options)
         if options.json:
             output.print_json(expected)
         else:
             print(f"{options.model} would take {_describe(expected)}.")
         return
-    output.note(f"{options.model} is going to take {_describe(expected)}.")
+    if client.loaded(options.model, identifier=options.identifier, **load_options) is None:
+        expected = client.estimate(options.model, **load_options)
+        output.note(f"{options.model} is going to take {_describe(expected)}.")
     done = output.follow_load(
         options.model,
         client.load(options.model, identifier=options.identifier, ttl=options.ttl, **load_options),
@@ -269,8 +274,9 @@ def _load(options: Namespace) -> None:
     if options.json:
         output.print_json(done)
         return
+    how = "already" if done["waited"] is None else f"({done['waited']:.1f} s)"
     print(
-        f"{done['id']} is loaded ({done['load_seconds']:.1f} s): context of "
+        f"{done['id']} is loaded {how}: context of "
         f"{done['context_length']} tokens, {output.size(done['memory'])} of memory, "
         f"{done['device']}, {done['gpu_layers']} of {done['layers']} layers on a GPU."
     )
@@ -305,7 +311,7 @@ def _unload(options: Namespace) -> None:
     if not loaded and options.all:
         output.note("No model is loaded.")
         return
-    for unloaded in attach().unload(name, all=options.all):
+    for unloaded in attach().unload(name, all=options.all, wait=options.wait):
         print(f"{unloaded} is unloaded.")
 
 

@@ -115,9 +115,12 @@ class Worker:
             worker.info = await worker._ready
         except BaseException:
             worker._stopping = True
+            worker._ready.cancel()
             process.kill()
-            if worker._channel is not None:
-                await worker.wait_closed()
+            if worker._channel is None:  # nothing tells of its end
+                ours.close()
+                worker._lost()
+            await worker.wait_closed()
             raise
         return worker
 
@@ -295,6 +298,8 @@ class Worker:
 
     def _lost(self) -> None:
         """The socket is closed: find out why, and tell everyone who waits."""
+        if self._gone:
+            return
         self._gone = True
         task = asyncio.get_running_loop().create_task(self._bury())
         task.add_done_callback(lambda done: done.exception())

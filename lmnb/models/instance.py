@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import LoadConfig
+from lmnb.models.clock import Clock, Timer
 from lmnb.models.entry import ModelEntry
 
 
@@ -26,8 +26,14 @@ class Instance:
         Seconds of idleness after which it is unloaded; None is never.
     active
         Requests that use it now. An instance in use is never idle.
+    unused
+        Set when `active` becomes 0.
     last_used
-        Unix time at which it last became idle, or was loaded.
+        When it last became idle, or was loaded, by `clock`.
+    timer, expires
+        Unloads it, at that time by `clock`; None while it is in use or has no TTL.
+    unloading
+        It has been taken out of use; no request finds it any more.
     watch
         Waits for the end of the worker.
     load_seconds
@@ -37,16 +43,19 @@ class Instance:
     id: str
     entry: ModelEntry
     worker: Worker
+    clock: Clock
     requested: LoadConfig
     jit: bool
     ttl: float | None
     serial: int
     load_seconds: float
+    last_used: float
     warnings: list[str] = field(default_factory=list)
     active: int = 0
-    last_used: float = field(default_factory=time.time)
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
     unloading: bool = False
-    timer: asyncio.TimerHandle | None = None
+    timer: Timer | None = None
+    expires: float | None = None
     watch: asyncio.Task[None] | None = None
 
     @property
@@ -64,9 +73,15 @@ class Instance:
     @property
     def ttl_left(self) -> float | None:
         """Seconds until it is unloaded; the whole TTL while it is in use; None without a TTL."""
-        if self.ttl is None or self.active:
+        if self.expires is None:
             return self.ttl
-        return max(self.ttl - (time.time() - self.last_used), 0.0)
+        return max(self.expires - self.clock.now(), 0.0)
+
+    def stop_timer(self) -> None:
+        """Let it live until a timer is set again."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.expires = None
 
     def satisfies(self, wanted: LoadConfig) -> bool:
         """Whether every option of `wanted` is what this instance was loaded with."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import LmnbError
 from lmnb.models.entry import ModelEntry
-from lmnb.models.instance import Instance
+from lmnb.models.instance import Instance, satisfies
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +40,16 @@ class Load:
     """One load, shared by all who want its model.
 
     It goes on as long as one of them waits; when the last one is cancelled, `abandon` is called.
+
+    request_ttl
+        The TTL that the last request to wait for it gave, if one has.
     """
 
-    def __init__(self, plan: Plan, serial: int, abandon: Callable[[Load], None]) -> None:
+    def __init__(self, plan: Plan, serial: int, abandon: Callable[[Load], object]) -> None:
         self.plan = plan
         self.serial = serial
         self.progress = 0.0
+        self.request_ttl: float | None = None
         self.task: asyncio.Task[None] | None = None
         self._abandon = abandon
         self._waiters: list[_Waiter] = []
@@ -59,6 +63,15 @@ class Load:
     def entry(self) -> ModelEntry:
         """The model that is loading."""
         return self.plan.entry
+
+    @property
+    def jit(self) -> bool:
+        """Whether it is a request's, as far as is known by now."""
+        return self.plan.jit
+
+    def satisfies(self, wanted: LoadConfig) -> bool:
+        """Whether every option of `wanted` is one that it loads with."""
+        return satisfies(wanted, self.plan.config)
 
     @property
     def has_owner(self) -> bool:

@@ -72,7 +72,7 @@ class Planner:
         except ModelNotFound as error:
             raise ModelNotFound(error.message, hint=error.hint, param="draft_model") from error
 
-    def for_request(self, entry: ModelEntry, ttl: float | None, options: LoadConfig | None) -> Plan:
+    def for_request(self, entry: ModelEntry, options: LoadConfig | None) -> Plan:
         """The plan of a load just in time, if such loads are allowed."""
         if not self._settings.jit_loading:
             raise ModelNotFound(
@@ -85,7 +85,7 @@ class Planner:
             entry=entry,
             config=self._complete(entry, options or LoadConfig()),
             jit=True,
-            ttl=self.jit_ttl if ttl is None else ttl,
+            ttl=self.jit_ttl,
         )
 
     def explicit(

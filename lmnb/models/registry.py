@@ -1,4 +1,4 @@
-"""What is loaded, what is loading, what was loaded when its worker crashed; and finding it."""
+"""What is loaded, loading, leaving, and what was loaded when its worker crashed; and finding it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ Known: TypeAlias = Instance | Load | Plan
 
 
 class Registry:
-    """Instances, loads and the plans of crashed instances, each by id."""
+    """Instances, loads and the plans of crashed instances, each by id.
+
+    `leaving` are instances that are out of use, and whose processes have not ended yet.
+    """
 
     def __init__(self) -> None:
         self.instances: dict[str, Instance] = {}
         self.loads: dict[str, Load] = {}
         self.crashed: dict[str, Plan] = {}
+        self.leaving: list[Instance] = []
 
     def by_id(self, name: str) -> Known | None:
         """What carries that very id, whatever its case; a crashed instance last."""
@@ -63,10 +67,15 @@ class Registry:
             )
         return same[0] if same else None
 
+    def leaving_as(self, name: str) -> Instance | None:
+        """The instance that is leaving and had that id."""
+        wanted = name.strip().casefold()
+        return next((one for one in self.leaving if one.id.casefold() == wanted), None)
+
     def jit_of(self, kind: Kind) -> list[Present]:
         """Instances and loads of that kind that requests brought about, the newest last."""
         instances: list[Present] = [one for one in self.instances.values() if one.jit]
-        loads: list[Present] = [one for one in self.loads.values() if one.plan.jit]
+        loads: list[Present] = [one for one in self.loads.values() if one.jit]
         same = [one for one in [*instances, *loads] if one.entry.kind == kind]
         return sorted(same, key=lambda one: one.serial)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmnb.errors import ModelNotFound
 from lmnb.notebook.arguments import Parser, integer, number
 from lmnb.notebook.failures import HelpShown, UsageMistake
-from lmnb.notebook.models import find_loaded, use
+from lmnb.notebook.models import use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.status import gpu_hint, ls, mcp, placement, ps, settings, status
@@ -97,6 +97,7 @@ def _unload(commands: Any) -> None:
     parser = commands.add_parser("unload", help="unload a model", description="Unload a model.")
     parser.add_argument("model", nargs="?", metavar="NAME", help="default: the only one")
     parser.add_argument("--all", action="store_true", help="every loaded model")
+    parser.add_argument("--wait", action="store_true", help="finish what is being answered first")
 
 
 def _serve(commands: Any) -> None:
@@ -211,17 +212,14 @@ def _run_load(client: Client, args: Namespace) -> None:
         )
         return
     progress = Progress(f"Loading {name}")
-    row = find_loaded(client.ps(), name, **options)
-    how = "already"
-    if row is None:
-        with progress.running():
-            for event in client.load(name, **options):
-                if event["type"] == "progress":
-                    progress.set(event["progress"])
-                else:
-                    row = event
-                    how = f"({duration(event['load_seconds'])})"
-    assert row is not None
+    row: dict[str, Any] = {}
+    with progress.running():
+        for event in client.load(name, **options):
+            if event["type"] == "progress":
+                progress.set(event["progress"])
+            else:
+                row = event
+    how = "already" if row["waited"] is None else f"({duration(row['waited'])})"
     if row["kind"] == "llm":
         use(row["id"])
     text = (
@@ -242,7 +240,7 @@ def _run_unload(client: Client, args: Namespace) -> None:
             few = "No model is loaded." if not loaded else f"Loaded are {', '.join(loaded)}."
             raise ModelNotFound(few, hint="Name one, or say --all." if loaded else None)
         name = loaded[0]
-    unloaded = client.unload(all=True) if args.all else client.unload(name)
+    unloaded = client.unload(name, all=args.all, wait=args.wait)
     note(f"Unloaded: {', '.join(unloaded)}" if unloaded else "No model was loaded.")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from lmnb import selection
 
@@ -32,32 +32,6 @@ def use(name: str | None) -> None:
 def choose(client: Client) -> str:
     """The model of a cell that names none."""
     return selection.choose(client, _Current.name)
-
-
-def find_loaded(
-    rows: Sequence[dict[str, Any]],
-    model: str,
-    *,
-    identifier: str | None,
-    context_length: int | None,
-    ttl: float | None,
-) -> dict[str, Any] | None:
-    """The row of `ps` that is what loading `model` like this would lead to, if there is one.
-
-    A cell with `%lm load` is run again and again; that is not to fill the memory with copies.
-    """
-    for row in rows:
-        key = row["model"].lower()
-        names = {key, key.rpartition("/")[2], row["id"].lower()}
-        if (
-            model.lower() in names
-            and identifier in {None, row["id"]}
-            and context_length in {None, row["context_length"]}
-            and row["ttl"] == ttl
-            and not row["jit"]
-        ):
-            return row
-    return None
 
 
 def ready(client: Client, model: str, waiting: Callable[[str], None]) -> Ready:

@@ -24,7 +24,9 @@ from lmnb.engine.client import Worker
 from lmnb.engine.protocol import LoadConfig, PrefixFolder
 from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
-from lmnb.models.instances import Manager, StartWorker
+from lmnb.models.clock import Clock
+from lmnb.models.instances import Manager
+from lmnb.models.loader import StartWorker
 from lmnb.models.loading import OnProgress
 from lmnb.server.app import Dispatch, control_app, public_app
 from lmnb.server.control.server import QUIET
@@ -120,8 +122,11 @@ def _start(settings: Settings) -> StartWorker:
     return start
 
 
-def make_state(settings: Settings) -> State:
-    """The state of a server with these settings. Blocks (disk); starts nothing."""
+def make_state(settings: Settings, *, clock: Clock | None = None) -> State:
+    """The state of a server with these settings. Blocks (disk); starts nothing.
+
+    `clock` is what TTLs go by, default the machine's.
+    """
     database = Database(settings.home / "lmnb.db")
     tokens = Tokens(database)
     activity = Activity()
@@ -129,7 +134,7 @@ def make_state(settings: Settings) -> State:
     state = State(
         settings=settings,
         catalog=catalog,
-        models=Manager(catalog, settings, start=_start(settings)),
+        models=Manager(catalog, settings, start=_start(settings), clock=clock),
         database=database,
         tokens=tokens,
         tcp=TCPControl(settings, tokens, activity),

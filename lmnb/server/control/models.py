@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -18,6 +19,7 @@ from lmnb.models.instances import Manager
 from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.control.form import answer, encode, read, row
+from lmnb.server.disconnect import until_disconnect
 from lmnb.server.state import state_of
 
 _PATIENCE = 120.0
@@ -45,6 +47,7 @@ class _Inspect(msgspec.Struct, forbid_unknown_fields=True):
 class _Unload(msgspec.Struct, forbid_unknown_fields=True):
     instance_id: str | None = None
     all: bool = False
+    wait: bool = False
 
 
 @router.get("/models")
@@ -62,7 +65,7 @@ async def models(request: Request) -> Response:
 
 @router.get("/ps")
 async def ps(request: Request) -> Response:
-    """The loaded models, the loads in progress, and what is not loaded after crashes."""
+    """What is loaded, being loaded, being unloaded, and what is not loaded after crashes."""
     manager = state_of(request).models
     return answer(
         {
@@ -70,6 +73,10 @@ async def ps(request: Request) -> Response:
             "loading": [
                 {"id": load.id, "model": load.entry.key, "progress": load.progress}
                 for load in manager.loading()
+            ],
+            "unloading": [
+                {"id": instance.id, "model": instance.entry.key, "active": instance.active}
+                for instance in manager.leaving()
             ],
             "resting": [
                 {
@@ -106,12 +113,15 @@ async def get(request: Request) -> Response:
 
 @router.post("/load")
 async def load(request: Request) -> Response:
-    """Load a model. Events `progress` (`{"progress": 0 to 1}`) and `done`.
+    """Have a model loaded. Events `progress` (`{"progress": 0 to 1}`) and `done`.
 
-    `done` is a row of `ps` and `hint`: what to install if the model does not use the GPU there is.
-    With `jit` it is loaded the way a request to a language model would load it, if it has to be;
-    so the user can be shown the load before the request. `waited` of `done` is the seconds that
-    took, None if the model was there already. Leaving the stream cancels the load.
+    An instance that is there, or on its way, with the options given is enough: who loads the same
+    twice, or in two notebooks at once, gets one. With `jit` it is loaded the way a request to a
+    language model would load it, so the user can be shown the load before the request.
+
+    `done` is a row of `ps` and `hint`: what to install if the model does not use the GPU there is;
+    and `waited`: the seconds that took, None if the model was there already. Leaving the stream
+    cancels the load, unless others wait for it.
     """
     body = await read(request, _Load)
     state = state_of(request)
@@ -136,6 +146,16 @@ async def load(request: Request) -> Response:
             await asyncio.gather(task, return_exceptions=True)
 
     return sse.stream(frames(), on_error=_error_frame)
+
+
+@router.post("/find")
+async def find(request: Request) -> Response:
+    """The instance that `load` with these options would come to: a row of `ps`, or None."""
+    body = await read(request, _Load)
+    found = await state_of(request).models.find(
+        body.model, _config(body), identifier=body.identifier
+    )
+    return answer({"found": row(found) if found else None})
 
 
 @router.post("/estimate")
@@ -176,26 +196,43 @@ async def _load_one(
             body.model, ttl=body.ttl, options=config, on_progress=on_progress
         ) as lease:
             return lease.instance, lease.load_seconds
+    began: float | None = None
+
+    def progress(fraction: float) -> None:
+        nonlocal began
+        began = began or time.monotonic()
+        on_progress(fraction)
+
     instance = await manager.load(
-        body.model, config, identifier=body.identifier, ttl=body.ttl, on_progress=on_progress
+        body.model,
+        config,
+        identifier=body.identifier,
+        ttl=body.ttl,
+        reuse=True,
+        on_progress=progress,
     )
-    return instance, instance.load_seconds
+    return instance, None if began is None else time.monotonic() - began
 
 
 @router.post("/unload")
 async def unload(request: Request) -> Response:
-    """Unload one instance, or with `all` every one."""
+    """Unload one instance, or with `all` every one; `unloaded` are their ids.
+
+    What they are answering ends with an error, or with `wait` is answered first.
+    """
     body = await read(request, _Unload)
     manager = state_of(request).models
     if body.all == (body.instance_id is not None):
         raise InvalidRequest("Give either instance_id or all.", param="instance_id")
-    before = {instance.id for instance in manager.loaded()}
     if body.instance_id is None:
-        await manager.unload_all()
+        work = manager.unload_all(wait=body.wait)
     else:
-        await manager.unload(body.instance_id)
-    after = {instance.id for instance in manager.loaded()}
-    return answer({"unloaded": sorted(before - after)})
+        work = _unload_one(manager, body.instance_id, wait=body.wait)
+    return answer({"unloaded": sorted(await until_disconnect(request, work))})
+
+
+async def _unload_one(manager: Manager, instance_id: str, *, wait: bool) -> list[str]:
+    return [await manager.unload(instance_id, wait=wait)]
 
 
 def _error_frame(error: LmnbError) -> bytes:

@@ -70,9 +70,10 @@ def _refuse_files(body: LoadBody) -> None:
 
 
 async def unload(request: Request) -> Response:
-    """Unload an instance. What it is answering ends with an error."""
+    """Unload an instance. What it is answering ends with an error, unless it is to `wait` for that."""
     body = await read(request, UnloadBody)
-    await state_of(request).models.unload(body.instance_id)
+    unloading = state_of(request).models.unload(body.instance_id, wait=body.wait)
+    await until_disconnect(request, unloading)
     return reply({"instance_id": body.instance_id})
 
 

@@ -1,8 +1,8 @@
 """The bodies of LM Studio's REST API v1 (developer docs, "REST API").
 
 Unknown fields are refused, as LM Studio does: a misspelt option would be an option that does
-nothing. `ttl`, `seed`, `stop`, `identifier`, and the sampling and load options that LM Studio does
-not list are additions; they have llama.cpp's names.
+nothing. `ttl`, `seed`, `stop`, `identifier`, `wait`, and the sampling and load options that LM
+Studio does not list are additions; the options have llama.cpp's names.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class UnloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/v1/models/unload`."""
 
     instance_id: str
+    wait: bool = False
 
 
 # --- answers --------------------------------------------------------------------
