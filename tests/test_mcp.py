@@ -585,7 +585,7 @@ def test_servers_end_with_the_server(fresh_home: ServerHome, how: str) -> None:
     client = fresh_home.attach()
     body = {"model": CHAT, "input": "Hi", "max_output_tokens": 1, "integrations": ["mcp/files"]}
     assert client.http.post("/api/v1/chat", json=body, timeout=60).status_code == 200
-    (program,) = (
+    _keeper, program = (
         one
         for one in psutil.Process(fresh_home.pid).children(recursive=True)
         if str(SCRIPT) in one.cmdline()

@@ -7,9 +7,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import httpx2
+
 from lmnb.server.mcp import connection
+from lmnb.server.mcp.authorization import LoggedIn, Refused
 from lmnb.server.mcp.connection import Connection
-from lmnb.server.mcp.servers import Place, Server
+from lmnb.server.mcp.logins import Logins
+from lmnb.server.mcp.servers import Place, Remote, Server
 
 IDLE = 600.0
 """Seconds after its last use at which a configured server is stopped."""
@@ -24,10 +28,14 @@ class _Kept:
 
 
 class Pool:
-    """Connects to servers, and keeps those that `mcp.json` names for a while."""
+    """Connects to servers, and keeps those that `mcp.json` names for a while.
 
-    def __init__(self, idle: float = IDLE) -> None:
+    `logins` are for the remote ones of these.
+    """
+
+    def __init__(self, idle: float = IDLE, *, logins: Logins | None = None) -> None:
         self._idle = idle
+        self._logins = logins
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._running: set[Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -62,6 +70,13 @@ class Pool:
                 loop = asyncio.get_running_loop()
                 kept.timer = loop.call_later(self._idle, self._retire, kept)
 
+    async def forget(self, label: str) -> None:
+        """Stop the configured server of that label: it is to be connected to anew."""
+        for (known, _), kept in self._kept.items():
+            if known == label:
+                self._retire(kept)
+        await asyncio.gather(*self._closing)
+
     async def close(self) -> None:
         """Stop all servers, also those that are just being started."""
         for kept in self._kept.values():
@@ -78,11 +93,20 @@ class Pool:
 
     async def _begin(self, server: Server) -> Connection:
         await connection.prepare()
-        found = Connection(server.label, server.place)
+        found = Connection(server.label, server.place, self._auth(server))
         self._running.add(found)
         found.when_ended(lambda: self._running.discard(found))
         await found.ready()
         return found
+
+    def _auth(self, server: Server) -> httpx2.Auth | None:
+        if not isinstance(server.place, Remote):
+            return None
+        if "authorization" in {name.lower() for name in server.place.headers}:
+            return Refused("it refuses the header Authorization that it was given (HTTP 401).")
+        if not server.is_configured or self._logins is None:
+            return Refused("it needs the header Authorization (HTTP 401).")
+        return LoggedIn(server.label, server.place.url, self._logins)
 
     def _retire(self, kept: _Kept) -> None:
         connection, kept.connection = kept.connection, None

@@ -1,14 +1,16 @@
 """Which MCP servers there are: named by a request, or configured in `$LMNB_HOME/mcp.json`.
 
 The file has the form that LM Studio, Claude Desktop and Cursor share: `{"mcpServers": {label:
-{"command", "args", "env", "cwd"} | {"url", "headers"}}}`; `"disabled": true` leaves one out.
+{"command", "args", "env", "cwd"} | {"url", "headers"}}}`; `"disabled": true` leaves one out. A remote server may have a client for
+OAuth that was registered by hand: `"auth": {"CLIENT_ID", "CLIENT_SECRET", "scopes"}`, or `"oauth":
+{"clientId", "clientSecret", "callbackPort", "scopes"}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -19,11 +21,30 @@ PLUGIN = "mcp/"
 """What comes before the label of a configured server in LM Studio's API."""
 
 
+class OAuthClient(msgspec.Struct, frozen=True):
+    """What lmnb is to an authorization server with which it was registered by hand.
+
+    port
+        Where logins have to come back to, at `http://localhost:PORT/callback`; None is lmnb's choice.
+    scopes
+        What to ask for; () is what the server wants.
+    """
+
+    id: str | None = None
+    secret: str | None = None
+    port: int | None = None
+    scopes: tuple[str, ...] = ()
+
+
 class Remote(msgspec.Struct, frozen=True):
-    """A server that is spoken to by HTTP (the protocol's "streamable HTTP")."""
+    """A server that is spoken to by HTTP (the protocol's "streamable HTTP").
+
+    `client` is for logging in; None is one that registers itself.
+    """
 
     url: str
     headers: Mapping[str, str] = {}
+    client: OAuthClient | None = None
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -117,7 +138,40 @@ def _place(entry: Any, where: str) -> Place:
     if len(kinds) != 1:
         raise ConfigError(f"{where} needs either a command or a url.")
     try:
-        kind: type[Place] = Local if kinds == ["command"] else Remote
-        return msgspec.convert(entry, kind)
+        if kinds == ["command"]:
+            return msgspec.convert(entry, Local)
+        place = msgspec.convert({"headers": {}, **entry, "client": None}, Remote)
+        return msgspec.structs.replace(place, client=_client(entry))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}.") from None
+
+
+class _CursorAuth(msgspec.Struct, rename=str.upper):
+    """Cursor's, and LM Studio's."""
+
+    client_id: str
+    client_secret: str | None = None
+    scopes: list[str] | str = msgspec.field(default_factory=list, name="scopes")
+
+
+class _ClaudeOAuth(msgspec.Struct, rename="camel"):
+    """Claude Code's, which keeps the secret elsewhere."""
+
+    client_id: str | None = None
+    client_secret: str | None = None
+    callback_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    scopes: list[str] | str = []
+
+
+def _client(entry: dict[str, Any]) -> OAuthClient | None:
+    found: _CursorAuth | _ClaudeOAuth
+    port = None
+    if isinstance(entry.get("auth"), dict):
+        found = msgspec.convert(entry["auth"], _CursorAuth)
+    elif isinstance(entry.get("oauth"), dict):
+        found = msgspec.convert(entry["oauth"], _ClaudeOAuth)
+        port = found.callback_port
+    else:
+        return None
+    scopes = found.scopes.split() if isinstance(found.scopes, str) else found.scopes
+    return OAuthClient(found.client_id, found.client_secret, port, tuple(scopes))

@@ -7,15 +7,17 @@ import base64
 import binascii
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from lmnb.chat.conversation import Image, Text, Tool
 from lmnb.chat.tool_names import adapt
+from lmnb.engine.pictures import check_picture
 from lmnb.errors import InvalidRequest
 from lmnb.server.generation import Call
 from lmnb.server.mcp.connection import CallFailed, Connection
@@ -30,6 +32,8 @@ MOST_OUTPUT = 100_000
 """Characters of one result that the model and the caller are shown."""
 MOST_BLOCKS = 1000
 """Content blocks of one result."""
+MOST_TOOLS = 512
+"""Tools that a model is told of. Each takes about 100 tokens of its context."""
 
 Failure: TypeAlias = Literal["invalid_name", "invalid_arguments", "execution_error"]
 
@@ -68,10 +72,16 @@ class Called:
 
 
 class Toolset:
-    """The tools of several servers, by the names that the model knows them by."""
+    """The tools of several servers, by the names that the model knows them by.
 
-    def __init__(self, offered: Iterable[Offered] = (), *, patience: float = 120.0) -> None:
-        self._offered = {each.tool.name: each for each in offered}
+    `offer` makes them; it is asked once more when a server has changed its tools.
+    """
+
+    def __init__(
+        self, offer: Callable[[], Iterable[Offered]] = tuple, *, patience: float = 120.0
+    ) -> None:
+        self._offer = offer
+        self._offered = {each.tool.name: each for each in offer()}
         self._patience = patience
 
     @property
@@ -95,6 +105,7 @@ class Toolset:
             return _failed(call, offered, None, "invalid_arguments", reason)
         try:
             result = await offered.connection.call(offered.name, arguments, self._patience)
+            await self._renew(offered.connection)
         except CallFailed as error:
             return _failed(call, offered, arguments, "execution_error", str(error))
         output, parts = _content(result)
@@ -104,6 +115,14 @@ class Toolset:
                 call, offered, arguments, "execution_error", reason or "The tool failed."
             )
         return Called(call=call, offered=offered, arguments=arguments, output=output, parts=parts)
+
+    async def _renew(self, connection: Connection) -> None:
+        if not await connection.refresh():
+            return
+        try:
+            self._offered = {each.tool.name: each for each in self._offer()}
+        except InvalidRequest as error:  # Too many now: the model keeps those it knows.
+            note(error.message)
 
     def unmade(self, call: Call) -> Called:
         """What becomes of a call that the end of the answer cut off."""
@@ -123,12 +142,14 @@ async def opened(
     ------
     McpConnectionFailed
         One of them cannot be used.
+    InvalidRequest
+        They have more than `MOST_TOOLS` tools.
     """
     async with AsyncExitStack() as stack:
         opening = [stack.enter_async_context(pool.use(server)) for server in servers]
         connections = await _all(opening)
         pairs = list(zip(servers, connections, strict=True))
-        yield Toolset(_offer(pairs), patience=patience)
+        yield Toolset(partial(_offer, pairs), patience=patience)
 
 
 async def _all(opening: Sequence[Awaitable[Connection]]) -> list[Connection]:
@@ -145,9 +166,17 @@ def _offer(pairs: Sequence[tuple[Server, Connection]]) -> list[Offered]:
     seen = [
         (server, connection, tool)
         for server, connection in pairs
-        for tool in {tool.name: tool for tool in connection.tools}.values()
+        for tool in connection.tools
         if server.allowed is None or tool.name in server.allowed
     ]
+    if len(seen) > MOST_TOOLS:
+        raise InvalidRequest(
+            f"The MCP servers offer {len(seen)} tools; a model can be told of {MOST_TOOLS}.",
+            hint="Name those that it may call in allowed_tools.",
+        )
+    for _, connection in pairs:
+        for text in connection.left_out:
+            note(text)
     count = Counter(tool.name for _, _, tool in seen)
     found: dict[str, Offered] = {}
     for server, connection, tool in seen:
@@ -199,8 +228,9 @@ def arguments_of(call: Call) -> dict[str, Any] | None:
 def _content(result: CallToolResult) -> tuple[str, tuple[Text | Image, ...]]:
     """The result as JSON text, and as parts for the model; both cut to `MOST_OUTPUT`."""
     blocks = [_dumped(block) for block in result.content[:MOST_BLOCKS]]
-    if not blocks and result.structured_content is not None:
-        blocks = [{"type": "text", "text": json.dumps(result.structured_content)}]
+    if result.structured_content is not None and "text" not in {block["type"] for block in blocks}:
+        # Servers repeat it as text for whoever does not know it; not all do.
+        blocks.append({"type": "text", "text": json.dumps(result.structured_content)})
     shown: list[dict[str, Any]] = []
     parts: list[Text | Image] = []
     left = MOST_OUTPUT
@@ -231,12 +261,27 @@ def _part(block: dict[str, Any]) -> Text | Image:
     if kind == "text":
         return Text(block["text"])
     if kind == "image":
-        try:
-            return Image(base64.b64decode(block["data"], validate=True), block["mimeType"])
-        except (binascii.Error, ValueError):
-            return Text("[An image that cannot be read]")
-    if kind == "resource" and "text" in block["resource"]:
-        return Text(block["resource"]["text"])
+        return _image(block["data"], block["mimeType"])
+    if kind == "resource":
+        resource = block["resource"]
+        if "text" in resource:
+            return Text(resource["text"])
+        media_type = resource.get("mimeType", "")
+        if media_type.startswith("image/"):
+            return _image(resource["blob"], media_type)
+        return Text(f"[{resource['uri']}: {media_type or 'data'}, which cannot be shown]")
     if kind == "resource_link":
         return Text(f"[{block.get('name', 'Resource')}: {block['uri']}]")
     return Text(f"[{kind}: cannot be shown]")
+
+
+def _image(data: str, media_type: str) -> Text | Image:
+    """An image, or why there is none: the engine would refuse the whole request for it."""
+    try:
+        image = Image(base64.b64decode(data, validate=True), media_type)
+        check_picture(image.data)
+    except (binascii.Error, ValueError):
+        return Text("[An image that cannot be read]")
+    except InvalidRequest as error:
+        return Text(f"[An image that cannot be shown: {error.message}]")
+    return image
