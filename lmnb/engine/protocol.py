@@ -202,15 +202,16 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         The text that begins it, where the model may begin it; "" is none.
     begun
         The prompt has begun it.
-    anywhere
-        `opening` begins it in the midst of an answer, too.
+    between
+        What stands before each further message of an answer that has several, all of which have
+        this `end`; "": an answer is one message.
     """
 
     tokens: int
     end: str
     opening: str = ""
     begun: bool = False
-    anywhere: bool = False
+    between: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

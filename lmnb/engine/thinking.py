@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 from lmnb.engine.constraint import Constraint, Row, only
 from lmnb.engine.grammar import CONTROL
@@ -12,45 +13,52 @@ from lmnb.engine.triggered import marked
 
 _SPACE = b" \t\r\n"
 _LONGEST_CHARACTER = 4
+_MOST_SPACE = 4
+"""Tokens of white space that a model may write before the end."""
 
 
 class Thoughts:
     """Counts the tokens of an answer's thinking.
+
+    It begins where an answer does, or right behind other thinking, white space aside. Its marks
+    elsewhere, as in words or in the arguments of a call, are those of somebody who writes about them.
 
     Bytes are as in `Vocabulary.marked`, so that a control token and its spelled-out text differ.
 
     Parameters
     ----------
     opening
-        What begins the thinking, where an answer begins or after other thinking. b"" is nothing.
+        What begins the thinking. b"" is nothing: once it has ended, none can follow.
     end
         What ends it.
     begun
         The prompt has begun it.
-    anywhere
-        `opening` counts wherever it stands, as one that is a control token does.
+    between
+        What stands before each further message of an answer that has several, all of which have
+        this `end`. Any of them may be thinking. b"": an answer is one message.
     keep
         Bytes of the thinking that are kept, at least: its last ones.
     """
 
     def __init__(
-        self, opening: bytes, end: bytes, *, begun: bool, anywhere: bool = False, keep: int = 0
+        self, opening: bytes, end: bytes, *, begun: bool, between: bytes = b"", keep: int = 0
     ) -> None:
         self.count = 0
         """Tokens so far, those of the marks left out."""
         self.now = begun
         self._opening = opening
         self._end = end
-        self._keep = max(keep, len(end), len(opening), _LONGEST_CHARACTER)
-        self._anywhere = anywhere or opening.startswith(CONTROL)
-        self._said = not opening  # there are words: it is too late to think
+        self._between = between
+        longest = max(len(end), len(between) + len(opening))
+        self._keep = max(keep, longest, _LONGEST_CHARACTER)
+        self._said = not opening  # the message has words: it is none of thinking
         self.seen = b""
         """The end of the answer, as far as a mark may have begun in it."""
 
     @property
     def over(self) -> bool:
         """Whether none can follow."""
-        return not self.now and self._said and not self._anywhere
+        return not self.now and self._said and not self._between
 
     def copy(self) -> Thoughts:
         """Another at the same place."""
@@ -82,38 +90,50 @@ class Thoughts:
         return bool(found)
 
     def _begins(self) -> bool:
-        if self._anywhere:
-            at = self.seen.find(self._opening)
-        else:
+        while not self._said or self._next_message():
             text = self.seen.lstrip(_SPACE)
-            at = -1 if self._said or not text.startswith(self._opening) else 0
-            self.seen = text
-            self._said = self._said or not (at == 0 or self._opening.startswith(text))
-        if at < 0:
-            return False
-        self.now, self.seen = True, self.seen[at + len(self._opening) :]
-        return True
+            if self._between:
+                text = text.removeprefix(self._between)
+            if text.startswith(self._opening):
+                self.now, self.seen = True, text[len(self._opening) :]
+                return True
+            marks = (self._opening, self._between + self._opening)
+            self._said = not any(mark.startswith(text) for mark in marks)
+            if not self._said:
+                return False
+        return False
+
+    def _next_message(self) -> bool:
+        """Whether another one begins. What stands before it is forgotten."""
+        _, found, rest = self.seen.partition(self._end) if self._between else (b"", b"", b"")
+        if found:
+            self._said, self.seen = False, rest
+        return bool(found)
 
 
 class ThinkingLimit:
     """A `Constraint` that ends the thinking, around the one that binds the answer, if there is one.
 
-    The end is forced, so that no forward pass is spent on asking for it. If the model has begun to
-    write it, it is the rest of it.
+    A model that writes the end itself just then does so in its own tokens. Else it is written for
+    it: all but its first token is forced, so that no forward passes are spent on it. If the model has
+    begun to write it, it is the rest of it. In an answer of one message that is done once: a model
+    that thinks again at once would do so for ever.
     """
 
     def __init__(self, model: Model, budget: ThinkingBudget, inner: Constraint | None) -> None:
         self._model = model
         self._budget = budget
         self._inner = inner
+        self._rests = list(_rests(model, budget.end))
         self._thoughts = Thoughts(
             marked(model, budget.opening),
             marked(model, budget.end.strip()),
             begun=budget.begun,
-            anywhere=budget.anywhere,
+            between=marked(model, budget.between),
             keep=len(marked(model, budget.end)),
         )
         self._ahead: deque[int] = deque()
+        self._done = False
 
     @property
     def finished(self) -> bool:
@@ -122,10 +142,17 @@ class ThinkingLimit:
 
     def mask(self, row: Row) -> None:
         """As `Constraint.mask`; nothing while the model may think."""
+        if self._inner is not None and not self._ahead:
+            self._inner.mask(row)
+        if not self._ahead and self._is_spent(self._thoughts):
+            likeliest = int(row.argmax())
+            if self._may_follow(likeliest):
+                only(likeliest, row)
+                return
+            self._ahead.extend(self._model.continuation(self._missing()))
+            self._done = not self._budget.between
         if self._ahead:
             only(self._ahead[0], row)
-        elif self._inner is not None:
-            self._inner.mask(row)
 
     def accept(self, token: int) -> None:
         """Advance by a token; see `Constraint.accept`."""
@@ -138,37 +165,68 @@ class ThinkingLimit:
         self._thoughts.feed(self._piece(token))
 
     def forced(self) -> list[int]:
-        """The end of the thinking where it has had its tokens; else what binds the answer forces."""
-        if not self._ahead and self._thoughts.is_spent(self._budget.tokens):
-            self._ahead.extend(self._end())
+        """The rest of an end that has been begun for the model; else what binds the answer forces."""
         if self._ahead:
             return list(self._ahead)
-        return [] if self._inner is None else self._inner.forced()
+        if self._inner is None or self._is_spent(self._thoughts):
+            return []
+        return self._inner.forced()
 
     def allowed(self, tokens: list[int]) -> int:
-        """How many of these, in order, are possible before the end is forced."""
-        if self._ahead:
-            return 0
+        """How many of these, in order, are possible before the end has to come."""
         thoughts = self._thoughts
-        if not thoughts.over:
+        if self._ahead or self._is_spent(thoughts):
+            return 0
+        if not (thoughts.over or self._done):
             thoughts = thoughts.copy()
             for count, token in enumerate(tokens, 1):
                 thoughts.feed(self._piece(token))
-                if thoughts.is_spent(self._budget.tokens):
+                if self._is_spent(thoughts):
                     tokens = tokens[:count]
                     break
         return len(tokens) if self._inner is None else self._inner.allowed(tokens)
 
-    def _piece(self, token: int) -> bytes:
-        return self._model.pieces[token] or CONTROL + self._model.text(token).encode()
+    def _is_spent(self, thoughts: Thoughts) -> bool:
+        return not self._done and thoughts.is_spent(self._budget.tokens)
 
-    def _end(self) -> list[int]:
-        """The tokens of what is missing of the end."""
-        end, seen = self._budget.end, self._thoughts.seen
-        begun = (
-            n for n in range(len(end) - 1, 0, -1) if seen.endswith(marked(self._model, end[:n]))
-        )
-        return self._model.continuation(end[next(begun, 0) :])
+    def _piece(self, token: int) -> bytes:
+        text = self._model.text(token).encode()
+        return self._model.pieces[token] or (CONTROL + text if text else b"")
+
+    def _missing(self) -> str:
+        """What is missing of the end."""
+        seen = self._thoughts.seen
+        return next((rest for begun, rest in self._rests if seen.endswith(begun)), self._budget.end)
+
+    def _may_follow(self, token: int) -> bool:
+        """Whether the thinking ends with this token, too: it belongs to the end, or has it in it.
+
+        White space before the end is left to the model, as far as it is little.
+        """
+        said, missing = self._piece(token), self._missing()
+        if missing.endswith(self._budget.end.lstrip()):
+            missing, space = missing.lstrip(), said
+            said = said.lstrip(_SPACE)
+            if space and not said:
+                return self._thoughts.count < self._budget.tokens + _MOST_SPACE
+        end = marked(self._model, missing)
+        return bool(said) and (end.startswith(said) or said.startswith(end))
+
+
+def _rests(model: Model, end: str) -> Iterator[tuple[bytes, str]]:
+    """Beginnings of the end, as in `marked`, and what is missing then; the longest first.
+
+    White space may have been left out. A control token is not begun by what spells it out.
+    """
+    word = end.lstrip()
+    space = end.removesuffix(word)
+    found, rest = [(b"", word)], word
+    for part, control in model.parts(word):
+        for text in [part] if control else part:
+            rest = rest[len(text) :]
+            found.append((found[-1][0] + marked(model, text), rest))
+    yield from reversed(found[1:-1])
+    yield from ((space[:n].encode(), end[n:]) for n in range(len(space), 0, -1))
 
 
 def _is_whole(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from call_formats import FORMATS
 from engine_driver import Engine
 from made_models.scripted import MARKERS, Answer, scripted
 
+from lmnb.chat.formats.format import Format, Span
 from lmnb.chat.formats.reading.prompt_end import thinking_budget
 from lmnb.engine import native
 from lmnb.engine.grammar import CONTROL, Grammars
@@ -54,14 +55,45 @@ def test_thinking_that_the_prompt_began() -> None:
     assert counted(b"a", b"</think>", b"b", begun=True, opening="") == (1, False)
 
 
-def test_control_tokens_begin_it_anywhere() -> None:
-    opening = "<|channel|>analysis"
-    piece = CONTROL + opening.encode()
-    assert counted(b"words", opening=opening) == (0, False)
-    thoughts = Thoughts(piece, b"<|end|>", begun=False)
-    for token in (b"words", piece, b"a", b"<|end|>", b"more", piece, b"b"):
+def test_marks_elsewhere_are_words() -> None:
+    """Also those that are control tokens: somebody writes about them, as in a call's arguments."""
+    control = CONTROL + b"<think>"
+    thoughts = Thoughts(control, CONTROL + b"</think>", begun=False)
+    for token in (b'{"q": "a ', control, b' b"}'):
         thoughts.feed(token)
-    assert (thoughts.count, thoughts.now, thoughts.over) == (2, True, False)
+    assert (thoughts.count, thoughts.now, thoughts.over) == (0, False, True)
+
+
+ANALYSIS, FINAL, CALL = (
+    b"<|channel|>analysis<|message|>",
+    b"<|channel|>final<|message|>",
+    b" to=functions.f<|channel|>commentary<|message|>",
+)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ((ANALYSIS, b"a", b"<|end|>", b"<|start|>", b"assistant", ANALYSIS, b"b"), (2, True)),
+        ((ANALYSIS, b"a", b"<|end|>", ANALYSIS, b"b"), (2, True)),
+        (
+            (FINAL, b"a", b"<|end|><|start|>assistant<|cha", b"nnel|>analysis<|message|>", b"b"),
+            (1, True),
+        ),
+        ((FINAL, b"a", ANALYSIS, b"b"), (0, False)),
+        ((CALL, b'{"q": "', ANALYSIS, b"b", b'"}'), (0, False)),
+        (
+            (FINAL, b"a", b"<|end|>", b"<|start|>assistant", CALL, b'{"q": "', ANALYSIS, b"b"),
+            (0, False),
+        ),
+    ],
+)
+def test_any_message_may_be_thinking(pieces: tuple[bytes, ...], expected: tuple[int, bool]) -> None:
+    thoughts = Thoughts(ANALYSIS, b"<|end|>", begun=False, between=b"<|start|>assistant")
+    for piece in pieces:
+        thoughts.feed(piece)
+    assert (thoughts.count, thoughts.now) == expected
+    assert not thoughts.over
 
 
 def test_characters_are_not_cut() -> None:
@@ -147,7 +179,7 @@ def test_the_end_is_written_and_the_answer_goes_on(engine: Engine, tokens: int) 
 
 @pytest.mark.parametrize("tokens", BUDGETS)
 def test_thinking_that_the_prompt_began_ends_too(engine: Engine, tokens: int) -> None:
-    """With nothing left to think, the end is there before the model is asked."""
+    """With nothing left to think, the end is all that it may write."""
     text = ask(engine, tokens, prompt=BEGUN)
     thought, end, words = text.partition(END)
     assert end == END
@@ -163,7 +195,7 @@ def test_more_than_it_thinks_changes_nothing(engine: Engine) -> None:
     assert ask(engine, 1000) == free
 
 
-def test_no_pass_is_spent_on_the_end(engine: Engine) -> None:
+def test_one_pass_is_spent_on_the_end(engine: Engine) -> None:
     request = engine.submit(
         BEGUN, thinking=budget(2, begun=True), max_tokens=60, show_special=CONTROLS
     )
@@ -171,7 +203,7 @@ def test_no_pass_is_spent_on_the_end(engine: Engine) -> None:
     while engine.generator.busy:
         engine.step()
         steps += 1
-    forced = len(engine.generator.model.continuation(END))
+    forced = len(engine.generator.model.continuation(END)) - 1
     assert engine.text[request].endswith(f"{END}{WORDS}")
     assert steps == engine.ends[request].output_tokens - forced
 
@@ -231,10 +263,9 @@ def test_a_grammar_that_leaves_the_choice_to_think(engine: Engine) -> None:
         assert np.isfinite(row[token])
         row.fill(0)
         limit.accept(token)
-    assert limit.allowed([ord("a")]) == 1
-    end = limit.forced()
-    assert end == model.continuation(END)
-    assert limit.allowed(end) == 0
+    assert limit.allowed([ord("a")]) == 0
+    assert limit.forced() == []
+    end = model.continuation(END)
     for token in end:
         limit.mask(row)
         assert np.flatnonzero(np.isfinite(row)).tolist() == [token]
@@ -244,12 +275,40 @@ def test_a_grammar_that_leaves_the_choice_to_think(engine: Engine) -> None:
     assert {model.pieces[token][:1] for token in np.flatnonzero(np.isfinite(row))} == {b"y", b"n"}
 
 
+def wanted(limit: ThinkingLimit, token: int) -> int:
+    """What is next where the model wants this token most."""
+    row = np.zeros(limit._model.n_vocab, np.float32)
+    row[token] = 1
+    limit.mask(row)
+    (found,) = np.flatnonzero(np.isfinite(row)).tolist()
+    limit.accept(found)
+    return int(found)
+
+
 def test_the_rest_of_an_end_that_has_begun(engine: Engine) -> None:
     model = engine.generator.model
     limit = ThinkingLimit(model, budget(3, begun=True), None)
     for token in model.continuation("a\n\n"):
         limit.accept(token)
-    assert limit.forced() == model.continuation("\n\n</think>")
+    rest = model.continuation("\n\n</think>")
+    assert wanted(limit, ord("a")) == rest[0]
+    assert limit.forced() == rest[1:]
+
+
+def test_the_end_in_the_tokens_that_the_model_wants(engine: Engine) -> None:
+    """White space is left to it. A control token is not begun by what spells it out."""
+    model = engine.generator.model
+    limit = ThinkingLimit(model, budget(1, begun=True), None)
+    limit.accept(ord("a"))
+    assert wanted(limit, ord("\n")) == ord("\n")
+    assert limit.forced() == []
+    if "</think>" in model.control_tokens:
+        assert wanted(limit, ord("<")) == ord("\n")
+        assert limit.forced() == model.continuation("\n\n</think>")
+    else:
+        assert [wanted(limit, ord(letter)) for letter in "</thin"] == [*b"</thin"]
+        assert wanted(limit, ord("g")) == ord("k")
+        assert limit.forced() == [ord(">")]
 
 
 def test_a_call_may_begin_after_it(engine: Engine) -> None:
@@ -269,6 +328,69 @@ def test_a_call_may_begin_after_it(engine: Engine) -> None:
 
 
 CHANNELS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>")
+THINKS = Format(thinking=Span("<think>", "</think>"))
+MARKED = '{"q": "a <think> b </think> c"}'
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "control tokens"])
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        pytest.param(THINKS, f"<think></think><|call_begin|>f:0{MARKED}<|call_end|>", id="empty"),
+        pytest.param(THINKS, "<think>\n\n</think>\n\nIt rains <think>!", id="white space"),
+        pytest.param(
+            msgspec.structs.replace(THINKS, answer=Span("<response>", "</response>")),
+            f"<|tool_call|>[{MARKED}]",
+            id="marks in a call",
+        ),
+        pytest.param(
+            Format(thinking=Span("", "[BEGIN]"), answer=Span("", "[END]")),
+            "[BEGIN]In Zürich [BEGIN] it rains.[END]",
+            id="only an end",
+        ),
+        pytest.param(
+            FORMATS["harmony"],
+            " to=functions.f<|channel|>commentary json<|message|>"
+            '{"q": "a <|channel|>analysis<|message|> b"}',
+            id="channels in a call",
+        ),
+        pytest.param(
+            FORMATS["harmony"],
+            "<|channel|>final<|message|>It writes <|channel|>analysis<|message|> then.",
+            id="channels in words",
+        ),
+    ],
+)
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_an_answer_without_thoughts_stays_as_it_is(
+    form: Format, text: str, controls: tuple[str, ...], seed: int | None, tmp_path: Path
+) -> None:
+    bound = thinking_budget(form, "<|start|>assistant", 0)
+    answer = Answer([Segment(text, special=True)])
+    path = scripted(tmp_path / "none.gguf", [answer], controls=(*controls, *CHANNELS), seed=seed)
+    engine = Engine(path, LoadConfig(context_length=512, parallel=1, draft_tokens=0))
+    shown = (*CONTROLS, *CHANNELS)
+    assert engine.ask("How?", max_tokens=200, show_special=shown, thinking=bound) == text
+    engine.generator.close()
+
+
+def test_a_model_that_thinks_again_at_once_is_not_kept_from_it_for_ever(tmp_path: Path) -> None:
+    thoughts = f"<think>{THOUGHT}</think>"
+    path = scripted(
+        tmp_path / "again.gguf",
+        [
+            Answer(
+                [Segment(thoughts, special=True), Segment(f"\n\n{thoughts}{SHORT}", special=True)]
+            )
+        ],
+        controls=CONTROLS,
+    )
+    engine = Engine(path, LoadConfig(context_length=1024, parallel=1, draft_tokens=0))
+    text = engine.ask("How?", max_tokens=600, show_special=CONTROLS, thinking=budget(3))
+    engine.generator.close()
+    first, rest = text.split(END)
+    assert f"<think>{THOUGHT}".startswith(first)
+    assert rest.endswith(f"{thoughts}{SHORT}")
 
 
 def test_thoughts_of_several_messages_are_bounded_together(tmp_path: Path) -> None:

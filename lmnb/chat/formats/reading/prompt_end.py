@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from lmnb.chat.formats.format import Format, HarmonyCall, Span
+from lmnb.chat.formats.format import HARMONY_START, Format, HarmonyCall, Span
 from lmnb.chat.formats.reading.source import Marker
 from lmnb.engine.protocol import ThinkingBudget
 
@@ -49,18 +49,18 @@ def thinking_budget(
 ) -> ThinkingBudget | None:
     """What the engine is told of a bound on thinking; None where the format has no end of it.
 
-    White space behind the end is left to the model, and to the grammar of what follows. Where words
-    have a header as thoughts have (gpt-oss), messages of both kinds come in any order; llama.cpp
-    takes these headers for text, not for control tokens. Arguments as of `Splitter`.
+    White space behind the end is left to the model, and to the grammar of what follows. Arguments as
+    of `Splitter`.
     """
     if form.thinking is None or not form.thinking.end.strip():
         return None
+    is_harmony = form.calls is not None and isinstance(form.calls.call, HarmonyCall)
     return ThinkingBudget(
         tokens=tokens,
         end=form.thinking.end.rstrip(),
         opening=form.thinking.begin.strip(),
         begun=thinking_open(form.thinking, prompt, continued=continued),
-        anywhere=form.answer is not None,
+        between=HARMONY_START if is_harmony else "",
     )
 
 
