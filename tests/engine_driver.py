@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lmnb.engine.context import Context
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
@@ -19,6 +20,8 @@ from lmnb.engine.protocol import (
     Step,
     ThinkingBudget,
 )
+from lmnb.engine.saved import Files
+from lmnb.engine.sequence import Sequence
 from lmnb.errors import LmnbError
 
 GREEDY = Sampling(temperature=0)
@@ -27,9 +30,9 @@ GREEDY = Sampling(temperature=0)
 class Engine:
     """Drives a `Generator` and collects what it says."""
 
-    def __init__(self, path: Path, config: LoadConfig) -> None:
+    def __init__(self, path: Path, config: LoadConfig, files: Files | None = None) -> None:
         model = Model.load(str(path), read_header(path), config, on_progress=lambda _: None)
-        self.generator = Generator(model, config)
+        self.generator = Generator(model, config, files=files)
         self.text: dict[int, str] = {}
         self.ends: dict[int, End] = {}
         self.errors: dict[int, LmnbError] = {}
@@ -105,4 +108,14 @@ class Engine:
         """What the scheduler believes of the cache is what llama.cpp says of it."""
         for sequence in self.generator.scheduler.running:
             assert sequence.slot is not None
-            assert self.generator.context.length(sequence.slot) == sequence.computed
+            context = self.generator.context
+            assert context.length(sequence.slot) == sequence.position + seen(sequence, context)
+
+
+def seen(sequence: Sequence, context: Context) -> int:
+    """The positions that the part of an image takes which is read already."""
+    if not sequence.seen:
+        return 0
+    span = sequence.medium_here
+    assert span is not None
+    return sequence.seen if context.dimensions == 1 else span.medium.positions

@@ -133,6 +133,39 @@ def test_a_stored_image_is_seen_in_the_next_turn(loaded: Client) -> None:
     assert cached > PATCHES
 
 
+def test_models_with_mrope_see(server: ServerHome, tmp_path: Path) -> None:
+    """Qwen-VL's kind, for which an image's tokens and positions are not the same number."""
+    model = made_models.qwen2vl(tmp_path / "base.gguf")
+    projector(tmp_path / "mmproj-base.gguf", kind="qwen2vl_merger")
+    client, name = server.attach(), "made-qwen2vl-that-sees"
+    list(client.load(str(model), identifier=name, context_length=1024))
+    answers = [chat(client, picture(seed), picture(9), model=name) for seed in range(3)]
+    assert len({answer.choices[0].message.content for answer in answers}) == 3
+    blind = chat(client, model=name)
+    image = 30 + len("<|vision_start|>" + "<|vision_end|>")
+    assert answers[0].usage.prompt_tokens == blind.usage.prompt_tokens + 2 * image
+    again = chat(client, picture(0), picture(9), model=name)
+    assert again.choices[0].message.content == answers[0].choices[0].message.content
+    assert again.usage.prompt_tokens_details.cached_tokens > 2 * image
+    two = client.openai(max_retries=0).chat.completions.create(
+        model=name,
+        n=2,
+        max_tokens=8,
+        temperature=0,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url(picture(0))}},
+                    {"type": "text", "text": "What is it?"},
+                ],
+            }
+        ],
+    )
+    assert len({choice.message.content for choice in two.choices}) == 1
+    client.unload(name)
+
+
 def test_count_tokens_counts_images(loaded: Client) -> None:
     def count(*content: Any) -> int:
         return (

@@ -23,6 +23,7 @@ from lmnb.engine.ggml import TENSOR_TYPES
 from lmnb.engine.gguf import Header, TensorInfo, read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
+from lmnb.engine.positions import TELLING_BITS
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.protocol import AdapterChoice, LoadAdapter
 from lmnb.errors import InvalidModel, InvalidRequest, LmnbError, NotSupported
@@ -143,8 +144,8 @@ class Adapters:
         digest = hashlib.blake2b(digest_size=32)
         for number, scale in used:
             digest.update(self._adapters[number].digest + np.float32(scale).tobytes())
-        # Without the sign, by which pseudo-tokens are known.
-        salt = np.frombuffer(digest.digest(), np.int32) & np.int32(0x7FFFFFFF)
+        # A key tells as a token does whether it takes a position.
+        salt = np.frombuffer(digest.digest(), np.int32) & np.int32(~TELLING_BITS)
         return AdapterSet(used, salt)
 
 

@@ -53,7 +53,7 @@ class Batch:
         self.runs.clear()
 
     def add(self, tokens: NDArray[np.int32], start: int, sequence: int, outputs: int) -> None:
-        """Append a run of tokens at positions from `start`; logits for the last `outputs` of them."""
+        """Append a run of text at positions from `start`; logits for the last `outputs` of them."""
         begin, end = self.size, self.size + len(tokens)
         self.token[begin:end] = tokens
         self.pos[begin:end] = np.arange(start, start + len(tokens), dtype=np.int32)
@@ -65,14 +65,22 @@ class Batch:
         self.outputs += outputs
         self.runs.append((sequence, start))
 
-    def of_embeddings(self, rows: NDArray[np.float32]) -> Any:
-        """The batch with the same positions and sequences, of embeddings instead of tokens."""
+    def of_embeddings(
+        self, rows: NDArray[np.float32], places: NDArray[np.int32], sequence: int
+    ) -> Any:
+        """A batch of embeddings, (tokens, width), without logits. The arrays are not copied.
+
+        `places`: (1, tokens), or (4, tokens) for a model with M-RoPE.
+        """
+        self.clear()
+        self.sequence[: len(rows)] = sequence
+        self.output[: len(rows)] = 0
         raw = self.raw
         return L.llama_batch(
             n_tokens=len(rows),
             token=None,
             embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-            pos=raw.pos,
+            pos=places.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             n_seq_id=raw.n_seq_id,
             seq_id=raw.seq_id,
             logits=raw.logits,

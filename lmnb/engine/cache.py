@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.engine.positions import positions
 from lmnb.engine.prefixes import Prefixes, Tokens, common_prefix
 from lmnb.engine.saved import Files, Kept, Saved, Store
 
@@ -48,7 +49,7 @@ _CHECKPOINT_INTERVAL = 2048
 
 
 class States(Protocol):
-    """What is needed of the KV cache (`Context` has it).
+    """What is needed of the KV cache (`Context` has it). Lengths are in positions, not in tokens.
 
     can_trim
         Any number of last tokens can be dropped.
@@ -63,8 +64,8 @@ class States(Protocol):
     window: int
     partial: bool
 
-    def trim(self, slot: int, length: int) -> int:
-        """Drop all tokens of a slot after the first `length`; how many it has now."""
+    def trim(self, slot: int, length: int) -> bool:
+        """Drop all of a slot from position `length` on; False, and an empty slot, if it cannot."""
 
     def start(self, slot: int) -> int:
         """First position of which all keys are there."""
@@ -75,11 +76,13 @@ class States(Protocol):
     def save(self, slot: int, *, partial: bool = False) -> NDArray[np.uint8]:
         """A copy of a slot's cells."""
 
-    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        """Replace a slot's cells by a saved copy; False, and an empty slot, if they do not fit."""
+    def restore(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
+        """Replace a slot's cells by a saved copy of so many positions; False, and an empty slot, if
+        they do not fit.
+        """
 
     def rewind(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
-        """Go back to a checkpoint of the slot's first `length` tokens; False, and an empty slot,
+        """Go back to a checkpoint of the slot's first `length` positions; False, and an empty slot,
         if that fails.
         """
 
@@ -109,6 +112,11 @@ class _Plan(NamedTuple):
     reach: int
     body: Kept | None
     checkpoint: Saved | None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Those of the prompt."""
+        return _EMPTY if self.body is None else self.body.tokens[: self.reach]
 
 
 class Cache:
@@ -167,15 +175,16 @@ class Cache:
         if len(tokens):
             self._prefixes.add(slot.tokens, slot)
 
-    def move(self, number: int, to: int) -> bool:
-        """Carry a busy slot's cells over to an idle slot, which is busy then instead; False if not."""
+    def move(self, number: int, to: int, tokens: Tokens) -> bool:
+        """Carry a busy slot's cells, those of `tokens`, over to an idle slot, which is busy then
+        instead; False if that cannot be.
+        """
         slot, target = self._slots[number], self._slots[to]
         if len(target.tokens) >= _WORTH_SAVING and self.save(to, target.tokens) is None:
             return False
         self._prefixes.discard(target)
         target.tokens = _EMPTY
-        if not self._states.restore(to, self._states.save(number)):
-            self._states.trim(to, 0)
+        if not self._states.restore(to, self._states.save(number), positions(tokens)):
             return False
         self._states.trim(number, 0)
         target.busy, target.session, target.last_used = True, slot.session, self._clock
@@ -236,11 +245,15 @@ class Cache:
         Their state may be half that of tokens which follow. How many are there now.
         """
         if self._states.can_trim or self._states.window:
-            return self._states.trim(number, len(tokens))
+            return self._cut(number, tokens)
         for saved in self._checkpoints(list(self._prefixes.matches(tokens))):
             if self._rewind(self._slots[number], saved):
                 return len(saved.tokens)
-        return self._states.trim(number, 0)
+        return self._cut(number, _EMPTY)
+
+    def _cut(self, number: int, tokens: Tokens) -> int:
+        """Drop what a slot has after `tokens`; how many it has now: all of them, or none."""
+        return len(tokens) if self._states.trim(number, positions(tokens)) else 0
 
     def persist(self) -> bool:
         """Put an idle slot on disk that is not there yet; False if there is none.
@@ -286,6 +299,10 @@ class Cache:
                 elsewhere = plan
         return here, elsewhere
 
+    def _first_seen(self, tokens: Tokens) -> int:
+        """The first position that the next one after `tokens` sees in a sliding window."""
+        return max(0, positions(tokens) - self._states.window + 1)
+
     def _plan(self, body: Kept, prompt: Tokens) -> _Plan:
         """What this very slot or copy has for a prompt."""
         checkpoints = self._checkpoints(list(self._prefixes.matches(prompt)))
@@ -294,7 +311,7 @@ class Cache:
     def _reach(self, body: Kept, common: int, checkpoints: list[Saved]) -> _Plan:
         """How far cells that share `common` tokens with a prompt lead."""
         states = self._states
-        in_window = states.window and body.start <= max(0, common - states.window + 1)
+        in_window = states.window and body.start <= self._first_seen(body.tokens[:common])
         if states.can_trim or in_window or common == len(body.tokens):
             return _Plan(common, body, None)
         for saved in checkpoints:
@@ -348,17 +365,18 @@ class Cache:
                 kept.last_used = self._clock
         if isinstance(plan.body, Saved):
             data = self._store.data(plan.body)
-            if data is None or not self._states.restore(slot.number, data):
-                return self._states.trim(slot.number, 0)
+            length = positions(plan.body.tokens)
+            if data is None or not self._states.restore(slot.number, data, length):
+                return self._cut(slot.number, _EMPTY)
         if plan.checkpoint is None:
-            return self._states.trim(slot.number, plan.reach)
+            return self._cut(slot.number, plan.tokens)
         if self._rewind(slot, plan.checkpoint):
             return len(plan.checkpoint.tokens)
-        return self._states.trim(slot.number, 0)
+        return self._cut(slot.number, _EMPTY)
 
     def _rewind(self, slot: Slot, checkpoint: Saved) -> bool:
-        data = self._store.data(checkpoint)
-        return data is not None and self._states.rewind(slot.number, data, len(checkpoint.tokens))
+        data, length = self._store.data(checkpoint), positions(checkpoint.tokens)
+        return data is not None and self._states.rewind(slot.number, data, length)
 
     def _evict(self, plan: _Plan) -> Slot:
         """The idle slot that was used least recently, its tokens saved if that is worth it.
@@ -393,7 +411,7 @@ class Cache:
 
     def _copy(self, number: int, tokens: Tokens, *, partial: bool) -> Saved:
         slot, window = self._slots[number], self._states.window
-        start = max(0, len(tokens) - window) if window else 0
+        start = max(0, positions(tokens) - window) if window else 0
         data = self._states.save(number, partial=partial)
         saved = Saved(tokens.copy(), data, partial=partial, start=start, session=slot.session)
         saved.last_used = self._clock

@@ -23,6 +23,7 @@ CACHE_TYPES = {
 }  # fmt: skip
 """ggml's numbers of the KV cache element types (ggml.h, enum ggml_type)."""
 
+_MROPE = {L.LLAMA_ROPE_TYPE_MROPE, L.LLAMA_ROPE_TYPE_IMROPE}
 _PLAIN_TYPES = {0, 1, 30}
 """Those that attention can do without flash attention's conversions: f32, f16, bf16."""
 
@@ -42,7 +43,10 @@ MAX_DRAFTS = 16
 
 
 class Context:
-    """A llama.cpp context for generating: `parallel` slots of `context_length` tokens each."""
+    """A llama.cpp context for generating: `parallel` slots of `context_length` tokens each.
+
+    Its memory is addressed by positions, of which tokens may take less than one (`positions`).
+    """
 
     def __init__(self, model: Model, config: LoadConfig) -> None:
         self.model = model
@@ -64,6 +68,9 @@ class Context:
         self.threads: int = params.n_threads
         self._threads = Threads(self.threads, adaptive=config.threads is None)
         self.batch = Batch(self.batch_size)
+        self.dimensions: int = 4 if L.llama_model_rope_type(model.handle) in _MROPE else 1
+        """Of the position of an embedding."""
+        self._taken = [0] * self.parallel
         self.swa_full = bool(params.swa_full)
         self.partial = not L.llama_model_is_recurrent(model.handle)
         self.can_retract = self._trims()
@@ -93,31 +100,38 @@ class Context:
         return result
 
     def decode_embeddings(
-        self, rows: NDArray[np.float32], start: int, slot: int, *, causal: bool
+        self,
+        rows: NDArray[np.float32],
+        places: NDArray[np.int32],
+        slot: int,
+        *,
+        end: int,
+        causal: bool,
     ) -> int:
         """Run embeddings, (tokens, width), in the place of tokens of a slot. Results as `decode`'s.
 
-        What a batch has no room for is run in several; all of those that are not causal see each
-        other, and must fit one.
+        places
+            The positions of each, (dimensions, tokens).
+        end
+            The position that comes after them: with M-RoPE they may take more than they have.
+        causal
+            Whether each sees only those before it; else all see each other.
         """
-        batch = self.batch
-        if len(rows) > self.batch_size and not causal:  # llama.cpp asserts it
-            raise AssertionError(f"{len(rows)} rows that see each other do not fit a batch")
+        self._check(slot)
+        # Each of these would be an assertion failure, or read beyond an array.
+        if not 0 < len(rows) <= self.batch_size or places.shape != (self.dimensions, len(rows)):
+            raise AssertionError(f"bad batch: {len(rows)} rows at {places.shape} positions")
+        rows, places = np.ascontiguousarray(rows), np.ascontiguousarray(places)
         set_threads(self.handle, self._threads)
         L.llama_set_causal_attn(self.handle, causal)
         try:
-            for first in range(0, len(rows), self.batch_size):
-                piece = np.ascontiguousarray(rows[first : first + self.batch_size])
-                count = len(piece)
-                batch.clear()
-                batch.pos[:count] = np.arange(start + first, start + first + count, dtype=np.int32)
-                batch.sequence[:count] = slot
-                batch.output[:count] = 0
-                if result := int(L.llama_decode(self.handle, batch.of_embeddings(piece))):
-                    return result
+            batch = self.batch.of_embeddings(rows, places, slot)
+            result: int = L.llama_decode(self.handle, batch)
         finally:
             L.llama_set_causal_attn(self.handle, True)
-        return 0
+        if result == 0:
+            self._take(slot, end)
+        return result
 
     @property
     def current_threads(self) -> int:
@@ -137,14 +151,16 @@ class Context:
     # --- slots of the cache ------------------------------------------------------
 
     def length(self, slot: int) -> int:
-        """How many tokens of a slot are in the cache."""
+        """How many positions of a slot are taken: where it goes on."""
         self._check(slot)
         last: int = L.llama_memory_seq_pos_max(self.memory, slot)
-        return last + 1
+        # llama.cpp does not know of those behind the cells of an image that ends there.
+        return max(last + 1, self._taken[slot]) if last >= 0 else 0
 
     def wipe(self) -> None:
         """Forget all slots and overwrite their cells. No sequence may be running."""
         L.llama_memory_clear(self.memory, True)
+        self._taken = [0] * self.parallel
 
     def start(self, slot: int) -> int:
         """First position of a slot of which all keys are there."""
@@ -152,22 +168,23 @@ class Context:
         first: int = L.llama_memory_seq_pos_min(self.memory, slot) if self.window else 0
         return max(first, 0)
 
-    def trim(self, slot: int, length: int) -> int:
-        """Drop all tokens of a slot after the first `length`; how many it has now.
+    def trim(self, slot: int, length: int) -> bool:
+        """Drop all of a slot from position `length` on.
 
-        Where memory cannot go back that far, everything is dropped.
+        False, and an empty slot, if memory cannot go back that far.
         """
-        self._check(slot)
         now = self.length(slot)
-        if now <= length:
-            return now
         # Token n sees those from n - window + 1 on (llama-hparams.h, is_masked_swa); llama.cpp
         # would drop the others' cells all the same, and go on without the keys that are missing.
         blind = self.window and self.start(slot) > max(0, length - self.window + 1)
-        if blind or not L.llama_memory_seq_rm(self.memory, slot, length, -1):
-            L.llama_memory_seq_rm(self.memory, slot, -1, -1)
-            return 0
-        return length
+        is_there = now == length or (
+            now > length and not blind and L.llama_memory_seq_rm(self.memory, slot, length, -1)
+        )
+        if not is_there:
+            self._empty(slot)
+            return length == 0
+        self._take(slot, length)
+        return True
 
     def size(self, slot: int, *, partial: bool = False) -> int:
         """Bytes of a copy of a slot's cells; `partial`: of what cannot be trimmed."""
@@ -185,14 +202,19 @@ class Context:
         )
         return data[:written]
 
-    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        """Replace a slot's cells by a saved copy; False, and an empty slot, if they do not fit."""
-        self._check(slot)
-        L.llama_memory_seq_rm(self.memory, slot, -1, -1)
-        return self._read(slot, data, partial=False)
+    def restore(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
+        """Replace a slot's cells by a saved copy of so many positions.
+
+        False, and an empty slot, if they do not fit.
+        """
+        self._empty(slot)
+        if not self._read(slot, data, partial=False):
+            return False
+        self._take(slot, length)
+        return True
 
     def rewind(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
-        """Go back to a checkpoint of the slot's first `length` tokens.
+        """Go back to a checkpoint of the slot's first `length` positions.
 
         False, and an empty slot, if that fails.
         """
@@ -200,10 +222,20 @@ class Context:
             return False
         # The rest of memory, which was not in the copy, is cut to the same length.
         L.llama_memory_seq_rm(self.memory, slot, length, -1)
+        self._take(slot, length)
         if self.length(slot) == length:
             return True
-        L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        self._empty(slot)
         return False
+
+    def _take(self, slot: int, length: int) -> None:
+        """Note up to where positions are taken, with and without cells."""
+        self._taken[slot] = length if self.dimensions > 1 else 0
+
+    def _empty(self, slot: int) -> None:
+        self._check(slot)
+        L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        self._taken[slot] = 0
 
     def _check(self, slot: int) -> None:
         if not 0 <= slot < self.parallel:  # llama.cpp asserts
@@ -215,7 +247,7 @@ class Context:
             self.handle, _bytes(data), data.nbytes, slot, int(partial)
         )
         if taken != data.nbytes:
-            L.llama_memory_seq_rm(self.memory, slot, -1, -1)
+            self._empty(slot)
         return bool(taken == data.nbytes)
 
     def _trims(self) -> bool:

@@ -134,7 +134,7 @@ class DraftModel:
             cells.owner, cells.agreed = sequence.id, 0
         known = sequence.tokens[cells.agreed : sequence.length - 1]  # the last gives the logits
         same = cells.agreed + common_prefix(cells.tokens[cells.agreed : cells.length], known)
-        cells.length = cells.agreed = self._context.trim(sequence.slot, same)
+        cells.length = cells.agreed = same if self._context.trim(sequence.slot, same) else 0
         return cells
 
     def _go_on(self, tokens: list[tuple[Sequence, int]]) -> bool:
@@ -156,7 +156,8 @@ class DraftModel:
     def _decode(self, read: list[tuple[_Cells, int]]) -> bool:
         if self._context.decode() != 0:
             for slot, cells in enumerate(self._cells):  # whatever they hold now, it is read again
-                cells.length = cells.agreed = self._context.trim(slot, 0)
+                self._context.trim(slot, 0)
+                cells.length = cells.agreed = 0
             return False
         self._context.synchronize()
         for cells, count in read:

@@ -209,11 +209,12 @@ class Generator:
             ahead = (span.medium for span in sequence.media if span.start >= sequence.computed)
             vision.request(ahead, sequence.id)
         if (seeing := self.scheduler.seeing()) is not None:
-            self._read_medium(seeing)
+            self._read_medium(vision, *seeing)
         elif (running := self.scheduler.running) and all(s.awaits_encoding for s in running):
             vision.wait(_PATIENCE_SECONDS)
 
-    def _read_medium(self, sequence: Sequence) -> None:
+    def _read_medium(self, vision: Vision, sequence: Sequence, count: int) -> None:
+        """One forward pass over the next tokens of a medium."""
         span = sequence.medium_here
         assert span is not None
         assert span.medium.encoding is not None
@@ -223,18 +224,27 @@ class Generator:
         except LmnbError as error:
             self._fail(sequence, error)
             return
-        with self.watch.passing(len(rows), [sequence.id]):
+        start, medium = sequence.position, span.medium
+        part = slice(sequence.seen, sequence.seen + count)
+        places = vision.places(medium, start, self.context.dimensions)[:, part]
+        began = monotonic()
+        with self.watch.passing(count, [sequence.id]):
             self._reading = frozenset({sequence.id})
             result = self.context.decode_embeddings(
-                rows, span.start, sequence.slot, causal=span.medium.causal
+                rows[part],
+                places,
+                sequence.slot,
+                end=start + medium.positions,
+                causal=medium.causal,
             )
             with self._interrupting:
                 self._reading = frozenset()
                 self.context.abort.clear()
             if result == 0:
                 self.context.synchronize()
+                self.scheduler.observe(count, monotonic() - began)
                 self._failed_passes = 0
-                sequence.computed = span.end
+                sequence.see(count)
                 self.scheduler.keep(sequence)
             else:
                 self._recover([(sequence, 0)], result)
@@ -268,7 +278,7 @@ class Generator:
         batch.clear()
         for (sequence, count), wanted in zip(plan, outputs, strict=True):
             assert sequence.slot is not None
-            batch.add(sequence.next_tokens(count), sequence.computed, sequence.slot, wanted)
+            batch.add(sequence.next_tokens(count), sequence.position, sequence.slot, wanted)
         reading = plan[0][0].reading
         if batch.size >= _WORTH_ABORTING and batch.size > len(plan):
             self._reading = frozenset(sequence.id for sequence, _ in plan)
@@ -305,7 +315,7 @@ class Generator:
         if self._failed_passes >= _MOST_FAILED_PASSES:
             raise error  # whatever is broken, a new process may not have it
         for sequence, _ in plan:
-            sequence.computed = 0  # nobody knows what these cells hold now
+            sequence.computed = sequence.seen = 0  # nobody knows what these cells hold now
             self._fail(sequence, error)
 
     def _extend(self, sequences: list[Sequence], outputs: list[int]) -> None:
@@ -335,7 +345,8 @@ class Generator:
             return
         if sequence.computed < start + len(rows) - 1:
             assert sequence.slot is not None
-            sequence.computed = self.context.trim(sequence.slot, sequence.computed)
+            if not self.context.trim(sequence.slot, sequence.position):
+                sequence.computed = 0
         sequence.drafts = []
 
     def _spoil(self, sequence: Sequence, error: LmnbError) -> None:

@@ -19,6 +19,7 @@ from bisect import bisect_left, insort
 from lmnb.engine.adapters import PLAIN, AdapterSet
 from lmnb.engine.cache import Cache, Mark, pays
 from lmnb.engine.context import Context
+from lmnb.engine.positions import positions
 from lmnb.engine.prefixes import common_prefix
 from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
@@ -93,6 +94,7 @@ class Scheduler:
             return
         last = self._last_of_all()
         assert last.slot is not None
+        self._unsee(last)
         computed = last.keys[: last.computed]
         self.cache.save(last.slot, computed)
         self.cache.release(last.slot, computed)
@@ -125,7 +127,8 @@ class Scheduler:
         keys = sequence.keys
         slot, reused = self.cache.acquire(keys, sequence.command.cache_key)
         if (usable := min(sequence.whole(reused), sequence.reusable)) < reused:
-            reused = self._context.trim(slot, usable)
+            is_there = self._context.trim(slot, positions(keys[:usable]))
+            reused = usable if is_there else 0
         sequence.start(slot, reused)
         shared = max((self._common(other, sequence) for other in self.running), default=0)
         border = self._context.model.border(sequence.tokens)
@@ -141,6 +144,7 @@ class Scheduler:
             common = min(self._common(running, sequence), running.computed)
             if common > best:
                 best, leader = common, running
+        # Part of an image may come along in the copy; it goes when that is cut to the prefix.
         if leader is not None and leader.slot is not None and pays(best, leader.computed):
             self.cache.save(leader.slot, leader.keys[: leader.computed])
 
@@ -161,7 +165,7 @@ class Scheduler:
         gap, slot = gaps[0], max(answers)
         if self._context.size(slot) + self._context.size(gap) > _MOST_MOVED:
             return
-        if self.cache.move(slot, gap):
+        if self.cache.move(slot, gap, last.keys[: last.computed]):
             last.slot = gap
 
     # --- the plan of a step --------------------------------------------------------
@@ -218,10 +222,21 @@ class Scheduler:
         # Each token has logits, besides those that every other sequence may need.
         return min(sequence.readable, max(1, self._context.max_outputs - self._context.parallel))
 
-    def seeing(self) -> Sequence | None:
-        """The first sequence whose next medium is encoded: one is computed in a step."""
+    def seeing(self) -> tuple[Sequence, int] | None:
+        """The first sequence whose next medium is encoded, and how many of its tokens are computed
+        in this step: all of them, where they see each other.
+        """
         ready = [s for s in self._active() if s.medium_here and not s.awaits_encoding]
-        return min(ready, key=_queue_order, default=None)
+        if not ready:
+            return None
+        sequence = min(ready, key=_queue_order)
+        span = sequence.medium_here
+        assert span is not None
+        missing = span.medium.length - sequence.seen
+        if not span.medium.causal:
+            return sequence, missing
+        answers = sum(not sequence.reading for sequence in self.running)
+        return sequence, min(missing, self._budget(1, answers))
 
     def _budget(self, readers: int, answers: int) -> int:
         """Prompt tokens of the next pass."""
@@ -251,13 +266,20 @@ class Scheduler:
         assert sequence.slot is not None
         context = self._context
         # Parts of the batch may be done, but the logits of a last token are lost. Memory that
-        # cannot be trimmed is half changed by then.
+        # cannot be trimmed is half changed by then. Of an image there must be all.
         done = sequence.computed
         if context.can_trim or context.window:
-            most = min(sequence.length - 1, sequence.reusable)
-            done = sequence.whole(min(context.length(sequence.slot), most))
+            if sequence.medium_here is None:
+                done += max(0, context.length(sequence.slot) - sequence.position)
+            done = sequence.whole(min(done, sequence.length - 1, sequence.reusable))
         sequence.computed = self.cache.rewind(sequence.slot, sequence.keys[:done])
+        sequence.seen = 0
         sequence.cached = min(sequence.cached, sequence.computed)
+
+    def _unsee(self, sequence: Sequence) -> None:
+        """Drop what was read of an image that is not read to its end: nobody can go on from there."""
+        if sequence.seen:
+            self.rewind(sequence)
 
     # --- leaving -----------------------------------------------------------------------
 
@@ -266,6 +288,7 @@ class Scheduler:
         if sequence.slot is None:
             self._take_from_queue(sequence)
             return
+        self._unsee(sequence)
         self.running.remove(sequence)
         self.cache.release(sequence.slot, sequence.keys[: sequence.computed])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lmnb.engine.adapters import PLAIN, AdapterSet
+from lmnb.engine.positions import positions
 from lmnb.engine.protocol import Delta, End, Generate, Progress, TokenLogprob
 from lmnb.engine.stream import TextStream
 
@@ -66,6 +67,8 @@ class Sequence:
         self.stream = TextStream(command.stop)
         self.slot: int | None = None
         self.computed = 0
+        self.seen = 0
+        """Of the medium that comes after those computed, how many tokens are in its slot as well."""
         self.cached = 0
         self.scores: list[TokenLogprob] = []
         """Of the prompt's first tokens, if it is to be scored."""
@@ -94,6 +97,11 @@ class Sequence:
     def output_length(self) -> int:
         """Tokens generated so far."""
         return self.length - self.prompt_length
+
+    @property
+    def position(self) -> int:
+        """Position in the model's context of the token after those computed."""
+        return positions(self.tokens[: self.computed]) if self.media else self.computed
 
     @property
     def missing(self) -> int:
@@ -138,6 +146,14 @@ class Sequence:
         encoding = here.medium.encoding if here is not None else None
         return here is not None and (encoding is None or not encoding.done.is_set())
 
+    def see(self, count: int) -> None:
+        """So many more tokens of the medium here are computed."""
+        here = self.medium_here
+        assert here is not None
+        self.seen += count
+        if here.start + self.seen == here.end:
+            self.computed, self.seen = here.end, 0
+
     def whole(self, length: int) -> int:
         """`length`, or where the medium begins that it would cut."""
         cut = (span.start for span in self.media if span.start < length < span.end)
@@ -147,6 +163,7 @@ class Sequence:
         """Give it a slot of the cache, in which its first `reused` tokens are already."""
         self.slot = slot
         self.computed = reused
+        self.seen = 0
         if not self.admitted:
             self.cached = min(reused, self.prompt_length)
             self.admitted = monotonic()
@@ -154,7 +171,7 @@ class Sequence:
     def suspend(self) -> None:
         """Go back to waiting: what it has computed is no longer in a slot."""
         self.slot = None
-        self.computed = 0
+        self.computed = self.seen = 0
         self.drafts = []
 
     def propose(self, drafts: list[int]) -> None:

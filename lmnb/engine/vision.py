@@ -2,7 +2,7 @@
 
 A prompt with media becomes one array of tokens, in which each medium is a run of *pseudo-tokens*:
 negative ids, made of a hash of its content, one for each cell that it takes in the KV cache. So the
-prefix cache knows an image by what it shows; nothing else looks at these ids. To compute such a run
+prefix cache knows an image by what it shows, and `positions` what room it takes. To compute such a run
 the image is encoded (a model of its own, in the projector file) and its embeddings take the place
 of token embeddings.
 
@@ -30,6 +30,7 @@ from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.pictures import check_picture, check_sound, is_sound
+from lmnb.engine.positions import pseudo_tokens
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.projector import find_projector
 from lmnb.engine.protocol import LoadConfig
@@ -54,12 +55,18 @@ class Part(NamedTuple):
 
 
 class Medium:
-    """An image or a sound, or a slice of one, ready to be encoded. `length` cells in the KV cache."""
+    """An image or a sound, or a slice of one, ready to be encoded.
 
-    def __init__(self, chunk: Any, key: bytes, length: int, *, causal: bool) -> None:
+    It takes `length` cells in the KV cache and `positions` positions in the model's context.
+    """
+
+    def __init__(
+        self, chunk: Any, key: bytes, length: int, positions: int, *, causal: bool
+    ) -> None:
         self.chunk = chunk
         self.key = key
         self.length = length
+        self.positions = positions
         self.causal = causal
         """Whether its tokens see only those before them, as text does."""
         self.encoding: Encoding | None = None
@@ -67,9 +74,7 @@ class Medium:
     @property
     def ids(self) -> Tokens:
         """Its pseudo-tokens."""
-        seed = np.frombuffer(self.key, np.uint64)[:2]
-        random = np.random.Generator(np.random.Philox(key=seed))
-        return random.integers(-(1 << 31), 0, self.length, np.int32)
+        return pseudo_tokens(self.key, self.length, self.positions)
 
 
 class Span(NamedTuple):
@@ -114,12 +119,6 @@ class Vision:
         self._watch = watch
         self._width: int = L.llama_model_n_embd_inp(model.handle)
         self._handle = _open(self._mtmd, model, path, threads)
-        if self._mtmd.mtmd_decode_use_mrope(self._handle):
-            self.close()
-            raise NotSupported(
-                f"Models with M-RoPE positions ({model.header.architecture}) are not supported "
-                "with images yet."
-            )
         self.sees: bool = self._mtmd.mtmd_support_vision(self._handle)
         self.hears: bool = self._mtmd.mtmd_support_audio(self._handle)
         self.causal = not self._mtmd.mtmd_decode_use_non_causal(self._handle, None)
@@ -251,9 +250,24 @@ class Vision:
         digest.update(f"{number} {length}".encode())
         causal = not mtmd.mtmd_decode_use_non_causal(self._handle, chunk)
         copy = mtmd.mtmd_input_chunk_copy(chunk)
-        medium = Medium(copy, digest.digest(), length, causal=causal)
+        positions = mtmd.mtmd_input_chunk_get_n_pos(chunk)
+        medium = Medium(copy, digest.digest(), length, positions, causal=causal)
         weakref.finalize(medium, mtmd.mtmd_input_chunk_free, copy)
         return medium
+
+    def places(self, medium: Medium, start: int, dimensions: int) -> NDArray[np.int32]:
+        """The positions of a medium's tokens, (dimensions, length), if it begins at `start`.
+
+        M-RoPE has four dimensions: time, row, column, and one that few models use.
+        """
+        along = np.arange(start, start + medium.length, dtype=np.int32)
+        image = self._mtmd.mtmd_input_chunk_get_tokens_image(medium.chunk)
+        if dimensions == 1 or not image:
+            return np.tile(along, (dimensions, 1))
+        found = (self._mtmd.mtmd_decoder_pos * medium.length)()
+        self._mtmd.mtmd_helper_image_get_decoder_pos(image, start, found)
+        t, x, y, z = np.frombuffer(found, np.uint32).reshape(-1, 4).T.astype(np.int32)
+        return np.stack([t, y, x, z])
 
     # --- encoding ------------------------------------------------------------------
 

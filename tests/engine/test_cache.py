@@ -65,16 +65,17 @@ class Memory:
 
     # --- States ----------------------------------------------------------------------
 
-    def trim(self, slot: int, length: int) -> int:
-        if len(self.cells[slot]) <= length:
-            return len(self.cells[slot])
+    def trim(self, slot: int, length: int) -> bool:
+        if len(self.cells[slot]) == length:
+            return True
         blind = self.window and self.start(slot) > max(0, length - WINDOW + 1)
-        if blind or self.kind in {"hybrid", "recurrent"}:
+        is_short = len(self.cells[slot]) < length
+        if is_short or blind or self.kind in {"hybrid", "recurrent"}:
             self.empty(slot)
-            return 0
+            return not length
         del self.cells[slot][length:]
         self.last[slot] = {p: v for p, v in self.last[slot].items() if p < length}
-        return length
+        return True
 
     def start(self, slot: int) -> int:
         return min(self.last[slot], default=0) if self.window else 0
@@ -88,17 +89,20 @@ class Memory:
         cells = [] if partial else self.cells[slot]
         return np.array([len(cells), *cells, *flat], np.int32).view(np.uint8)
 
-    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+    def restore(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
         self.restores += 1
+        self.read(slot, data)
+        return len(self.cells[slot]) == length
+
+    def read(self, slot: int, data: NDArray[np.uint8]) -> None:
         count, *numbers = data.view(np.int32).tolist()
         self.cells[slot], rest = numbers[:count], numbers[count:]
         self.last[slot] = dict(zip(rest[::2], rest[1::2], strict=True))
-        return True
 
     def rewind(self, slot: int, data: NDArray[np.uint8], length: int) -> bool:
         self.rewinds += 1
         cells = self.cells[slot]
-        self.restore(slot, data)
+        self.read(slot, data)
         if self.partial:
             assert len(cells) >= length
             self.cells[slot] = cells[:length]
@@ -399,7 +403,7 @@ def test_a_busy_slot_moves_and_what_was_there_is_kept(kind: Kind) -> None:
     busy, _ = cache.acquire(tokens([7, 8, 9]))
     memory.compute(busy, [7, 8])
     assert busy != target
-    assert cache.move(busy, target)
+    assert cache.move(busy, target, tokens([7, 8]))
     memory.check(target, [7, 8])
     assert not memory.cells[busy]
     cache.release(target, tokens([7, 8]))
@@ -412,6 +416,6 @@ def test_a_slot_does_not_move_where_something_would_be_lost() -> None:
     request(cache, memory, [1, 2, 3, 4, 5])
     busy, _ = cache.acquire(tokens([7, 8, 9]))
     memory.compute(busy, [7, 8])
-    assert not cache.move(busy, memory.cells.index([1, 2, 3, 4, 5]))
+    assert not cache.move(busy, memory.cells.index([1, 2, 3, 4, 5]), tokens([7, 8]))
     memory.check(busy, [7, 8])
     assert request(cache, memory, [1, 2, 3, 4, 5, 6]) == 5

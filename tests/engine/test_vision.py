@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import made_models
 import numpy as np
@@ -107,7 +108,9 @@ def test_embeddings_take_the_place_of_tokens(engine: Engine) -> None:
         return context.decode()
 
     def as_embeddings() -> int:
-        return context.decode_embeddings(embedding[tokens], len(tokens), 0, causal=True)
+        places = np.arange(len(tokens), 2 * len(tokens), dtype=np.int32)[None]
+        end = 2 * len(tokens)
+        return context.decode_embeddings(embedding[tokens], places, 0, end=end, causal=True)
 
     np.testing.assert_allclose(logits(as_embeddings), logits(as_tokens), atol=1e-4)
     context.trim(0, 0)
@@ -445,12 +448,12 @@ def test_an_interrupt_in_the_middle_of_an_image(folder: Path) -> None:
     context, request = engine.generator.context, submit(engine, picture(0))
     decode, calls = context.batch.of_embeddings, 0
 
-    def interrupted(rows: NDArray[np.float32]) -> object:
+    def interrupted(*arguments: Any) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:  # of four batches
             engine.generator.interrupt(request)
-        return decode(rows)
+        return decode(*arguments)
 
     context.batch.of_embeddings = interrupted  # type: ignore[method-assign]
     while calls < 3:

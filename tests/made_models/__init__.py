@@ -7,7 +7,7 @@ a cell that is missing, doubled or another's changes it.
 
 from __future__ import annotations
 
-from made_models.attention import experts, gemma3, llama, mla, next_tokens
+from made_models.attention import experts, gemma3, llama, mla, next_tokens, qwen2vl
 from made_models.encoders import bert, reranker
 from made_models.recurrent import jamba, lfm2, mamba
 
@@ -21,5 +21,6 @@ __all__ = [
     "mamba",
     "mla",
     "next_tokens",
+    "qwen2vl",
     "reranker",
 ]

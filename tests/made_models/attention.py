@@ -83,6 +83,24 @@ def gemma3(
     return path
 
 
+def qwen2vl(path: Path, *, layers: int = 2, seed: int = 0, context: int = 4096) -> Path:
+    """Plain attention whose positions have a time, a row and a column (M-RoPE)."""
+    with Writer(path, "qwen2vl", layers=layers, seed=seed, context=context) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(rope__dimension_count=HEAD, rope__dimension_sections=[4, 6, 6, 0])
+        # Places far apart then differ in all of the few dimensions of these heads.
+        writer.floats(rope__freq_base=100.0)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            writer.norm(f"blk.{layer}.attn_norm")
+            projections(writer, layer)
+            feed_forward(writer, layer)
+    return path
+
+
 def mla(path: Path, *, layers: int = 2, seed: int = 0) -> Path:
     """Multi-head latent attention (deepseek2): a cell holds one compressed row, keys only."""
     rank, rope, nope, value = 32, 32, 16, 16

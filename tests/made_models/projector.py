@@ -16,7 +16,12 @@ PATCHES = (IMAGE // PATCH) ** 2
 def projector(
     path: Path, *, kind: str = "janus_pro", seed: int = 0, embedding: int = EMBEDDING
 ) -> Path:
-    """An mmproj file: `janus_pro` (an image is 16 causal tokens) or `gemma3` (4, that see each other)."""
+    """An mmproj file.
+
+    `janus_pro`: an image is 16 causal tokens. `gemma3`: 4, that see each other. `qwen2vl_merger`: a
+    causal token for each 8 x 8 pixels.
+    """
+    patch = PATCH // 2 if kind == "qwen2vl_merger" else PATCH
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
@@ -25,7 +30,7 @@ def projector(
     writer.add_bool("clip.use_gelu", True)
     for name, value in {
         "image_size": IMAGE,
-        "patch_size": PATCH,
+        "patch_size": patch,
         "embedding_length": WIDTH,
         "feed_forward_length": 2 * WIDTH,
         "block_count": LAYERS,
@@ -50,9 +55,12 @@ def projector(
         writer.add_tensor(f"{name}.weight", random.normal(1, 0.1, WIDTH).astype(np.float32))
         tensor(f"{name}.bias", WIDTH, scale=0.1)
 
-    tensor("v.patch_embd.weight", WIDTH, 3, PATCH, PATCH)
-    tensor("v.patch_embd.bias", WIDTH, scale=0.1)
-    tensor("v.position_embd.weight", PATCHES, WIDTH, scale=0.1)
+    tensor("v.patch_embd.weight", WIDTH, 3, patch, patch)
+    if kind == "qwen2vl_merger":
+        tensor("v.patch_embd.weight.1", WIDTH, 3, patch, patch)
+    else:
+        tensor("v.patch_embd.bias", WIDTH, scale=0.1)
+        tensor("v.position_embd.weight", PATCHES, WIDTH, scale=0.1)
     norm("v.post_ln")
     for layer in range(LAYERS):
         block = f"v.blk.{layer}"
@@ -65,6 +73,9 @@ def projector(
     if kind == "gemma3":
         writer.add_tensor("mm.soft_emb_norm.weight", np.ones(WIDTH, np.float32))
         tensor("mm.input_projection.weight", WIDTH, embedding)
+    elif kind == "qwen2vl_merger":
+        linear("mm.0", 4 * WIDTH, 4 * WIDTH)
+        linear("mm.2", embedding, 4 * WIDTH)
     else:
         linear("mm.0", 2 * WIDTH, WIDTH)
         linear("mm.1", embedding, 2 * WIDTH)
