@@ -8,7 +8,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import made_models
 import numpy as np
@@ -448,12 +447,12 @@ def test_an_interrupt_in_the_middle_of_an_image(folder: Path) -> None:
     context, request = engine.generator.context, submit(engine, picture(0))
     decode, calls = context.batch.of_embeddings, 0
 
-    def interrupted(*arguments: Any) -> object:
+    def interrupted(rows: NDArray[np.float32], places: NDArray[np.int32], sequence: int) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:  # of four batches
             engine.generator.interrupt(request)
-        return decode(*arguments)
+        return decode(rows, places, sequence)
 
     context.batch.of_embeddings = interrupted  # type: ignore[method-assign]
     while calls < 3:
