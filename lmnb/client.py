@@ -105,7 +105,11 @@ class Client:
     # --- models ---------------------------------------------------------------
 
     def ls(self) -> list[Json]:
-        """The models on the disk: the fields of `lmnb.models.entry.ModelEntry`, and `loaded`."""
+        """The models on the disk: the fields of `lmnb.models.entry.ModelEntry`, and `loaded`.
+
+        Then those of endpoints: `endpoint` is its name (else None), `up` whether it answers, and what
+        is not known of them is None.
+        """
         found: list[Json] = self._call("GET", "/lmnb/models")["models"]
         return found
 
@@ -119,10 +123,11 @@ class Client:
 
         `loading`: `{id, model, progress}`, 0 to 1. `unloading`: `{id, model, active}`, with the
         requests that are still answered. `resting`: `{model, crashes, seconds_left, cause}`, models
-        that keep crashing and are not loaded by requests for a while.
+        that keep crashing and are not loaded by requests for a while. `endpoints`: as `endpoints` has
+        them, without asking them anything.
         """
         found = self._call("GET", "/lmnb/ps")
-        return {name: found[name] for name in ("loading", "unloading", "resting")}
+        return {name: found[name] for name in ("loading", "unloading", "resting", "endpoints")}
 
     def get(self, model: str | None = None, quantization: str | None = None) -> Iterator[Json]:
         """Fetch a model; None is the default one. Leaving the iterator cancels.
@@ -191,6 +196,39 @@ class Client:
         """
         body = {"instance_id": name, "all": all, "wait": wait}
         found: list[str] = self._call("POST", "/lmnb/unload", body)["unloaded"]
+        return found
+
+    # --- endpoints ------------------------------------------------------------
+
+    def connect(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        key_env: str | None = None,
+        save_key: bool = False,
+    ) -> Json:
+        """Add another OpenAI-compatible server, whose models are `name/model` from now on.
+
+        The fields of a row of `endpoints`. `key_env` is the variable with its API key, looked for
+        in the server's environment and in this process's; `save_key` keeps it on disk.
+
+        Raises
+        ------
+        EndpointFailed, InvalidRequest, ConfigError
+            It does not answer, is this server itself, or there is no key.
+        """
+        body = {"url": url, "name": name, "key_env": key_env, "save_key": save_key}
+        key = os.environ.get(key_env) if key_env else None
+        return self._call("POST", "/lmnb/endpoints", body | {"key": key or None})
+
+    def disconnect(self, name: str) -> Json:
+        """Forget an endpoint; its last row."""
+        return self._call("DELETE", "/lmnb/endpoints", params={"name": name})
+
+    def endpoints(self) -> list[Json]:
+        """The endpoints: `{name, url, state, error, active, answered, failed, models, …}`."""
+        found: list[Json] = self._call("GET", "/lmnb/endpoints")["endpoints"]
         return found
 
     # --- listening ------------------------------------------------------------

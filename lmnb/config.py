@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     prefix_disk: int = Field(0, ge=0)
     """Bytes of disk for the state of prompts, under `cache/prefixes`: a conversation then goes on
     where it was after its model was unloaded. 0 is none. Read when a model is loaded."""
+    endpoint_timeout: float = Field(300.0, gt=0, allow_inf_nan=False)
+    """How long an endpoint (`lmnb connect`) may say nothing before a request is given up there."""
     idle_exit: float = Field(600.0, ge=0, allow_inf_nan=False)
     """The server ends after this time with nothing loaded, listening or running; 0 is never."""
 
@@ -188,7 +190,7 @@ def change_setting(settings: Settings, name: str, value: Any) -> None:
             raise InvalidRequest(message, param=name) from None
         if given:
             stored[name] = changed.model_dump(mode="json")[name]
-        _write(path, stored)
+        write_json(path, stored)
         setattr(settings, name, getattr(changed, name))
 
 
@@ -213,11 +215,21 @@ def _is_in_environment(name: str) -> bool:
     return any(key.upper() == _variable(name) and value for key, value in os.environ.items())
 
 
-def _write(path: Path, data: dict[str, Any]) -> None:
-    """Whole or not at all, whatever happens meanwhile."""
+def write_json(path: Path, data: dict[str, Any], *, mode: int = 0o666) -> None:
+    """Write a file that people read, whole or not at all, whatever happens meanwhile.
+
+    `mode` is what its user's umask leaves of the permissions.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be written.
+    """
     part = path.with_suffix(".part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        part.unlink(missing_ok=True)
+        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123 (it is opened already)
             file.write(json.dumps(data, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -219,6 +219,31 @@ class PortInUse(LmnbError):
     status = 409
 
 
+class EndpointFailed(LmnbError):
+    """A remote endpoint could not be reached, broke off, or answered nonsense."""
+
+    code = "endpoint_failed"
+    status = 502
+
+
+class EndpointBusy(EndpointFailed):
+    """A remote endpoint has too much to do, or too many requests of ours.
+
+    `retry_after`: the seconds after which it wants to be asked again, if it says.
+    """
+
+    code = "endpoint_busy"
+    status = 429
+    retry_after: float | None = None
+
+
+class EndpointLoop(EndpointFailed):
+    """A request came back to the server that had sent it on."""
+
+    code = "endpoint_loop"
+    status = 508
+
+
 class ServerError(LmnbError):
     """The lmnb server could not be started or reached."""
 

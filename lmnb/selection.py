@@ -15,8 +15,9 @@ DEFAULT_CHAT_MODEL = "smollm2-135m-instruct"
 def choose(client: Client, current: str | None = None) -> str:
     """The name of a chat model that is loaded, or else can be.
 
-    `current` (the one this notebook has loaded or asked last), if it is loaded; the loaded chat
-    model, if there is just one; `current`, the default, or else the only, downloaded chat model.
+    `current` (the one this notebook has loaded or asked last), if it is loaded or remote; the loaded
+    chat model, if there is just one; `current`, the default, or else the only, downloaded chat
+    model; the only remote one, if there is no other.
 
     Raises
     ------
@@ -26,13 +27,17 @@ def choose(client: Client, current: str | None = None) -> str:
     loaded: list[str] = [row["id"] for row in client.ps() if row["kind"] == "llm"]
     if current is not None and current in loaded:
         return current
+    chats = [row for row in client.ls() if row["kind"] == "llm"]
+    remote: list[str] = [row["key"] for row in chats if row["endpoint"]]
+    if current is not None and current in remote:
+        return current
     if len(loaded) == 1:
         return loaded[0]
     if loaded:
         raise ModelNotFound(
             f"Several models are loaded: {', '.join(loaded)}.", hint="Name one with -m."
         )
-    downloaded: list[str] = [row["key"] for row in client.ls() if row["kind"] == "llm"]
+    downloaded: list[str] = [row["key"] for row in chats if not row["endpoint"]] or remote
     for name in (current, DEFAULT_CHAT_MODEL):
         if name is not None and name in downloaded:
             return name
@@ -43,7 +48,7 @@ def choose(client: Client, current: str | None = None) -> str:
         )
     if len(downloaded) > 1:
         raise ModelNotFound(
-            f"No model is loaded, and several are downloaded: {', '.join(downloaded)}.",
+            f"No model is loaded, and several are here: {', '.join(downloaded)}.",
             hint="Name one with -m, or load one with `lmnb load`.",
         )
     return downloaded[0]

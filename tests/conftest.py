@@ -94,6 +94,16 @@ def server(home: Path) -> Iterator[ServerHome]:
     found.wait_until_empty()
 
 
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[ServerHome]:
+    """A real server without any model of its own, for what is elsewhere."""
+    found = ServerHome(tmp_path_factory.mktemp("front"))
+    found.attach()
+    yield found
+    found.close()
+    found.wait_until_empty()
+
+
 @pytest.fixture
 def client(server: ServerHome) -> Client:
     return server.attach()

@@ -64,9 +64,10 @@ def play(home: Path, scene: Scene) -> None:
         manager = Manager(Catalog(home, places=()), Settings())
         fields = {
             "models": manager,
+            "endpoints": SimpleNamespace(links=[]),
             "renderer": None,
             "documents": Reader(),
-            "metrics": Metrics(manager.loaded),
+            "metrics": Metrics(manager.loaded, list),
             "priority": 0,
         }
         state = cast("State", SimpleNamespace(**fields))
@@ -166,7 +167,7 @@ def test_the_load_is_shown_again(home: Path) -> None:
 def test_embeddings_and_counts_are_done_again(home: Path) -> None:
     async def scene(state: State) -> None:
         async def vectors() -> NDArray[np.float32]:
-            result = (await embed(state, "maker/small", ["the cat sat"])).result
+            result = await embed(state, "maker/small", ["the cat sat"])
             return np.frombuffer(result.vectors, "<f4")
 
         before = await vectors()

@@ -59,6 +59,8 @@ def choose(client: Client, model: str | None, context: int | None) -> Choice:
     files = [row for row in client.ls() if _named(row, name)]
     if any(row["kind"] != "llm" for row in (*rows, *files)):
         raise NotSupported(f"{name} is no language model; it cannot chat.")
+    if not rows and any(row["endpoint"] for row in files):
+        return _remote(client, name, context)
     best = max(rows, key=lambda row: row["context_length"], default=None)
     if best is not None and best["context_length"] >= (context or WANTED):
         return Choice(name, best)
@@ -128,6 +130,19 @@ def _to_load(client: Client, name: str, context: int | None) -> Choice:
         return Choice(name, None, size)
     client.estimate(name, context_length=sizes[-1])
     return Choice(name, None, sizes[-1])
+
+
+def _remote(client: Client, name: str, context: int | None) -> Choice:
+    """A model of an endpoint is as it is: there is nothing to load."""
+    [row] = client.load(name, jit=True)
+    known = row["context_length"]
+    if context is not None and known is not None and known < context:
+        raise NotSupported(
+            f"{name} is a remote model with a context of {known} tokens, which only its server can "
+            "change.",
+            param="context_length",
+        )
+    return Choice(name, row | {"context_length": known or context or WANTED})
 
 
 def _named(row: Row, name: str) -> bool:

@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import agents, inspect, models, server, settings, tokens
+    from lmnb.cli import agents, endpoints, inspect, models, server, settings, tokens
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     models.add_commands(commands)
     inspect.add_commands(commands)
     server.add_commands(commands)
+    endpoints.add_commands(commands)
     tokens.add_commands(commands)
     settings.add_commands(commands)
     agents.add_commands(commands)

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
 from lmnb.cli import output
+from lmnb.cli.endpoints import print_endpoints
 from lmnb.client import attach, find
 from lmnb.errors import InvalidRequest
 
@@ -192,13 +193,20 @@ def _ls(options: Namespace) -> None:
                     model["kind"],
                     model["params_string"] or "?",
                     model["quantization"] or "?",
-                    output.size(model["size_bytes"]),
+                    "remote" if model["endpoint"] else output.size(model["size_bytes"]),
                     str(model["max_context_length"] or "?"),
-                    ", ".join(model["loaded"]),
+                    _where(model),
                 )
                 for model in models
             ],
         )
+
+
+def _where(model: dict[str, Any]) -> str:
+    """Under which ids a model is loaded, or which endpoint has it."""
+    if not model["endpoint"]:
+        return ", ".join(model["loaded"])
+    return f"at {model['endpoint']}" + ("" if model["up"] else ", which is down")
 
 
 def _ps(options: Namespace) -> None:
@@ -219,6 +227,8 @@ def _print_pending(pending: dict[str, Any]) -> None:
         print(f"{load['id']} is being loaded: {load['progress']:.0%}.")
     for row in pending["unloading"]:
         print(f"{row['id']} is being unloaded; requests it still answers: {row['active']}.")
+    if pending["endpoints"]:
+        print_endpoints(pending["endpoints"])
     for row in pending["resting"]:
         print(
             f"{row['model']} is not loaded for {output.duration(row['seconds_left'])}: it has crashed "

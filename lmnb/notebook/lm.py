@@ -13,7 +13,7 @@ from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.models import use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
-from lmnb.notebook.status import gpu_hint, ls, mcp, placement, ps, settings, status
+from lmnb.notebook.status import endpoints, gpu_hint, ls, mcp, placement, ps, settings, status
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.units import duration, size
 from lmnb.selection import DEFAULT_CHAT_MODEL
@@ -32,7 +32,7 @@ class LmMagic:
             prog="%lm", description="Models and server of lmnb. Alone: what there is, and where."
         )
         commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-        for add in (_get, _ls, _ps, _load, _unload, _serve, _launch, _settings, _mcp, _log, _help):
+        for add in _PARSERS:
             add(commands)
         return parser
 
@@ -146,6 +146,34 @@ def _mcp(commands: Any) -> None:
     )
 
 
+def _connect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "connect",
+        help="use another server's models",
+        description="Use the models of another OpenAI-compatible server, as NAME/model.",
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", help="its address, such as http://gpu.example:8000/v1")
+    add("--name", help="what its models' names begin with (its host)")
+    add("--key-env", metavar="VARIABLE", help="environment variable with its API key")
+    add("--save-key", action="store_true", help="keep the key, in a file that you alone can read")
+
+
+def _disconnect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "disconnect", help="forget such a server", description="Forget a connected server."
+    )
+    parser.add_argument("name", metavar="NAME", help="as %%lm endpoints shows it")
+
+
+def _endpoints(commands: Any) -> None:
+    commands.add_parser(
+        "endpoints",
+        help="connected servers",
+        description="The connected servers, and how they are.",
+    )
+
+
 def _log(commands: Any) -> None:
     parser = commands.add_parser("log", help="the server's log", description="The server's log.")
     parser.add_argument("-n", "--lines", type=integer(1), default=50, metavar="N", help="50")
@@ -155,6 +183,23 @@ def _help(commands: Any) -> None:
     parser = commands.add_parser("help", help="this, or help about a command")
     parser.add_argument("topic", nargs="?", metavar="COMMAND")
 
+
+_PARSERS: tuple[Callable[[Any], None], ...] = (
+    _get,
+    _ls,
+    _ps,
+    _load,
+    _unload,
+    _serve,
+    _launch,
+    _connect,
+    _disconnect,
+    _endpoints,
+    _settings,
+    _mcp,
+    _log,
+    _help,
+)
 
 # --- commands -----------------------------------------------------------------
 
@@ -168,7 +213,23 @@ def _show_ls(client: Client, _: Namespace) -> None:
 
 
 def _show_ps(client: Client, _: Namespace) -> None:
-    show(ps(client.ps()))
+    connected = client.pending()["endpoints"]
+    show(joined(ps(client.ps()), *([endpoints(connected)] if connected else [])))
+
+
+def _show_endpoints(client: Client, _: Namespace) -> None:
+    show(endpoints(client.endpoints()))
+
+
+def _run_connect(client: Client, args: Namespace) -> None:
+    row = client.connect(args.url, name=args.name, key_env=args.key_env, save_key=args.save_key)
+    models = ", ".join(f"{row['name']}/{model}" for model in row["models"])
+    note(f"{row['name']} ({row['url']}) is connected. Its models: {models or 'none'}")
+
+
+def _run_disconnect(client: Client, args: Namespace) -> None:
+    row = client.disconnect(args.name)
+    note(f"{row['name']} ({row['url']}) is disconnected.")
 
 
 def _run_get(client: Client, args: Namespace) -> None:
@@ -327,6 +388,9 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "settings": _run_settings,
     "mcp": _show_mcp,
     "launch": _run_launch,
+    "connect": _run_connect,
+    "disconnect": _run_disconnect,
+    "endpoints": _show_endpoints,
     "log": _show_log,
 }
 

@@ -82,6 +82,28 @@ def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
     )
 
 
+def endpoints(rows: Sequence[dict[str, Any]]) -> Bundle:
+    """Connected servers: how they are, and what they have done."""
+    if not rows:
+        return paragraph("No endpoint is connected. This connects one:", "%lm connect URL")
+    return table(
+        ("Endpoint", "Address", "State", "Models", "Requests now", "Answered", "Failed", "Trouble"),
+        [
+            (
+                row["name"],
+                row["url"],
+                row["state"],
+                len(row["models"]),
+                row["active"],
+                row["answered"],
+                row["failed"],
+                row["error"] or "",
+            )
+            for row in rows
+        ],
+    )
+
+
 def mcp(rows: Sequence[dict[str, Any]], home: Path) -> Bundle:
     """MCP servers, with a row for each of their tools."""
     if not rows:
@@ -118,10 +140,17 @@ def ls(rows: Sequence[dict[str, Any]]) -> Bundle:
                 row["kind"],
                 row["params_string"],
                 row["quantization"],
-                size(row["size_bytes"]),
+                "remote" if row["endpoint"] else size(row["size_bytes"]),
                 row["max_context_length"],
-                "●" if row["loaded"] else "",
+                _place(row),
             )
             for row in rows
         ],
     )
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Whether a model is loaded, or which endpoint has it."""
+    if not row["endpoint"]:
+        return "●" if row["loaded"] else ""
+    return f"at {row['endpoint']}" + ("" if row["up"] else ", which is down")

@@ -19,6 +19,7 @@ from lmnb.server.anthropic import routes as anthropic
 from lmnb.server.lmstudio import routes as lmstudio
 from lmnb.server.openai import routes as openai
 from lmnb.server.paths import TolerantPaths
+from lmnb.server.remote.via import Via
 from lmnb.server.state import State
 
 
@@ -35,6 +36,7 @@ def public_app(state: State) -> FastAPI:
     app.add_route("/openapi.json", openapi.handler(routers, described), methods=["GET"])
     for router in routers:
         app.include_router(router)
+    app.add_middleware(Via, id=state.id)
     app.add_middleware(metrics.Measured, metrics=state.metrics)
     app.add_middleware(TolerantPaths)
     return app

@@ -37,13 +37,15 @@ from lmnb.chat.events import (
 )
 from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import Embedded, LoadConfig, Ranked, TokenLogprob
+from lmnb.engine.protocol import LoadConfig, TokenLogprob
 from lmnb.errors import EngineCrashed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
 from lmnb.models.matryoshka import may_be_cut
 from lmnb.models.retries import Tries
 from lmnb.server.notes import note
+from lmnb.server.remote import counting, pooling, routing
+from lmnb.server.remote import generating as remote
 from lmnb.server.state import State
 
 T = TypeVar("T")
@@ -55,7 +57,7 @@ PATIENCE = 5.0
 
 
 async def generate(state: State, request: Request) -> AsyncGenerator[Event, None]:
-    """Load the model if need be, render, generate.
+    """Load the model if need be, render, generate; or have an endpoint do it that has the model.
 
     The order of events is that of `lmnb.chat.events`; if the worker dies before the answer has
     begun, `Loading` and `Prompt` come once more (see `lmnb.models.retries`). Closing the generator,
@@ -70,8 +72,15 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
     chat.ensure_supported(request)
-    await _note_unenforced(request)
+    target = await routing.find(state, request.model)
+    if target is None:
+        await _note_unenforced(request)
     await documents.check(request, state.documents)
+    if target is not None:
+        async with aclosing(remote.generate(state, target, request)) as events:
+            async for event in events:
+                yield event
+        return
     if request.prompt is None:
         await state.renderer.warm_up()  # it starts while the model loads
     tries = Tries()
@@ -133,8 +142,9 @@ async def check(state: State, request: Request) -> None:
         As `generate`.
     """
     chat.ensure_supported(request)
-    await _note_unenforced(request)
-    await state.models.check(request.model, "llm")
+    if await routing.find(state, request.model) is None:
+        await _note_unenforced(request)
+        await state.models.check(request.model, "llm")
 
 
 async def _note_unenforced(request: Request) -> None:
@@ -288,11 +298,23 @@ async def fold(events: AsyncGenerator[Event, None]) -> Answer:
 
 
 class Embedding(msgspec.Struct, frozen=True):
-    """Vectors of the instance that computed them. `may_be_cut`: see `lmnb.models.matryoshka`."""
+    """Vectors of the instance that computed them, as `Embedded` has them, and the tokens read.
+
+    `may_be_cut`: see `lmnb.models.matryoshka`.
+    """
 
     instance: str
-    result: Embedded
+    vectors: bytes
+    dimensions: int
+    tokens: int
     may_be_cut: bool
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """Scores in the order of the documents, and the tokens read."""
+
+    scores: tuple[float, ...]
+    tokens: int
 
 
 async def embed(
@@ -300,10 +322,13 @@ async def embed(
     model: str,
     inputs: Sequence[str | tuple[int, ...]],
     *,
+    dimensions: int | None = None,
     truncate: bool = False,
     ttl: float | None = None,
 ) -> Embedding:
     """Embed texts or token lists; one vector each, of length 1, in the order of `inputs`.
+
+    `dimensions` are for endpoints, which cut vectors themselves.
 
     Raises
     ------
@@ -312,11 +337,17 @@ async def embed(
     ContextOverflow
         An input is longer than the model's context, and `truncate` is off.
     """
+    if (target := await routing.find(state, model)) is not None:
+        options = pooling.Options(dimensions=dimensions, truncate=truncate, ttl=ttl)
+        found = await pooling.embed(state, target, inputs, options)
+        return Embedding(*found, may_be_cut=False)
 
     async def work(instance: Instance) -> Embedding:
         result = await instance.worker.embed(inputs, truncate=truncate, priority=state.priority)
-        state.metrics.embedded(instance.id, sum(result.tokens))
-        return Embedding(instance.id, result, may_be_cut(instance.entry))
+        tokens = sum(result.tokens)
+        state.metrics.embedded(instance.id, tokens)
+        cut = may_be_cut(instance.entry)
+        return Embedding(instance.id, result.vectors, result.dimensions, tokens, cut)
 
     return await _use(state, model, "embedding", work, ttl=ttl)
 
@@ -329,8 +360,8 @@ async def rerank(
     *,
     truncate: bool = False,
     ttl: float | None = None,
-) -> Ranked:
-    """Score how relevant each document is to the query, 0 to 1.
+) -> Ranking:
+    """Score how relevant each document is to the query, 0 to 1 (of an endpoint: as it has them).
 
     Raises
     ------
@@ -339,13 +370,17 @@ async def rerank(
     ContextOverflow
         A document is too long together with the query, and `truncate` is off; or the query alone.
     """
+    if (target := await routing.find(state, model)) is not None:
+        options = pooling.Options(truncate=truncate, ttl=ttl)
+        return Ranking(*await pooling.rerank(state, target, query, documents, options))
 
-    async def work(instance: Instance) -> Ranked:
+    async def work(instance: Instance) -> Ranking:
         ranked = await instance.worker.rerank(
             query, documents, truncate=truncate, priority=state.priority
         )
-        state.metrics.embedded(instance.id, sum(ranked.tokens))
-        return ranked
+        tokens = sum(ranked.tokens)
+        state.metrics.embedded(instance.id, tokens)
+        return Ranking(ranked.scores, tokens)
 
     return await _use(state, model, "embedding", work, ttl=ttl)
 
@@ -357,6 +392,8 @@ async def count_tokens(state: State, request: Request) -> int:
     there are pictures, sounds or documents, of which it would have to be known what it sees.
     """
     chat.ensure_supported(request)
+    if (target := await routing.find(state, request.model)) is not None:
+        return await counting.count(state, target, request)
     entry = await state.models.unloaded(request.model)
     if entry is not None and chat.is_all_words(request):
         worker = await Worker.start(entry.path, LoadConfig(), only_vocabulary=True)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmnb.chat.events import Finished
 from lmnb.models.instance import Instance
+from lmnb.models.remote.link import Link
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -26,7 +27,9 @@ class Metrics:
     Names follow Prometheus' rules: base units, `_total` for counters.
     """
 
-    def __init__(self, loaded: Callable[[], Iterable[Instance]]) -> None:
+    def __init__(
+        self, loaded: Callable[[], Iterable[Instance]], links: Callable[[], Iterable[Link]]
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "lmnb_requests",
@@ -72,8 +75,16 @@ class Metrics:
             buckets=_TOKENS_PER_SECOND,
             registry=registry,
         )
+        self._endpoints = Counter(
+            "lmnb_endpoint_requests",
+            "Requests sent to an endpoint, by what became of them: answered, refused (the request "
+            "was at fault), failed (the endpoint was), left (by its client).",
+            ("endpoint", "outcome"),
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
         registry.register(_Instances(loaded))
+        registry.register(_Links(links))
 
     def answered(self, finished: Finished) -> None:
         """Count an answer."""
@@ -89,6 +100,10 @@ class Metrics:
     def embedded(self, model: str, tokens: int) -> None:
         """Count tokens that were embedded or scored."""
         self._tokens.labels(model, "embedded").inc(tokens)
+
+    def endpoint(self, name: str, outcome: str) -> None:
+        """Count a request to an endpoint."""
+        self._endpoints.labels(name, outcome).inc()
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
@@ -114,6 +129,27 @@ class _Instances(Collector):
             memory.add_metric([instance.id], instance.worker.info.memory)
             load.add_metric([instance.id], instance.load_seconds)
         yield from (active, memory, load)
+
+
+class _Links(Collector):
+    """Gauges of the endpoints, read when somebody looks."""
+
+    def __init__(self, links: Callable[[], Iterable[Link]]) -> None:
+        self._links = links
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample an endpoint in each family."""
+        label = ["endpoint"]
+        active = GaugeMetricFamily(
+            "lmnb_endpoint_active_requests", "Requests it is answering.", labels=label
+        )
+        usable = GaugeMetricFamily(
+            "lmnb_endpoint_up", "1 unless it is left out because it fails.", labels=label
+        )
+        for link in self._links():
+            active.add_metric([link.name], link.active)
+            usable.add_metric([link.name], link.cooldown.circuit != "open")
+        yield from (active, usable)
 
 
 class Measured:

@@ -49,6 +49,7 @@ _KNOWN: dict[tuple[str, str], Known] = {
     ("get", "/v1/models/{id}"): Known(answer=ModelCard),
     ("post", "/v1/chat/completions"): _CHAT,
     ("post", "/api/v0/chat/completions"): _CHAT,
+    ("post", "/v1/chat/completions/input_tokens"): Known(ChatBody),
     ("post", "/v1/completions"): _COMPLETIONS,
     ("post", "/api/v0/completions"): _COMPLETIONS,
     ("post", "/api/v0/embeddings"): Known(EmbeddingsBody),

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lmnb.models.clock import Clock
 from lmnb.models.instances import Manager
 from lmnb.models.loader import StartWorker
 from lmnb.models.loading import OnProgress
+from lmnb.models.remote.endpoints import Endpoints
 from lmnb.server.app import Dispatch, control_app, public_app
 from lmnb.server.control.server import QUIET
 from lmnb.server.database import Database
@@ -35,6 +37,7 @@ from lmnb.server.devices import Devices
 from lmnb.server.listeners import Listener, bind_unix
 from lmnb.server.log import start_log
 from lmnb.server.protocols import make_runner
+from lmnb.server.remote import via
 from lmnb.server.state import State
 from lmnb.server.tcp import TCPControl
 from lmnb.server.tokens import Tokens
@@ -99,6 +102,7 @@ async def _serve(settings: Settings, own: Own | None) -> None:
                 own.host, own.port, require_auth=own.require_auth, allow_open=own.allow_open
             )
             print(f"lmnb listens on {info.network_url or info.url}", flush=True)  # noqa: T201
+        await state.endpoints.start()
         await private.open()
         state.downloads.resume_all()
         await state.batches.start(public_app(state.at_low_priority()))
@@ -131,10 +135,13 @@ def make_state(settings: Settings, *, clock: Clock | None = None) -> State:
     tokens = Tokens(database)
     activity = Activity()
     catalog = Catalog(settings.home)
+    server_id = via.new_id()
     state = State(
         settings=settings,
+        id=server_id,
         catalog=catalog,
         models=Manager(catalog, settings, start=_start(settings), clock=clock),
+        endpoints=Endpoints(settings, partial(via.passed, server_id)),
         database=database,
         tokens=tokens,
         tcp=TCPControl(settings, tokens, activity),
@@ -214,6 +221,7 @@ async def _shut_down(state: State, private: _Private) -> None:
         _log.warning("Some workers did not stop within %.0f seconds", _STOP_WORKERS)
     await state.renderer.close()
     await state.mcp.close()
+    await state.endpoints.close()
     await state.downloads.close()
     state.database.close()
     _log.info("Ended, process %d", os.getpid())

@@ -15,6 +15,7 @@ from lmnb.chat.rendering.renderer import Renderer
 from lmnb.config import Settings
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
+from lmnb.models.remote.endpoints import Endpoints
 from lmnb.server.background import Background
 from lmnb.server.batches.runner import Runner
 from lmnb.server.conversations import ConversationStore
@@ -36,8 +37,12 @@ _LOW = 1
 class State:
     """The server's state. Handlers get it by `state_of(request)`.
 
+    id
+        What other servers know this one by, as long as it runs; see `lmnb.server.remote.via`.
     identity
         What `lmnb.runtime.identity` said when the process started.
+    endpoints
+        Other servers whose models are used like those here.
     stopping
         Set when the process is to end; who sets it need not wait.
     started_at
@@ -67,8 +72,10 @@ class State:
     """
 
     settings: Settings
+    id: str
     catalog: Catalog
     models: Manager
+    endpoints: Endpoints
     database: Database
     tokens: Tokens
     tcp: TCPControl
@@ -91,7 +98,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.responses = ResponseStore(self.database)
-        self.metrics = Metrics(self.models.loaded)
+        self.metrics = Metrics(self.models.loaded, lambda: self.endpoints.links)
         self.files = Files(self.database, self.home / "files")
         self.downloads = Downloads(self.database, self.home)
         self.conversations = ConversationStore(self.database)

@@ -23,6 +23,7 @@ from lmnb.server.body import read
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import request_id
 from lmnb.server.generation import begin, count_tokens, fold, generate
+from lmnb.server.remote import routing
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
@@ -76,6 +77,8 @@ async def resolve(state: State, name: str) -> str:
     if not name.lower().removeprefix("anthropic/").startswith("claude"):
         return name
     if any(instance.id.lower() == name.lower() for instance in state.models.loaded()):
+        return name
+    if await routing.find(state, name) is not None:
         return name
     try:
         await state.catalog.resolve(name)

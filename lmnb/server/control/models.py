@@ -20,6 +20,8 @@ from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.control.form import answer, encode, read, row
 from lmnb.server.disconnect import until_disconnect
+from lmnb.server.remote import routing
+from lmnb.server.remote.showing import endpoint_row, loaded_row, model_row, remote_models
 from lmnb.server.state import state_of
 
 _PATIENCE = 120.0
@@ -52,21 +54,24 @@ class _Unload(msgspec.Struct, forbid_unknown_fields=True):
 
 @router.get("/models")
 async def models(request: Request) -> Response:
-    """The models on the disk, and under which ids they are loaded."""
+    """The models on the disk, with the ids under which they are loaded, and those of endpoints."""
     state = state_of(request)
     loaded = [(instance.entry.key, instance.id) for instance in state.models.loaded()]
     rows = []
     for entry in await state.catalog.entries():
         shown = msgspec.to_builtins(entry, enc_hook=encode)
         shown["loaded"] = [identifier for key, identifier in loaded if key == entry.key]
+        shown["endpoint"] = None
         rows.append(shown)
+    rows += [model_row(shown) for shown in await remote_models(state)]
     return answer({"models": rows})
 
 
 @router.get("/ps")
 async def ps(request: Request) -> Response:
-    """What is loaded, being loaded, being unloaded, and what is not loaded after crashes."""
-    manager = state_of(request).models
+    """What is loaded, being loaded, being unloaded, not loaded after crashes; and endpoints."""
+    state = state_of(request)
+    manager = state.models
     return answer(
         {
             "loaded": [row(instance) for instance in manager.loaded()],
@@ -87,6 +92,7 @@ async def ps(request: Request) -> Response:
                 }
                 for row, left in manager.crashes.resting()
             ],
+            "endpoints": [endpoint_row(link) for link in state.endpoints.links],
         }
     )
 
@@ -117,7 +123,8 @@ async def load(request: Request) -> Response:
 
     An instance that is there, or on its way, with the options given is enough: who loads the same
     twice, or in two notebooks at once, gets one. With `jit` it is loaded the way a request to a
-    language model would load it, so the user can be shown the load before the request.
+    language model would load it, so the user can be shown the load before the request. Of a remote
+    model there is nothing to load: with `jit` it is done at once.
 
     `done` is a row of `ps` and `hint`: what to install if the model does not use the GPU there is;
     and `waited`: the seconds that took, None if the model was there already. Leaving the stream
@@ -125,6 +132,11 @@ async def load(request: Request) -> Response:
     """
     body = await read(request, _Load)
     state = state_of(request)
+    target = await routing.find(state, body.model) if body.jit else None
+    if target is not None:
+        done = {**loaded_row(target), "waited": None, "hint": None}
+        return sse.stream(_one(sse.frame(done, "done")), on_error=_error_frame)
+    await routing.ensure_here(state, body.model)
     progress: asyncio.Queue[float | None] = asyncio.Queue()
 
     async def work() -> tuple[Instance, float | None]:
@@ -162,6 +174,7 @@ async def find(request: Request) -> Response:
 async def estimate(request: Request) -> Response:
     """What a model would take, with the options of `load`: `lmnb.engine.protocol.Estimate`, `total`."""
     body = await read(request, _Load)
+    await routing.ensure_here(state_of(request), body.model)
     plan = await state_of(request).models.plan(body.model, _config(body))
     options = msgspec.json.encode(plan.config).decode()
     found = await ask("lmnb.engine.estimate", str(plan.entry.path), options, timeout=_PATIENCE)
@@ -178,6 +191,7 @@ async def inspect(request: Request) -> Response:
     """How a model writes: `lmnb.server.inspecting.Inspected`. Loads nothing."""
     body = await read(request, _Inspect)
     state = state_of(request)
+    await routing.ensure_here(state, body.model)
     entry = await state.catalog.resolve(body.model)
     return answer(await inspecting.inspect(entry, state.renderer))
 
@@ -221,18 +235,24 @@ async def unload(request: Request) -> Response:
     What they are answering ends with an error, or with `wait` is answered first.
     """
     body = await read(request, _Unload)
-    manager = state_of(request).models
+    state = state_of(request)
+    manager = state.models
     if body.all == (body.instance_id is not None):
         raise InvalidRequest("Give either instance_id or all.", param="instance_id")
     if body.instance_id is None:
         work = manager.unload_all(wait=body.wait)
     else:
+        await routing.ensure_here(state, body.instance_id, "instance_id")
         work = _unload_one(manager, body.instance_id, wait=body.wait)
     return answer({"unloaded": sorted(await until_disconnect(request, work))})
 
 
 async def _unload_one(manager: Manager, instance_id: str, *, wait: bool) -> list[str]:
     return [await manager.unload(instance_id, wait=wait)]
+
+
+async def _one(frame: bytes) -> AsyncGenerator[bytes, None]:
+    yield frame
 
 
 def _error_frame(error: LmnbError) -> bytes:

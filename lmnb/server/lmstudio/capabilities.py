@@ -133,6 +133,11 @@ def check_reasoning(wanted: ReasoningOption, entry: ModelEntry) -> Reasoning:
             hint=f"It offers {choices}." if choices else "It offers none: leave it out.",
             param="reasoning",
         )
+    return meaning(wanted)
+
+
+def meaning(wanted: ReasoningOption) -> Reasoning:
+    """What a `reasoning` setting means for a model that offers it."""
     if wanted in _EFFORTS:
         return Reasoning(effort=wanted)
     return Reasoning(enabled=wanted == "on")

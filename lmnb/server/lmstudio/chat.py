@@ -17,7 +17,7 @@ from lmnb.errors import InvalidRequest, NotFound
 from lmnb.models.entry import ModelEntry
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.generation import begin
-from lmnb.server.lmstudio.capabilities import check_reasoning
+from lmnb.server.lmstudio.capabilities import check_reasoning, meaning
 from lmnb.server.lmstudio.integrations import integrations
 from lmnb.server.lmstudio.keeping import Keeper
 from lmnb.server.lmstudio.reading import read
@@ -26,6 +26,7 @@ from lmnb.server.lmstudio.schema import ChatBody, ImageInput, Output
 from lmnb.server.lmstudio.stream import ChatStream
 from lmnb.server.mcp.loop import ToolLoop
 from lmnb.server.media import from_data_url
+from lmnb.server.remote import routing
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
@@ -37,7 +38,8 @@ async def create(request: Request) -> Response:
     """Answer a message, and remember both unless told not to."""
     body = await read(request, ChatBody)
     state = state_of(request)
-    instance, entry = await find(state, body.model)
+    target = await routing.find(state, body.model)
+    instance, entry = (target.key, None) if target else await find(state, body.model)
     servers = await asyncio.to_thread(integrations, body, request.scope, state)
     wanted = await translate(state, body, entry)
     loop = ToolLoop(state, wanted, servers)
@@ -83,8 +85,8 @@ async def find(state: State, name: str) -> tuple[str, ModelEntry]:
     return (min(same, key=lambda one: one.active).id if same else entry.key), entry
 
 
-async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversation.Request:
-    """The request, with what was said before.
+async def translate(state: State, body: ChatBody, entry: ModelEntry | None) -> conversation.Request:
+    """The request, with what was said before. `entry` is None for a remote model.
 
     Raises
     ------
@@ -101,7 +103,9 @@ async def translate(state: State, body: ChatBody, entry: ModelEntry) -> conversa
             raise InvalidRequest(f"'{name}' must be at least 1.", param=name)
     said = Message("user", said_parts(body))
     reasoning = Reasoning()
-    if body.reasoning is not None:
+    if body.reasoning is not None and entry is None:
+        reasoning = meaning(body.reasoning)
+    elif body.reasoning is not None and entry is not None:
         reasoning = await asyncio.to_thread(check_reasoning, body.reasoning, entry)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return conversation.Request(

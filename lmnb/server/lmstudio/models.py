@@ -14,9 +14,11 @@ from lmnb.errors import NotSupported
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.lmstudio.capabilities import capabilities
+from lmnb.server.lmstudio.capabilities import Capabilities, capabilities
 from lmnb.server.lmstudio.reading import read
 from lmnb.server.lmstudio.schema import LoadBody, UnloadBody
+from lmnb.server.remote import routing
+from lmnb.server.remote.showing import Shown, remote_models
 from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 
@@ -31,12 +33,13 @@ _SHOWN = (
 
 
 async def index(request: Request) -> Response:
-    """The models on this machine, and their loaded instances."""
+    """The models on this machine with their loaded instances, and those of endpoints."""
     state = state_of(request)
     loaded = state.models.loaded()
     entries = await state.catalog.entries()
     rows = await asyncio.to_thread(_rows, entries, loaded)
-    return reply({"models": rows})
+    remote = [_remote_row(shown) for shown in await remote_models(state)]
+    return reply({"models": [*rows, *remote]})
 
 
 async def load(request: Request) -> Response:
@@ -44,6 +47,7 @@ async def load(request: Request) -> Response:
     body = await read(request, LoadBody)
     _refuse_files(body)
     config = LoadConfig(**{name: getattr(body, name) for name in LoadConfig.__struct_fields__})
+    await routing.ensure_here(state_of(request), body.model)
     models = state_of(request).models
     loading = models.load(body.model, config, identifier=body.identifier, ttl=body.ttl)
     instance = await until_disconnect(request, loading)
@@ -72,6 +76,7 @@ def _refuse_files(body: LoadBody) -> None:
 async def unload(request: Request) -> Response:
     """Unload an instance. What it is answering ends with an error, unless it is to `wait` for that."""
     body = await read(request, UnloadBody)
+    await routing.ensure_here(state_of(request), body.instance_id, "instance_id")
     unloading = state_of(request).models.unload(body.instance_id, wait=body.wait)
     await until_disconnect(request, unloading)
     return reply({"instance_id": body.instance_id})
@@ -124,4 +129,31 @@ def _row(entry: ModelEntry, loaded: Sequence[Instance]) -> dict[str, Any]:
         row |= {"capabilities": capabilities(entry), "description": None}
     if entry.variants:
         row |= {"variants": entry.variants, "selected_variant": entry.variant}
+    return row
+
+
+def _remote_row(shown: Shown) -> dict[str, Any]:
+    """A model that is elsewhere. `endpoint` is an addition; one that answers counts as loaded."""
+    context = shown.model.context
+    loaded = {"id": shown.key, "config": {"context_length": context} if context else {}}
+    row: dict[str, Any] = {
+        "type": shown.model.kind,
+        "publisher": shown.endpoint,
+        "key": shown.key,
+        "display_name": shown.display_name,
+    }
+    if shown.model.kind == "llm":
+        row["architecture"] = None
+    row |= {
+        "quantization": None,
+        "size_bytes": 0,
+        "params_string": None,
+        "loaded_instances": [loaded] if shown.is_up else [],
+        "max_context_length": context or 0,
+        "format": None,
+        "endpoint": shown.endpoint,
+    }
+    if shown.model.kind == "llm":
+        able = Capabilities(vision=bool(shown.model.sees), trained_for_tool_use=True)
+        row |= {"capabilities": able, "description": None}
     return row

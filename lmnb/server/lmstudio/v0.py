@@ -19,6 +19,8 @@ from lmnb.models.instance import Instance
 from lmnb.server.lmstudio.capabilities import Capabilities, capabilities
 from lmnb.server.lmstudio.chat import find
 from lmnb.server.openai import chat, completions, embeddings
+from lmnb.server.remote import routing
+from lmnb.server.remote.showing import Shown, remote_models, shown_of
 from lmnb.server.reply import reply
 from lmnb.server.state import State, state_of
 
@@ -26,16 +28,20 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 async def index(request: Request) -> Response:
-    """The models on this machine."""
+    """The models on this machine, and those of endpoints."""
     state = state_of(request)
     entries = [entry for entry in await state.catalog.entries() if entry.is_selected]
-    return reply({"object": "list", "data": await _rows(state, entries)})
+    remote = [_remote_row(shown) for shown in await remote_models(state)]
+    return reply({"object": "list", "data": [*await _rows(state, entries), *remote]})
 
 
 async def retrieve(request: Request) -> Response:
     """One model."""
     state = state_of(request)
-    entry = await state.catalog.resolve(request.path_params["id"])
+    name = request.path_params["id"]
+    if (target := await routing.find(state, name)) is not None:
+        return reply(_remote_row(shown_of(target)))
+    entry = await state.catalog.resolve(name)
     return reply((await _rows(state, [entry]))[0])
 
 
@@ -60,6 +66,12 @@ async def _with_model(request: Request, handler: Handler) -> Response:
         return response  # a stream
     answer: dict[str, Any] = msgspec.json.decode(response.body)
     state = state_of(request)
+    if (target := await routing.find(state, answer["model"])) is not None:
+        context = target.model.context
+        answer["model_info"] = {"arch": "unknown", "quant": None, "format": None}
+        answer["model_info"]["context_length"] = context
+        answer["runtime"] = {"name": "endpoint", "version": "unknown", "supported_formats": []}
+        return reply(answer)
     identifier, entry = await find(state, answer["model"])
     instance = next((one for one in state.models.loaded() if one.id == identifier), None)
     answer["model_info"] = {
@@ -101,6 +113,28 @@ def _row(state: State, entry: ModelEntry, can: Capabilities) -> dict[str, Any]:
         row["state"] = "loading"
     if instance := _loaded(state, entry):
         row |= {"state": "loaded", "loaded_context_length": instance.config.context_length}
+    return row
+
+
+def _remote_row(shown: Shown) -> dict[str, Any]:
+    """A model that is elsewhere; of its file nothing is known. `endpoint` is an addition."""
+    embeds = shown.model.kind == "embedding"
+    row: dict[str, Any] = {
+        "id": shown.key,
+        "object": "model",
+        "type": "embeddings" if embeds else "vlm" if shown.model.sees else "llm",
+        "publisher": shown.endpoint,
+        "arch": "unknown",
+        "compatibility_type": "gguf",
+        "quantization": "unknown",
+        "state": "loaded" if shown.is_up else "not-loaded",
+        "max_context_length": shown.model.context or 0,
+        "endpoint": shown.endpoint,
+    }
+    if shown.is_up and shown.model.context:
+        row["loaded_context_length"] = shown.model.context
+    if not embeds:
+        row["capabilities"] = ["tool_use"]
     return row
 
 

@@ -110,7 +110,7 @@ class ToolLoop:
             self.messages += (Message("assistant", said.parts),)
             for call in said.calls:
                 called = await self._toolset.call(call)
-                self.messages += (self._result(called, finished.instance),)
+                self.messages += (await self._result(called, finished.instance),)
                 yield called
 
     def _next(self) -> Request:
@@ -123,10 +123,12 @@ class ToolLoop:
             return request
         return msgspec.structs.replace(request, tool_choice=ToolChoice("none"))
 
-    def _result(self, called: Called, instance: str) -> Message:
+    async def _result(self, called: Called, instance: str) -> Message:
         sees = any(
             one.id == instance and one.worker.info.sees for one in self._state.models.loaded()
         )
+        if (target := await self._state.endpoints.at(instance)) is not None:
+            sees = bool(target.model.sees)
         parts = tuple(
             part if sees or isinstance(part, Text) else Text("[An image, which you cannot see]")
             for part in called.parts

@@ -23,6 +23,7 @@ from lmnb.server.batches.batch import (
 from lmnb.server.files import Draft, File
 from lmnb.server.openai import ids
 from lmnb.server.openai.batch_input import BatchInput, read_input
+from lmnb.server.remote import routing
 from lmnb.server.sse import one_line
 from lmnb.server.state import State
 
@@ -75,7 +76,8 @@ class OpenAIForm:
             if name.strip().casefold() in loaded:
                 continue
             try:
-                await self._state.catalog.resolve(name)
+                if await routing.find(self._state, name) is None:
+                    await self._state.catalog.resolve(name)
             except (ModelNotFound, InvalidModel) as error:
                 for line in lines:
                     found.refuse(_no_model(error, line))

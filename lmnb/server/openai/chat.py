@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and how long its prompt would be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from lmnb.server.attached import attach
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, generate
+from lmnb.server.generation import begin, count_tokens, generate
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_request import ChatBody, translate
@@ -19,6 +19,16 @@ from lmnb.server.openai.replies import error_frame, frames
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import state_of
+
+
+async def input_tokens(request: Request) -> Response:
+    """POST /v1/chat/completions/input_tokens, llama.cpp's: how long the prompt would be."""
+    body = await bodies.read(request, ChatBody)
+    state = state_of(request)
+    messages = await attach(body.messages, state.files)
+    wanted = translate(body.model_copy(update={"messages": messages}), request.headers)
+    count = await until_disconnect(request, count_tokens(state, wanted[0]))
+    return reply({"object": "chat.completion.input_tokens", "input_tokens": count})
 
 
 async def create(request: Request) -> Response:

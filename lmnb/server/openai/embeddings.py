@@ -13,7 +13,6 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.engine.protocol import Embedded
 from lmnb.server import generation
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.generation import embed
@@ -101,11 +100,18 @@ async def create(request: Request) -> Response:
     """Embed one text or many."""
     body = await bodies.read(request, EmbeddingsBody)
     texts = await asyncio.to_thread(_texts, body.inputs)
-    work = embed(state_of(request), body.model, texts, truncate=body.truncate, ttl=body.ttl)
+    work = embed(
+        state_of(request),
+        body.model,
+        texts,
+        dimensions=body.dimensions,
+        truncate=body.truncate,
+        ttl=body.ttl,
+    )
     found = await until_disconnect(request, work)
     _check_dimensions(body, found)
     # Thousands of vectors take a while to write, and other streams must not wait for that.
-    content = await asyncio.to_thread(_encode, found.result, body)
+    content = await asyncio.to_thread(_encode, found, body)
     return Response(content, media_type="application/json")
 
 
@@ -115,28 +121,28 @@ def _texts(inputs: list[str] | list[list[int]]) -> list[str]:
 
 
 def _check_dimensions(body: EmbeddingsBody, found: generation.Embedding) -> None:
-    if body.dimensions is None or body.dimensions == found.result.dimensions:
+    if body.dimensions is None or body.dimensions == found.dimensions:
         return
     if not found.may_be_cut:
         raise UnsupportedParameter(
             f"'dimensions' is not supported: vectors of '{body.model}' have "
-            f"{found.result.dimensions} dimensions and cannot be cut.",
+            f"{found.dimensions} dimensions and cannot be cut.",
             param="dimensions",
         )
-    if body.dimensions > found.result.dimensions:
+    if body.dimensions > found.dimensions:
         raise InvalidValue(
-            f"'dimensions' is at most {found.result.dimensions} for '{body.model}'.",
+            f"'dimensions' is at most {found.dimensions} for '{body.model}'.",
             param="dimensions",
         )
 
 
-def _encode(result: Embedded, body: EmbeddingsBody) -> bytes:
+def _encode(result: generation.Embedding, body: EmbeddingsBody) -> bytes:
     rows = np.frombuffer(result.vectors, "<f4").reshape(-1, result.dimensions)
     if body.dimensions is not None and body.dimensions < result.dimensions:
         rows = _cut(rows, body.dimensions)
     data = [Embedding(i, _vector(row, body.encoding_format)) for i, row in enumerate(rows)]
-    used = sum(result.tokens)
-    return msgspec.json.encode(EmbeddingList(data, body.model, EmbeddingUsage(used, used)))
+    used = EmbeddingUsage(result.tokens, result.tokens)
+    return msgspec.json.encode(EmbeddingList(data, body.model, used))
 
 
 def _cut(rows: Vectors, dimensions: int) -> Vectors:

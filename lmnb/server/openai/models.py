@@ -17,12 +17,15 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmnb.engine.gguf import Kind
 from lmnb.errors import ModelNotFound
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.lmstudio.capabilities import capabilities
 from lmnb.server.openai.errors import InvalidValue
 from lmnb.server.paging import limit
+from lmnb.server.remote import routing
+from lmnb.server.remote.showing import Shown, remote_models, shown_of
 from lmnb.server.reply import reply
 from lmnb.server.state import State, state_of
 
@@ -66,7 +69,10 @@ def _capabilities(entry: ModelEntry, instance: Instance | None) -> dict[str, Any
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A model. `max_input_tokens` is the context: as loaded, else as trained; null if unknown."""
+    """A model. `max_input_tokens` is the context: as loaded, else as trained; null if unknown.
+
+    `endpoint` is the name of the endpoint that has it; null: it is on this machine.
+    """
 
     id: str
     object: str = "model"
@@ -80,6 +86,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: dict[str, Any]
     lifecycle: str = "active"
     state: ModelState
+    kind: Kind
+    endpoint: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +101,12 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def index(request: Request) -> Response:
-    """All models: the downloaded ones, or only the loaded ones where requests may not load."""
-    return reply(page(await _cards(state_of(request)), request.query_params))
+    """All models: the downloaded ones, or only the loaded ones where requests may not load; then those
+    of endpoints.
+    """
+    state = state_of(request)
+    remote = [_remote_card(shown) for shown in await remote_models(state)]
+    return reply(page([*await _cards(state), *remote], request.query_params))
 
 
 async def retrieve(request: Request) -> Response:
@@ -104,6 +116,8 @@ async def retrieve(request: Request) -> Response:
     for instance in state.models.loaded():
         if instance.id.casefold() == name.casefold():
             return reply(await asyncio.to_thread(_card, instance.id, instance.entry, instance))
+    if (target := await routing.find(state, name)) is not None:
+        return reply(_remote_card(shown_of(target)))
     entry = await state.catalog.resolve(name)
     instances = [one for one in state.models.loaded() if one.entry.key == entry.key]
     instances.sort(key=lambda one: one.id != entry.key)
@@ -142,6 +156,28 @@ def _card(id_: str, entry: ModelEntry, instance: Instance | None) -> ModelCard:
         max_tokens=context,
         capabilities=_capabilities(entry, instance),
         state="loaded" if instance else "not-loaded",
+        kind=entry.kind,
+    )
+
+
+def _remote_card(shown: Shown) -> ModelCard:
+    able = CAPABILITIES
+    if shown.model.kind == "llm":
+        yes = {"supported": True}
+        sees = {"supported": bool(shown.model.sees)}
+        able |= {"image_input": sees, "pdf_input": yes, "structured_outputs": yes}
+    return ModelCard(
+        id=shown.key,
+        created=0,
+        owned_by=shown.endpoint,
+        display_name=shown.display_name,
+        created_at="1970-01-01T00:00:00Z",
+        max_input_tokens=shown.model.context,
+        max_tokens=shown.model.context,
+        capabilities=able,
+        state="loaded" if shown.is_up else "not-loaded",
+        kind=shown.model.kind,
+        endpoint=shown.endpoint,
     )
 
 

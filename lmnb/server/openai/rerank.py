@@ -13,9 +13,8 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.engine.protocol import Ranked
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import rerank
+from lmnb.server.generation import Ranking, rerank
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidType, InvalidValue
@@ -84,14 +83,13 @@ async def create(request: Request) -> Response:
     return reply(_answer(await until_disconnect(request, work), body, texts))
 
 
-def _answer(ranked: Ranked, body: RerankBody, texts: list[str]) -> RerankList:
+def _answer(ranked: Ranking, body: RerankBody, texts: list[str]) -> RerankList:
     best = sorted(range(len(texts)), key=lambda i: -ranked.scores[i])[: body.top_n]
     results = [
         Result(i, ranked.scores[i], Document(texts[i]) if body.return_documents else None)
         for i in best
     ]
-    used = sum(ranked.tokens)
-    return RerankList(body.model, RerankUsage(used, used), results)
+    return RerankList(body.model, RerankUsage(ranked.tokens, ranked.tokens), results)
 
 
 def _text(item: Any, where: str) -> str:

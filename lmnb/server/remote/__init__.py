@@ -1,0 +1,1 @@
+"""Models of endpoints as one more source of events: requests out, chunks in."""
