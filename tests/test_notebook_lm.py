@@ -322,7 +322,7 @@ def test_sizes(count: float, text: str) -> None:
 
 def test_every_command_is_in_the_help() -> None:
     for command, parser in lm.parser.commands().items():
-        assert f"    {command} " in lm.help()
+        assert f"\n    {command}" in lm.help()
         assert parser.format_help().startswith(f"usage: %lm {command}")
 
 
