@@ -1,4 +1,4 @@
-"""Models with M-RoPE, whose images take fewer positions than tokens (Qwen-VL): a made one.
+"""Models with M-RoPE, whose images take fewer positions than tokens (Qwen-VL): made ones.
 
 What the engine computes is held against llama.cpp's own way of reading such a prompt
 (`mtmd_helper_eval_chunks`), which knows neither slots nor prefixes.
@@ -225,6 +225,22 @@ def test_logits_are_those_of_llama_cpp(engine: Seeing, name: str) -> None:
     assert_same(engine.fresh(PROMPTS[name]), row)
     tokens, _ = engine.generator.tokenize(segments(PROMPTS[name]), add_bos=False)
     assert positions(tokens) == end < len(tokens)
+
+
+def test_qwen3_vl_as_well(tmp_path: Path) -> None:
+    """Its embeddings of images are wider than the model's own, its dimensions interleaved."""
+    model = made_models.qwen3vl(tmp_path / "model.gguf")
+    projector(tmp_path / "mmproj.gguf", kind="qwen3vl_merger")
+    engine = Seeing(model, config())
+    for prompt in PROMPTS.values():
+        row, end = reference(engine, prompt)
+        assert_same(engine.fresh(prompt), row)
+        more = (*prompt, " And what else?")
+        row, cached = engine.first_row(more)
+        assert cached > end
+        assert_same(row, reference(engine, more)[0])
+    engine.check_idle()
+    engine.generator.close()
 
 
 def test_positions_matter(engine: Seeing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ a cell that is missing, doubled or another's changes it.
 
 from __future__ import annotations
 
-from made_models.attention import experts, gemma3, llama, mla, next_tokens, qwen2vl
+from made_models.attention import experts, gemma3, llama, mla, next_tokens, qwen2vl, qwen3vl
 from made_models.encoders import bert, reranker
 from made_models.recurrent import jamba, lfm2, mamba
 
@@ -22,5 +22,6 @@ __all__ = [
     "mla",
     "next_tokens",
     "qwen2vl",
+    "qwen3vl",
     "reranker",
 ]

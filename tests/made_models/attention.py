@@ -101,6 +101,27 @@ def qwen2vl(path: Path, *, layers: int = 2, seed: int = 0, context: int = 4096) 
     return path
 
 
+def qwen3vl(path: Path, *, layers: int = 2, seed: int = 0, context: int = 4096) -> Path:
+    """As `qwen2vl`, with the dimensions in turns, and images that reach into the first layer, too."""
+    with Writer(path, "qwen3vl", layers=layers, seed=seed, context=context) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(rope__dimension_count=HEAD, rope__dimension_sections=[6, 5, 5, 0])
+        writer.integers(n_deepstack_layers=1)
+        writer.floats(rope__freq_base=100.0)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            projections(writer, layer)
+            writer.norm(f"{block}.attn_q_norm", HEAD)
+            writer.norm(f"{block}.attn_k_norm", HEAD)
+            feed_forward(writer, layer)
+    return path
+
+
 def mla(path: Path, *, layers: int = 2, seed: int = 0) -> Path:
     """Multi-head latent attention (deepseek2): a cell holds one compressed row, keys only."""
     rank, rope, nope, value = 32, 32, 16, 16

@@ -18,10 +18,11 @@ def projector(
 ) -> Path:
     """An mmproj file.
 
-    `janus_pro`: an image is 16 causal tokens. `gemma3`: 4, that see each other. `qwen2vl_merger`: a
-    causal token for each 8 x 8 pixels.
+    `janus_pro`: an image is 16 causal tokens. `gemma3`: 4, that see each other. `qwen2vl_merger` and
+    `qwen3vl_merger`: a causal token for each 8 x 8 pixels; the latter's embeddings have a second
+    half, from the encoder's first layer, for a layer of the model ("deepstack").
     """
-    patch = PATCH // 2 if kind == "qwen2vl_merger" else PATCH
+    patch = PATCH // 2 if kind.startswith("qwen") else PATCH
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
@@ -51,14 +52,14 @@ def projector(
         tensor(f"{name}.weight", outputs, inputs)
         tensor(f"{name}.bias", outputs, scale=0.1)
 
-    def norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", random.normal(1, 0.1, WIDTH).astype(np.float32))
-        tensor(f"{name}.bias", WIDTH, scale=0.1)
+    def norm(name: str, size: int = WIDTH) -> None:
+        writer.add_tensor(f"{name}.weight", random.normal(1, 0.1, size).astype(np.float32))
+        tensor(f"{name}.bias", size, scale=0.1)
 
     tensor("v.patch_embd.weight", WIDTH, 3, patch, patch)
-    if kind == "qwen2vl_merger":
+    if kind.startswith("qwen"):
         tensor("v.patch_embd.weight.1", WIDTH, 3, patch, patch)
-    else:
+    if kind != "qwen2vl_merger":
         tensor("v.patch_embd.bias", WIDTH, scale=0.1)
         tensor("v.position_embd.weight", PATCHES, WIDTH, scale=0.1)
     norm("v.post_ln")
@@ -66,14 +67,22 @@ def projector(
         block = f"v.blk.{layer}"
         norm(f"{block}.ln1")
         norm(f"{block}.ln2")
-        for name in ("attn_q", "attn_k", "attn_v", "attn_out"):
-            linear(f"{block}.{name}", WIDTH, WIDTH)
+        if kind == "qwen3vl_merger":
+            linear(f"{block}.attn_qkv", 3 * WIDTH, WIDTH)
+        else:
+            for name in ("attn_q", "attn_k", "attn_v"):
+                linear(f"{block}.{name}", WIDTH, WIDTH)
+        linear(f"{block}.attn_out", WIDTH, WIDTH)
         linear(f"{block}.ffn_up", 2 * WIDTH, WIDTH)
         linear(f"{block}.ffn_down", WIDTH, 2 * WIDTH)
+    if kind == "qwen3vl_merger":
+        norm("v.deepstack.0.norm", 4 * WIDTH)
+        linear("v.deepstack.0.fc1", 4 * WIDTH, 4 * WIDTH)
+        linear("v.deepstack.0.fc2", embedding, 4 * WIDTH)
     if kind == "gemma3":
         writer.add_tensor("mm.soft_emb_norm.weight", np.ones(WIDTH, np.float32))
         tensor("mm.input_projection.weight", WIDTH, embedding)
-    elif kind == "qwen2vl_merger":
+    elif kind.startswith("qwen"):
         linear("mm.0", 4 * WIDTH, 4 * WIDTH)
         linear("mm.2", embedding, 4 * WIDTH)
     else:
