@@ -22,6 +22,8 @@ GENERATORS = [
     made_models.experts,
     made_models.gemma3,
     made_models.mla,
+    made_models.qwen2vl,
+    made_models.qwen3vl,
     made_models.mamba,
     made_models.jamba,
     made_models.lfm2,
