@@ -27,6 +27,7 @@ GENERATORS = [
     made_models.mamba,
     made_models.jamba,
     made_models.lfm2,
+    made_models.qwen35,
 ]
 ALL = [*GENERATORS, made_models.bert, made_models.reranker]
 

@@ -52,6 +52,7 @@ KINDS = {
     "recurrent": Kind(made_models.mamba, can_trim=False, partial=False),
     "hybrid": Kind(made_models.jamba, can_trim=False),
     "hybrid, convolution": Kind(made_models.lfm2, can_trim=False),
+    "hybrid, M-RoPE": Kind(made_models.qwen35, can_trim=False),
 }
 UNCUT = [name for name, kind in KINDS.items() if not kind.can_trim]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from made_models.attention import experts, gemma3, llama, mla, next_tokens, qwen2vl, qwen3vl
 from made_models.encoders import bert, reranker
-from made_models.recurrent import jamba, lfm2, mamba
+from made_models.recurrent import jamba, lfm2, mamba, qwen35
 
 __all__ = [
     "bert",
@@ -23,5 +23,6 @@ __all__ = [
     "next_tokens",
     "qwen2vl",
     "qwen3vl",
+    "qwen35",
     "reranker",
 ]

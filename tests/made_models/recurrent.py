@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from made_models.attention import HEAD, attention_heads, feed_forward, projections
-from made_models.writer import EMBEDDING, HEADS, VOCABULARY, Writer
+from made_models.writer import EMBEDDING, FEED_FORWARD, HEADS, VOCABULARY, Writer
 
 _INNER, _STATE, _RANK, _KERNEL = 2 * EMBEDDING, 16, 8, 4
 
@@ -102,3 +102,51 @@ def _mamba_layer(writer: Writer, layer: int, *, norms: bool) -> None:
         writer.norm(f"{block}.ssm_dt_norm", _RANK)
         writer.norm(f"{block}.ssm_b_norm", _STATE)
         writer.norm(f"{block}.ssm_c_norm", _STATE)
+
+
+def qwen35(path: Path, *, seed: int = 0) -> Path:
+    """Hybrid: gated delta nets beside an attention layer with M-RoPE, interleaved."""
+    layers, heads, state = 3, 2, 16
+    inner = heads * state
+    with Writer(path, "qwen35", layers=layers, seed=seed) as writer:
+        writer.bytes_vocabulary()
+        attention_heads(writer, [HEADS] * layers)
+        writer.integers(
+            rope__dimension_count=HEAD,
+            rope__dimension_sections=[6, 5, 5, 0],
+            full_attention_interval=2,
+            ssm__conv_kernel=_KERNEL,
+            ssm__inner_size=inner,
+            ssm__state_size=state,
+            ssm__time_step_rank=heads,
+            ssm__group_count=heads,
+        )
+        writer.floats(rope__freq_base=100.0)
+        writer.token_embedding()
+        writer.norm("output_norm")
+        writer.output()
+        for layer in range(layers):
+            block = f"blk.{layer}"
+            writer.norm(f"{block}.attn_norm")
+            writer.norm(f"{block}.post_attention_norm")
+            if layer % 2:
+                writer.matrix(f"{block}.attn_q", 2 * HEADS * HEAD, EMBEDDING)  # with its gate
+                writer.matrix(f"{block}.attn_k", HEADS * HEAD, EMBEDDING)
+                writer.matrix(f"{block}.attn_v", HEADS * HEAD, EMBEDDING)
+                writer.matrix(f"{block}.attn_output", EMBEDDING, HEADS * HEAD)
+                writer.norm(f"{block}.attn_q_norm", HEAD)
+                writer.norm(f"{block}.attn_k_norm", HEAD)
+            else:
+                writer.matrix(f"{block}.attn_qkv", 3 * inner, EMBEDDING)
+                writer.matrix(f"{block}.attn_gate", inner, EMBEDDING)
+                writer.matrix(f"{block}.ssm_conv1d", 3 * inner, _KERNEL)
+                writer.bias(f"{block}.ssm_dt", heads)
+                writer.array(f"{block}.ssm_a", -np.array([0.5, 2.0]))
+                writer.matrix(f"{block}.ssm_beta", heads, EMBEDDING)
+                writer.matrix(f"{block}.ssm_alpha", heads, EMBEDDING)
+                writer.norm(f"{block}.ssm_norm", state)
+                writer.matrix(f"{block}.ssm_out", EMBEDDING, inner)
+            writer.matrix(f"{block}.ffn_gate", FEED_FORWARD, EMBEDDING)
+            writer.matrix(f"{block}.ffn_up", FEED_FORWARD, EMBEDDING)
+            writer.matrix(f"{block}.ffn_down", EMBEDDING, FEED_FORWARD)
+    return path
