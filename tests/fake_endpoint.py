@@ -143,6 +143,17 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
+VECTORS: dict[str, Any] = {
+    "floats": [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1.0, 0.5]}],
+    "too-few": [{"index": 0, "embedding": [1, 0]}],
+    "twice": [{"index": 0, "embedding": [1, 0]}, {"index": 0, "embedding": [1, 0]}],
+    "uneven": [{"index": 0, "embedding": [1, 0]}, {"index": 1, "embedding": [1]}],
+    "words": [{"index": 0, "embedding": "?!"}, {"index": 1, "embedding": "x"}],
+    "nothing": None,
+}
+"""What models of embeddings answer to two texts."""
+
+
 @dataclass
 class FakeEndpoint:
     """`requests` are the bodies it got, `hanging` how many it holds."""
@@ -150,6 +161,8 @@ class FakeEndpoint:
     name: str
     models: list[str]
     key: str | None = None
+    card: Json = field(default_factory=dict)
+    """What it says of each model besides its id."""
     url: str = ""
     lists: bool = True
     """Whether `GET /models` is answered; else it hangs."""
@@ -168,6 +181,9 @@ class FakeEndpoint:
             routes=[
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=posted),
+                Route("/v1/embeddings", self._embed, methods=posted),
+                Route("/v1/rerank", self._rerank, methods=posted),
+                Route("/tokenize", self._tokenize, methods=posted),
             ]
         )
 
@@ -185,7 +201,27 @@ class FakeEndpoint:
             await asyncio.sleep(0.02)
         if (refused := self._refused(request)) is not None:
             return refused
-        return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
+        cards = [{"id": name} | self.card for name in self.models]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def _embed(self, request: Request) -> Response:
+        body = await request.json()
+        self.requests.append(body)
+        used = {"prompt_tokens": 4, "total_tokens": 4}
+        return JSONResponse({"data": VECTORS[body["model"]], "usage": used})
+
+    async def _rerank(self, request: Request) -> Response:
+        """Scores, but as words for a model of that name."""
+        body = await request.json()
+        score = "high" if body["model"] == "words" else 0.5
+        rows = [{"index": i, "relevance_score": score} for i in range(len(body["documents"]))]
+        return JSONResponse({"results": rows[::-1]})
+
+    async def _tokenize(self, request: Request) -> Response:
+        """vLLM's: takes a chat."""
+        body = await request.json()
+        self.requests.append(body)
+        return JSONResponse({"count": len(body["messages"]) * 100, "tokens": []})
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()

@@ -11,11 +11,11 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from fake_endpoint import ANSWERS, FakeEndpoint, running
+from fake_endpoint import ANSWERS, VECTORS, FakeEndpoint, running
 from server_home import ServerHome, wait_for
 
 from lmnb.client import Client
-from lmnb.errors import ConfigError, EndpointFailed, InvalidRequest, NotFound, NotSupported
+from lmnb.errors import EndpointFailed, InvalidRequest, NotFound, NotSupported
 
 FAULTS = list(ANSWERS)
 
@@ -247,6 +247,8 @@ def test_requests_go_to_the_endpoint_with_the_fewest(
         one.may_go_on.set()
     for thread in threads:
         thread.join()
+    # The lists have the name that is balanced.
+    assert [row["endpoint"] for row in client.ls() if row["key"] == "good"] == ["one,two"]
     # A name with an endpoint in it is that endpoint's.
     assert say(sdk, "two/good") == "two speaks"
     assert {say(sdk, "good") for _ in range(2)} == {"one speaks", "two speaks"}
@@ -314,6 +316,39 @@ def test_an_endpoint_that_has_gone_is_named(sdk: openai.OpenAI, client: Client) 
         say(sdk, "gone/good")
 
 
+# --- vectors, scores, counts ----------------------------------------------------------------
+
+
+def test_vectors_and_scores_are_put_in_order(client: Client, sdk: openai.OpenAI) -> None:
+    with running(FakeEndpoint("embeds", list(VECTORS))) as endpoint:
+        client.connect(endpoint.url, name="embeds")
+        found = sdk.embeddings.create(
+            model="embeds/floats", input=["a", "b"], encoding_format="float", dimensions=2
+        )
+        assert [one.embedding for one in found.data] == [[1.0, 0.5], [0.0, 1.0]]
+        assert found.usage.prompt_tokens == 4
+        assert endpoint.requests[-1]["dimensions"] == 2
+        for lie in ("too-few", "twice", "uneven", "words", "nothing"):
+            with pytest.raises(openai.InternalServerError, match="The endpoint embeds sent"):
+                sdk.embeddings.create(model=f"embeds/{lie}", input=["a", "b"])
+        body = {"query": "q", "documents": ["a", "b"]}
+        ranked = client.http.post("/v1/rerank", json=body | {"model": "embeds/floats"}).json()
+        assert [row["relevance_score"] for row in ranked["results"]] == [0.5, 0.5]
+        refused = client.http.post("/v1/rerank", json=body | {"model": "embeds/words"})
+        assert "scores that are no numbers" in refused.json()["error"]["message"]
+
+
+def test_tokens_are_counted_where_there_is_a_way(client: Client, connected: FakeEndpoint) -> None:
+    claude = client.anthropic(max_retries=0)
+    asked: Any = {"messages": [{"role": "user", "content": "Speak"}], "system": "Be brief."}
+    with pytest.raises(anthropic.BadRequestError, match="no route by which tokens can be counted"):
+        claude.messages.count_tokens(model="fake/good", **asked)
+    with running(FakeEndpoint("vllm", ["good"], card={"max_model_len": 4096})) as endpoint:
+        client.connect(endpoint.url, name="vllm")
+        assert claude.messages.count_tokens(model="vllm/good", **asked).input_tokens == 200
+        assert endpoint.requests[-1]["model"] == "good"
+
+
 # --- lists, keys, mistakes ----------------------------------------------------------------
 
 
@@ -340,7 +375,7 @@ def test_keys_come_from_the_environment_and_are_shown_nowhere(
     with running(FakeEndpoint("locked", ["good"], key=secret)) as locked:
         with pytest.raises(EndpointFailed, match=r"does not let us in \(401\)"):
             client.connect(locked.url, name="locked")
-        with pytest.raises(ConfigError, match=r"LOCKED_KEY.* is not set"):
+        with pytest.raises(EndpointFailed, match=r"LOCKED_KEY.* is not set"):
             client.connect(locked.url, name="locked", key_env="LOCKED_KEY")
         monkeypatch.setenv("LOCKED_KEY", "sk-a-wrong-one")
         with pytest.raises(EndpointFailed) as caught:

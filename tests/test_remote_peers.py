@@ -25,7 +25,9 @@ import pytest
 from notebook_kernel import Kernel
 from server_home import CHAT, EMBEDDING, ServerHome, wait_for
 
+from lmnb.agents import targets
 from lmnb.client import Client
+from lmnb.errors import NotSupported
 
 REMOTE = f"peer/{CHAT}"
 SAY: Any = [{"role": "user", "content": "Name three colours."}]
@@ -291,6 +293,21 @@ def test_cells_ask_remote_models(front: ServerHome, client: Client) -> None:
         listener = front.attach().endpoints()[0]["url"]
         assert "is connected" in kernel.run(f"%lm connect {listener} --name more").text
         assert "is disconnected" in kernel.run("%lm disconnect more").text
+
+
+def test_agents_take_a_remote_model_as_it_is(client: Client) -> None:
+    choice = targets.choose(client, REMOTE, None)
+    assert choice.row is not None
+    assert choice.row["id"] == REMOTE
+    assert choice.row["context_length"] == chosen_context(client)
+    with pytest.raises(NotSupported, match="which only its server can change"):
+        targets.choose(client, REMOTE, 100_000)
+    with pytest.raises(NotSupported, match="it cannot chat"):
+        targets.choose(client, f"peer/{EMBEDDING}", None)
+
+
+def chosen_context(client: Client) -> int:
+    return int(client.http.get(f"/v1/models/{REMOTE}").json()["max_input_tokens"])
 
 
 # --- other servers ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,9 @@ class Endpoints:
         InvalidRequest
             Something cannot be as it is given, or the address leads to this server.
         ConfigError
-            There is no key, or a file cannot be used.
+            A file cannot be used.
         EndpointFailed
-            It cannot be reached, or is no such server.
+            There is no key, or it cannot be reached, or is no such server.
         """
         endpoint = make(url, name, key_env)
         await self._keep_key(key_env, key, save=save_key)
@@ -196,17 +197,26 @@ class Endpoints:
         return None if model is None else Target(f"{link.name}/{model.id}", model, (link,))
 
     async def any_of(self, id_: str) -> Target | None:
-        """The model of that id, at all endpoints that have it."""
+        """The model of that id, at all endpoints that have it.
+
+        Endpoints whose lists are old are asked anew if none is known to have it; those that are down
+        are not waited for.
+        """
         id_ = id_.strip()
         if not any(link.model(id_) for link in self.links):
-            stale = [link.refresh() for link in self.links if not link.is_fresh]
-            await asyncio.gather(*stale)
+            stale = {link.refresh(): link for link in self.links if not link.is_fresh}
+            await asyncio.gather(*(task for task, link in stale.items() if link.state != "down"))
         found = [(link, model) for link in self.links if (model := link.model(id_))]
         if not found:
             return None
         links, models = zip(*found, strict=True)
         key = models[0].id if len(links) > 1 else f"{links[0].name}/{models[0].id}"
         return Target(key, models[0], links)
+
+    def shared(self) -> list[str]:
+        """Ids of models that several endpoints have."""
+        ids = Counter(model.id for link in self.links for model in link.models)
+        return [id_ for id_, count in ids.items() if count > 1]
 
     def missing(self, name: str) -> ModelNotFound | None:
         """The error for `endpoint/model` where the endpoint has no such model."""

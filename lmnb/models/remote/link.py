@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 import httpx2
 
-from lmnb.errors import EndpointBusy, EndpointFailed, LmnbError, ModelNotFound, NotSupported
+from lmnb.errors import (
+    ConfigError,
+    EndpointBusy,
+    EndpointFailed,
+    LmnbError,
+    ModelNotFound,
+    NotSupported,
+)
 from lmnb.models.remote.answers import read, refusal
 from lmnb.models.remote.cooldown import Cooldown
 from lmnb.models.remote.endpoint import Endpoint, RemoteModel
@@ -159,10 +166,10 @@ class Link:
             self.active -= 1
             if not self.active:
                 self._idle.set()
-            if outcome in {"answered", "refused"}:
+            if outcome == "answered":
                 self.cooldown.succeed()
                 self.error = None
-            elif outcome == "left":
+            elif outcome != "failed":  # It may not even have been sent.
                 self.cooldown.give_up()
             self.served += outcome == "answered"
             self.failed += outcome == "failed"
@@ -184,8 +191,8 @@ class Link:
         Raises
         ------
         EndpointFailed
-            It cannot be reached, is silent for too long, or breaks off; the same for what goes wrong
-            in the block.
+            There is no key, or it cannot be reached, is silent for too long, or breaks off; the same
+            for what goes wrong in the block.
         LmnbError
             What it answers with another status: see `answers.error_of`.
         """
@@ -208,6 +215,8 @@ class Link:
                 yield response
         except httpx2.HTTPError as error:
             raise EndpointFailed(self._reason(error)) from None
+        except ConfigError as error:  # There is no key.
+            raise EndpointFailed(error.message, hint=error.hint) from None
         except LmnbError as error:
             raise _without(key, error) from None
 

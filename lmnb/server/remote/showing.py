@@ -9,7 +9,7 @@ import msgspec
 from lmnb.models.remote.endpoint import RemoteModel
 from lmnb.models.remote.endpoints import Target
 from lmnb.models.remote.link import Link
-from lmnb.server.remote import via
+from lmnb.server.remote import routing, via
 from lmnb.server.state import State
 
 
@@ -28,7 +28,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 async def remote_models(state: State) -> list[Shown]:
-    """The models of all endpoints, and under its bare id each that several of them have.
+    """The models of all endpoints, and by its bare id each that several of them have: it is balanced.
 
     Another lmnb is shown none that it has given us, nor what comes from further away: servers that
     are connected in a circle would otherwise show each other ever longer lists.
@@ -42,6 +42,10 @@ async def remote_models(state: State) -> list[Shown]:
             if not (passed and model.is_passed_on):
                 key = f"{link.name}/{model.id}"
                 found.append(Shown(key, model, link.name, link.state == "up"))
+    for id_ in state.endpoints.shared():
+        target = await routing.find(state, id_)
+        if target is not None and len(target.links) > 1 and not passed:
+            found.append(shown_of(target))
     return found
 
 
