@@ -268,6 +268,32 @@ class Client:
         found: list[Json] = self._call("GET", "/lmnb/mcp")["servers"]
         return found
 
+    def add_mcp(self, name: str, entry: Json, *, replace: bool = False) -> None:
+        """Add a server to `mcp.json`; `entry` is what stands there."""
+        self._call("POST", "/lmnb/mcp", {"name": name, "entry": entry, "replace": replace})
+
+    def remove_mcp(self, name: str) -> None:
+        """Take a server out of `mcp.json`, and forget the login to it."""
+        self._call("DELETE", "/lmnb/mcp", params={"name": name})
+
+    def log_in_mcp(self, name: str) -> Iterator[Json]:
+        """Log in to a server of `mcp.json`. Leaving the iterator gives up.
+
+        Yields `{"type": "url", "url"}`, which the user has to open in a browser of this machine,
+        and `done` once that has led to a login. A browser of another machine ends on a page that it
+        cannot open, whose address `redirect_mcp` takes.
+        """
+        return self._stream("/lmnb/mcp/login", {"name": name})
+
+    def redirect_mcp(self, name: str, url: str) -> None:
+        """Go on with a login; see `log_in_mcp`."""
+        self._call("POST", "/lmnb/mcp/redirect", {"name": name, "url": url})
+
+    def log_out_mcp(self, name: str) -> bool:
+        """Forget the login to a server; whether there was one."""
+        found: bool = self._call("POST", "/lmnb/mcp/logout", {"name": name})["was_logged_in"]
+        return found
+
     def settings(self) -> list[Json]:
         """The server's settings, in order: `lmnb.config.Setting`."""
         found: list[Json] = self._call("GET", "/lmnb/settings")["settings"]

@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import agents, endpoints, inspect, models, server, settings, tokens
+    from lmnb.cli import agents, endpoints, inspect, mcp, models, server, settings, tokens
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -69,5 +69,6 @@ def make_parser() -> argparse.ArgumentParser:
     endpoints.add_commands(commands)
     tokens.add_commands(commands)
     settings.add_commands(commands)
+    mcp.add_commands(commands)
     agents.add_commands(commands)
     return parser

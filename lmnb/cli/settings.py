@@ -1,4 +1,4 @@
-"""`lmnb settings` and `lmnb mcp`: what the server goes by, and what it is configured to reach."""
+"""`lmnb settings`: what the server goes by."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
     settings.add_argument("--reset", action="store_true", help="back to its default")
     settings.add_argument("--json", action="store_true", help="print JSON")
     settings.set_defaults(run=_settings)
-
-    mcp = commands.add_parser("mcp", help="list the MCP servers of mcp.json with their tools")
-    mcp.add_argument("--json", action="store_true", help="print JSON")
-    mcp.set_defaults(run=_mcp)
 
 
 def _settings(options: Namespace) -> None:
@@ -49,18 +45,3 @@ def _settings(options: Namespace) -> None:
         source = "" if row["source"] == "default" else f"  ({row['source']})"
         print(f"{row['name']} = {row['text']}{source}")
         print(textwrap.indent(textwrap.fill(row["description"], 92), "    "))
-
-
-def _mcp(options: Namespace) -> None:
-    client = output.connect()
-    rows = client.mcp()
-    if options.json:
-        output.print_json(rows)
-    elif not rows:
-        output.note(f"There are no MCP servers. They stand in {client.home / 'mcp.json'}.")
-    for row in () if options.json else rows:
-        print(f"{row['id']}  {row['place']}")
-        if row["error"]:
-            print(f"    {row['error']}")
-        for tool in row["tools"]:
-            print(f"    {tool['name']}: {tool['description'].strip().partition(chr(10))[0]}")

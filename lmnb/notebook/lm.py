@@ -14,7 +14,7 @@ from lmnb.notebook.models import use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.status import endpoints, gpu_hint, ls, mcp, placement, ps, settings, status
-from lmnb.notebook.table import joined, paragraph
+from lmnb.notebook.table import joined, link, paragraph
 from lmnb.notebook.units import duration, size
 from lmnb.selection import DEFAULT_CHAT_MODEL
 
@@ -139,10 +139,18 @@ def _launch(commands: Any) -> None:
 
 
 def _mcp(commands: Any) -> None:
-    commands.add_parser(
+    parser = commands.add_parser(
         "mcp",
         help="MCP servers and their tools",
-        description="The MCP servers of mcp.json, with their tools.",
+        description="The MCP servers of mcp.json, with their tools; or log in to one of them.",
+    )
+    add = parser.add_argument
+    add("action", nargs="?", choices=("login", "logout"), help="to or from a remote server")
+    add("name", nargs="?", metavar="NAME", help="which one")
+    add(
+        "--paste",
+        action="store_true",
+        help="for a browser on another machine: ask for the address that it ends at",
     )
 
 
@@ -367,10 +375,30 @@ def _run_launch(client: Client, args: Namespace) -> None:
     show(paragraph("\n".join(lines), shell_lines(agent.command(target), target)))
 
 
-def _show_mcp(client: Client, _: Namespace) -> None:
+def _run_mcp(client: Client, args: Namespace) -> None:
+    if args.action is not None and args.name is None:
+        raise UsageMistake(f"%lm mcp {args.action} needs the NAME of a server.")
+    if args.action == "login":
+        _log_in(client, args)
+        return
+    if args.action == "logout":
+        was_logged_in = client.log_out_mcp(args.name)
+        note(f"{args.name} is forgotten." if was_logged_in else "Nobody was logged in.")
+        return
     with transient("Starting the MCP servers"):
         rows = client.mcp()
     show(mcp(rows, client.home))
+
+
+def _log_in(client: Client, args: Namespace) -> None:
+    for event in client.log_in_mcp(args.name):
+        if event["type"] == "done":
+            note(f"Logged in to {event['name']}.")
+            continue
+        show(link("Log in here", event["url"]))
+        if args.paste:
+            asked = "It ends at a page that cannot be opened. Its address:"
+            client.redirect_mcp(args.name, input(asked))
 
 
 def _show_log(client: Client, args: Namespace) -> None:
@@ -386,7 +414,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "unload": _run_unload,
     "serve": _run_serve,
     "settings": _run_settings,
-    "mcp": _show_mcp,
+    "mcp": _run_mcp,
     "launch": _run_launch,
     "connect": _run_connect,
     "disconnect": _run_disconnect,

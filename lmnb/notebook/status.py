@@ -113,6 +113,7 @@ def mcp(rows: Sequence[dict[str, Any]], home: Path) -> Bundle:
         if row["error"]:
             lines.append((row["id"], "", row["error"]))
         lines += [(row["id"], tool["name"], tool["description"]) for tool in row["tools"]]
+        lines += [(row["id"], "", warning) for warning in row["warnings"]]
     return table(("Server", "Tool", "What it does"), lines)
 
 

@@ -35,6 +35,16 @@ def paragraph(text: str, code: str | None = None) -> Bundle:
     }
 
 
+def link(text: str, url: str) -> Bundle:
+    """An address to open in another tab."""
+    href = html.escape(url)
+    return {
+        "text/html": f'<a href="{href}" target="_blank" rel="noopener noreferrer">'
+        f"{html.escape(text)}</a>",
+        "text/plain": f"{text}: {url}",
+    }
+
+
 def _html(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def row(tag: str, values: Sequence[str]) -> str:
         # Notebooks align to the right, which suits numbers only, and heed no `align`.

@@ -45,6 +45,8 @@ def start_log(home: Path, *, terminal: bool) -> QueueListener:
     root.addHandler(QueueHandler(queue))
     root.setLevel(logging.WARNING)
     logging.getLogger("lmnb").setLevel(logging.INFO)
+    # What goes wrong there is told to whoever asked; its traces quote answers, tokens and all.
+    logging.getLogger("mcp.client.auth").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
     listener = QueueListener(queue, *handlers)
     listener.start()

@@ -23,6 +23,8 @@ from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.downloads import Downloads
 from lmnb.server.files import Files
+from lmnb.server.mcp.login import Desk
+from lmnb.server.mcp.logins import Logins
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.metrics import Metrics
 from lmnb.server.store import ResponseStore
@@ -59,6 +61,8 @@ class State:
         Models that are being fetched, or were.
     mcp
         MCP servers that are kept running.
+    mcp_logins, mcp_desk
+        Logins to them, and where they are made.
     renderer
         Renders chat templates, in a process of its own.
     files
@@ -89,7 +93,9 @@ class State:
     conversations: ConversationStore = field(init=False)
     downloads: Downloads = field(init=False)
     background: Background = field(init=False)
-    mcp: Pool = field(default_factory=Pool)
+    mcp: Pool = field(init=False)
+    mcp_logins: Logins = field(init=False)
+    mcp_desk: Desk = field(init=False)
     renderer: Renderer = field(default_factory=Renderer)
     files: Files = field(init=False)
     batches: Runner = field(init=False)
@@ -97,6 +103,9 @@ class State:
     documents: Reader = field(default_factory=Reader)
 
     def __post_init__(self) -> None:
+        self.mcp_logins = Logins(self.home)
+        self.mcp_desk = Desk(self.mcp_logins)
+        self.mcp = Pool(logins=self.mcp_logins)
         self.responses = ResponseStore(self.database)
         self.metrics = Metrics(self.models.loaded, lambda: self.endpoints.links)
         self.files = Files(self.database, self.home / "files")

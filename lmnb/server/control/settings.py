@@ -1,4 +1,4 @@
-"""What the server goes by: its settings, and the MCP servers it knows."""
+"""What the server goes by: its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from lmnb.config import WHEN_LISTENING, change_setting, describe
 from lmnb.server.control.form import answer, read
-from lmnb.server.mcp.listing import listing
 from lmnb.server.state import state_of
 
 router = APIRouter()
@@ -21,13 +20,6 @@ router = APIRouter()
 class _ChangedSetting(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     value: Any
-
-
-@router.get("/mcp")
-async def mcp(request: Request) -> Response:
-    """The servers of `mcp.json` with their tools: `{"servers": [lmnb.server.mcp.listing.Listed]}`."""
-    state = state_of(request)
-    return answer({"servers": await listing(state.home, state.mcp)})
 
 
 @router.get("/settings")

@@ -94,6 +94,11 @@ def remote(label: str, url: str, headers: Mapping[str, str] | None, *, param: st
     return Remote(url, dict(headers or {}))
 
 
+def path(home: Path) -> Path:
+    """The file."""
+    return home / "mcp.json"
+
+
 def configured(home: Path) -> dict[str, Place]:
     """The servers of `mcp.json`, by label; none without the file. Blocks (disk).
 
@@ -102,13 +107,12 @@ def configured(home: Path) -> dict[str, Place]:
     ConfigError
         The file cannot be understood; the message names the entry.
     """
-    path = home / "mcp.json"
-    data = read_json(path, {"mcpServers": {}})
+    data = read_json(path(home), {"mcpServers": {}})
     servers = data.get("mcpServers") if isinstance(data, dict) else None
     if not isinstance(servers, dict):
-        raise ConfigError(f'{path} must hold {{"mcpServers": {{…}}}}.')
+        raise ConfigError(f'{path(home)} must hold {{"mcpServers": {{…}}}}.')
     return {
-        label: _place(entry, f"{path}, {label}")
+        label: parse(entry, f"{path(home)}, {label}")
         for label, entry in servers.items()
         if not (isinstance(entry, dict) and entry.get("disabled") is True)
     }
@@ -131,7 +135,14 @@ def find(known: Mapping[str, Place], name: str, *, param: str) -> tuple[str, Pla
     return label, known[label]
 
 
-def _place(entry: Any, where: str) -> Place:
+def parse(entry: Any, where: str) -> Place:
+    """One entry of the file.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be understood; the message begins with `where`.
+    """
     if not isinstance(entry, dict):
         raise ConfigError(f"{where} must be an object.")
     kinds = [name for name in ("command", "url") if name in entry]
