@@ -18,6 +18,8 @@ import psutil
 _INTERVAL = 0.25
 _HYSTERESIS = 0.15
 """Of a core: how far beyond the middle between two counts the load must be to change the count."""
+_AT_WORK = 0.5
+"""Cores this process uses, at least, while it computes and is let."""
 
 
 class Threads:
@@ -51,9 +53,13 @@ class Threads:
             return self.count
         busy, own = self._busy(), self._own()
         self._last = (now, busy, own)
-        others = max(0.0, (busy - busy_then) - (own - own_then)) / (now - then)
-        # What was before counts half after an interval, and hardly after a long pass or a pause:
-        # of a pause the mean is taken, in which whoever was busy for a moment does not weigh.
+        used, mine = (busy - busy_then) / (now - then), (own - own_then) / (now - then)
+        others = max(0.0, used - mine)
+        if mine < _AT_WORK and used < self._cores - _AT_WORK:
+            # It paused, and whoever was busy may be waiting for its answer now: the notebook that
+            # asks, the server that has loaded the model. So only those who rested count.
+            others = min(others, self._others)
+        # What was before counts half after an interval, and hardly after a long pass or a pause.
         before = 0.5 ** ((now - then) / _INTERVAL)
         self._others = before * self._others + (1 - before) * others
         self.count = self._choose(self._cores - self._others)

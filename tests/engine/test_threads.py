@@ -85,3 +85,17 @@ def test_of_a_pause_the_mean_counts(others: float, expected: int) -> None:
     machine.now += 100.0
     machine.busy += others
     assert chosen.update() == expected
+
+
+def test_who_was_busy_in_a_pause_only_may_be_waiting_for_the_answer() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    assert machine.run(chosen, seconds=3, own=0, others=1) == 2
+    assert machine.run(chosen, seconds=1, own=2, others=0) == 2
+    assert machine.run(chosen, seconds=3, own=0.1, others=1) == 2
+    assert machine.run(chosen, seconds=1, own=1, others=1) == 1
+
+
+def test_a_process_that_others_leave_no_time_does_not_pause() -> None:
+    machine = Machine()
+    assert machine.run(threads(machine, 2, 2), seconds=3, own=0.2, others=1.8) == 1
