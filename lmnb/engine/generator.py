@@ -293,8 +293,11 @@ class Generator:
             self.context.synchronize()  # a GPU is still at it
             if self._next_tokens is not None:
                 self._next_tokens.follow([sequence for sequence, _ in plan])
-            learner = self.scheduler if reading else self.speculation
-            learner.observe(batch.size, monotonic() - began)
+            seconds = monotonic() - began
+            if reading:
+                self.scheduler.observe(plan, seconds)
+            else:
+                self.speculation.observe(batch.size, seconds)
             for sequence, _ in plan:
                 self.scheduler.keep(sequence)
             return True

@@ -3,7 +3,7 @@
 Every running answer gets its next token in every step. Besides, a step reads a slice of the prompts
 that wait: shortest rest first, with a share kept for the oldest, so that short prompts start fast
 and long ones still move. While answers are running the slice follows the clock, so that they do
-not pause for more than about `TARGET_SLICE_SECONDS`. With more prompts waiting than answers running
+not pause for more than about `TARGET_SLICE_SECONDS` (`slices` tells how many tokens that is). With more prompts waiting than answers running
 it grows in that proportion: many answers at once cost less per token than few, so that a burst of
 requests is done sooner if it is read first. With nobody waiting for tokens it is a whole batch.
 
@@ -23,14 +23,16 @@ from lmnb.engine.positions import positions
 from lmnb.engine.prefixes import common_prefix
 from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
+from lmnb.engine.slices import STEP, TILE, Slices
 from lmnb.engine.turns import Turns
 
 TARGET_SLICE_SECONDS = 0.25
-_SLICE, _PLAIN_SLICE = 64, 32
-"""Slices of a prompt are multiples of this: llama.cpp reuses its graph for equal shapes, and its
-flash attention on a CPU takes a path several times faster from 64 tokens on."""
-_WORTH_TIMING = 32
-"""Tokens of a slice from which on it says something about the speed of reading."""
+_NO_HURRY = 1e6
+"""Seconds, where nobody waits for a token."""
+_OLDEST_SHARE = 1 / 4
+"""Of a slice, for the prompt that came first where others are shorter."""
+_WORTH_BEGINNING = 32
+"""Room in a batch for which one more prompt is begun, unless it lacks fewer tokens."""
 _WORTH_MOVING, _MOST_MOVED = 16, 1 << 25
 """An answer changes its slot only if it may have so many more tokens, and its cells so few bytes,
 that the copy costs less than the passes it spares."""
@@ -49,8 +51,7 @@ class Scheduler:
         self.suspended: list[Sequence] = []
         """Those that gave way in this step."""
         self._turns = Turns(PLAIN)
-        self._slice = _SLICE if context.flash_attention else _PLAIN_SLICE
-        self._seconds_per_token = 0.0
+        self._slices = Slices(flash=context.flash_attention)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those of its priority."""
@@ -200,20 +201,32 @@ class Scheduler:
         if not waiting:
             return []
         answers = sum(not sequence.reading for sequence in self.running)
-        budget = self._budget(len(waiting), answers)
+        seconds, room = _seconds(len(waiting), answers), self._context.batch_size
+        waiting.sort(key=lambda s: (s.missing, *_queue_order(s)))
         oldest = min(waiting, key=_queue_order)
-        share = min(self._readable(oldest), budget, max(self._slice, budget // 4))
-        budget -= share
-        plan = []
-        for sequence in sorted(waiting, key=lambda s: s.missing):
-            taken = share if sequence is oldest else 0
-            extra = min(self._readable(sequence) - taken, budget)
-            if extra < self._readable(sequence) - taken:
-                extra -= extra % self._slice
-            if taken + extra:
-                plan.append((sequence, taken + extra))
-                budget -= extra
+        share = 1.0 if oldest is waiting[0] else _OLDEST_SHARE
+        count = self._slice(oldest, share * seconds, int(share * room))
+        least = self._slices.least(oldest.computed)
+        count = count or min(least, self._readable(oldest), room)
+        plan = [(oldest, count)]
+        seconds -= self._slices.seconds(count, oldest.computed)
+        room -= count
+        for sequence in waiting:
+            if sequence is oldest or room < min(self._readable(sequence), _WORTH_BEGINNING):
+                continue
+            if count := self._slice(sequence, seconds, room):
+                plan.append((sequence, count))
+                seconds -= self._slices.seconds(count, sequence.computed)
+                room -= count
         return plan
+
+    def _slice(self, sequence: Sequence, seconds: float, room: int) -> int:
+        """How many tokens of a prompt are read in this time; all that are left, or whole steps."""
+        readable = self._readable(sequence)
+        count = self._slices.fit(min(readable, room), sequence.computed, seconds)
+        if count < readable:
+            count -= count % (TILE if count >= TILE else STEP)
+        return count
 
     def _readable(self, sequence: Sequence) -> int:
         """Tokens of a prompt that may be read in one pass."""
@@ -238,20 +251,12 @@ class Scheduler:
         answers = sum(not sequence.reading for sequence in self.running)
         return sequence, min(missing, self._budget(1, answers))
 
-    def _budget(self, readers: int, answers: int) -> int:
-        """Prompt tokens of the next pass."""
-        if not answers or not self._seconds_per_token:
-            return self._context.batch_size
-        seconds = TARGET_SLICE_SECONDS * max(1.0, readers / answers)
-        tokens = int(seconds / self._seconds_per_token)
-        return min(self._context.batch_size, max(self._slice, tokens - tokens % self._slice))
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Learn from a slice how long a prompt token takes."""
-        if tokens >= _WORTH_TIMING:
-            measured = seconds / tokens
-            last = self._seconds_per_token or measured
-            self._seconds_per_token = 0.7 * last + 0.3 * measured
+    def observe(self, plan: list[tuple[Sequence, int]], seconds: float) -> None:
+        """Learn how long the slices of a plan took that have just been read."""
+        tokens = sum(count for _, count in plan)
+        before = sum(count * (sequence.computed - count / 2) for sequence, count in plan)
+        tiled = all(count >= TILE for _, count in plan)
+        self._slices.observe(tokens, before / tokens, seconds, tiled=tiled)
 
     def keep(self, sequence: Sequence) -> None:
         """Copy the memory of a sequence that has been read up to a mark."""
@@ -291,6 +296,11 @@ class Scheduler:
         self._unsee(sequence)
         self.running.remove(sequence)
         self.cache.release(sequence.slot, sequence.keys[: sequence.computed])
+
+
+def _seconds(readers: int, answers: int) -> float:
+    """How long the next slice may take."""
+    return TARGET_SLICE_SECONDS * max(1.0, readers / answers) if answers else _NO_HURRY
 
 
 def _queue_order(sequence: Sequence) -> tuple[int, int]:

@@ -257,13 +257,14 @@ def test_an_answer_moves_into_the_gap_another_has_left(chat_model_path: Path) ->
 def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engine) -> None:
     scheduler = engine.generator.scheduler
     for _ in range(50):
-        scheduler.observe(100, 0.2)
+        scheduler.observe([(Mock(computed=100), 100)], 0.2)
 
     def slice_beside(answers: int, prompts: int) -> int:
         running = scheduler.running
         scheduler.running = []
         for number in range(answers + prompts):
             sequence = Mock(reading=number >= answers, missing=500, readable=500, id=number)
+            sequence.computed = 0
             sequence.adapters, sequence.reason = PLAIN, None
             sequence.command.priority, sequence.command.score_prompt = 0, False
             scheduler.running.append(sequence)
