@@ -78,6 +78,7 @@ class Context:
         # With `swa_full`, too: a slot may have all keys then, but a copy has those in the window.
         self.window: int = L.llama_model_n_swa(model.handle) if self.can_retract else 0
         self.can_trim = self.can_retract and not self.window
+        self._threads.forget()
 
     def close(self) -> None:
         """Give the memory back."""

@@ -41,14 +41,16 @@ class Threads:
         self._cores = cores or os.cpu_count() or most
         self._busy, self._own, self._now = busy or _busy_seconds, own, now
         self._others = 0.0
-        self._last = (self._now(), self._busy(), self._own()) if self._adaptive else (0.0, 0.0, 0.0)
+        self._last: tuple[float, float, float] | None = None
 
     def update(self) -> int:
         """The number for the next forward pass. Looks at the machine a few times a second."""
         if not self._adaptive:
             return self.count
-        then, busy_then, own_then = self._last
         now = self._now()
+        if self._last is None:
+            self._last = (now, self._busy(), self._own())
+        then, busy_then, own_then = self._last
         if now - then < _INTERVAL:
             return self.count
         busy, own = self._busy(), self._own()
@@ -64,6 +66,10 @@ class Threads:
         self._others = before * self._others + (1 - before) * others
         self.count = self._choose(self._cores - self._others)
         return self.count
+
+    def forget(self) -> None:
+        """Look from the next pass on: what has been until now, a load, says nothing about passes."""
+        self._last = None
 
     def _choose(self, free: float) -> int:
         lean = _HYSTERESIS if free < self.count else -_HYSTERESIS

@@ -15,6 +15,7 @@ class Machine:
 
     def run(self, threads: Threads, *, seconds: float, own: float, others: float) -> int:
         """Let time pass; `own` and `others` in cores."""
+        threads.update()  # the first look begins the time that is looked at
         for _ in range(round(seconds / 0.3)):
             self.now += 0.3
             self.own += 0.3 * own
@@ -55,6 +56,7 @@ def test_on_many_cores(others: float, expected: int) -> None:
 def test_one_look_back_at_a_long_pass_is_enough() -> None:
     machine = Machine()
     chosen = threads(machine, 2, 2)
+    chosen.update()
     for others, expected in ((1.0, 1), (0.0, 2)):
         machine.now += 1.0
         machine.own += 1.0
@@ -99,3 +101,13 @@ def test_who_was_busy_in_a_pause_only_may_be_waiting_for_the_answer() -> None:
 def test_a_process_that_others_leave_no_time_does_not_pause() -> None:
     machine = Machine()
     assert machine.run(threads(machine, 2, 2), seconds=3, own=0.2, others=1.8) == 1
+
+
+def test_what_was_before_the_first_pass_does_not_count() -> None:
+    machine = Machine()
+    chosen = threads(machine, 2, 2)
+    chosen.update()
+    machine.now, machine.own, machine.busy = 2.0, 2.0, 4.0  # the model is loaded, others as well
+    chosen.forget()
+    assert chosen.update() == 2
+    assert machine.run(chosen, seconds=1, own=2, others=0) == 2
