@@ -242,9 +242,9 @@ class Generator:
                 self.context.abort.clear()
             if result == 0:
                 self.context.synchronize()
-                self.scheduler.observe(count, monotonic() - began)
                 self._failed_passes = 0
                 sequence.see(count)
+                self.scheduler.observe([(sequence, count)], monotonic() - began)
                 self.scheduler.keep(sequence)
             else:
                 self._recover([(sequence, 0)], result)

@@ -23,7 +23,7 @@ from lmnb.engine.positions import positions
 from lmnb.engine.prefixes import common_prefix
 from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
-from lmnb.engine.slices import STEP, TILE, Slices
+from lmnb.engine.slices import TILE, Slices
 from lmnb.engine.turns import Turns
 
 TARGET_SLICE_SECONDS = 0.25
@@ -205,28 +205,21 @@ class Scheduler:
         waiting.sort(key=lambda s: (s.missing, *_queue_order(s)))
         oldest = min(waiting, key=_queue_order)
         share = 1.0 if oldest is waiting[0] else _OLDEST_SHARE
-        count = self._slice(oldest, share * seconds, int(share * room))
-        least = self._slices.least(oldest.computed)
-        count = count or min(least, self._readable(oldest), room)
+        readable, depth = self._readable(oldest), oldest.computed
+        count = self._slices.whole_steps(readable, int(share * room), depth, share * seconds)
+        count = count or min(self._slices.least(depth), readable, room)
         plan = [(oldest, count)]
         seconds -= self._slices.seconds(count, oldest.computed)
         room -= count
         for sequence in waiting:
-            if sequence is oldest or room < min(self._readable(sequence), _WORTH_BEGINNING):
+            readable, depth = self._readable(sequence), sequence.computed
+            if sequence is oldest or room < min(readable, _WORTH_BEGINNING):
                 continue
-            if count := self._slice(sequence, seconds, room):
+            if count := self._slices.whole_steps(readable, room, depth, seconds):
                 plan.append((sequence, count))
-                seconds -= self._slices.seconds(count, sequence.computed)
+                seconds -= self._slices.seconds(count, depth)
                 room -= count
         return plan
-
-    def _slice(self, sequence: Sequence, seconds: float, room: int) -> int:
-        """How many tokens of a prompt are read in this time; all that are left, or whole steps."""
-        readable = self._readable(sequence)
-        count = self._slices.fit(min(readable, room), sequence.computed, seconds)
-        if count < readable:
-            count -= count % (TILE if count >= TILE else STEP)
-        return count
 
     def _readable(self, sequence: Sequence) -> int:
         """Tokens of a prompt that may be read in one pass."""
@@ -249,12 +242,15 @@ class Scheduler:
         if not span.medium.causal:
             return sequence, missing
         answers = sum(not sequence.reading for sequence in self.running)
-        return sequence, min(missing, self._budget(1, answers))
+        seconds, room = _seconds(1, answers), self._context.batch_size
+        depth = sequence.computed + sequence.seen
+        count = self._slices.whole_steps(missing, room, depth, seconds)
+        return sequence, count or min(self._slices.least(depth), missing, room)
 
     def observe(self, plan: list[tuple[Sequence, int]], seconds: float) -> None:
         """Learn how long the slices of a plan took that have just been read."""
         tokens = sum(count for _, count in plan)
-        before = sum(count * (sequence.computed - count / 2) for sequence, count in plan)
+        before = sum(count * (s.computed + s.seen - count / 2) for s, count in plan)
         tiled = all(count >= TILE for _, count in plan)
         self._slices.observe(tokens, before / tokens, seconds, tiled=tiled)
 

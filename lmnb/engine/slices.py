@@ -68,6 +68,13 @@ class Slices:
             fitting = min(fitting, TILE - 1)
         return max(0, min(most, fitting))
 
+    def whole_steps(self, readable: int, room: int, depth: int, seconds: float) -> int:
+        """What fits of the next `readable` tokens, at most `room`: all of them, or whole steps."""
+        count = self.fit(min(readable, room), depth, seconds)
+        if count < readable:
+            count -= count % (TILE if count >= TILE else STEP)
+        return count
+
     def least(self, depth: int) -> int:
         """The smallest slice in which tokens after `depth` are read at a fair speed."""
         tiled, small = (self._seconds_per_token(depth, tiled=tiled) for tiled in (True, False))

@@ -28,6 +28,7 @@ from lmnb.engine.context import Context
 from lmnb.engine.native import L
 from lmnb.engine.positions import TELLING_BITS, positions, pseudo_tokens
 from lmnb.engine.protocol import Generate, LoadConfig, Sampling, Segment
+from lmnb.engine.slices import Slices
 from lmnb.engine.spill import Disk, fingerprint
 from lmnb.engine.vision import Part, Vision
 
@@ -444,7 +445,8 @@ def test_others_get_their_tokens_while_an_image_is_read(
     scheduler = engine.generator.scheduler
     # As on a slow machine: a quarter of a second is 64 tokens.
     monkeypatch.setattr(scheduler, "observe", lambda *_: None)
-    scheduler._seconds_per_token = 0.25 / 64
+    scheduler._slices = Slices(flash=False)
+    scheduler._slices.observe(64, 32, 0.25, tiled=True)
     large: Prompt = ("Look: ", picture(3, 160, 80), " Now?")
     engine.fresh(large)
     scheduler.cache.clear()  # The image is encoded.

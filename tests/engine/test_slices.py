@@ -28,9 +28,7 @@ class Machine:
         """A prompt beside answers, from end to end: tokens and seconds of its slices."""
         depth, taken = 0, []
         while depth < length:
-            count = slices.fit(length - depth, depth, target)
-            if count < length - depth:
-                count -= count % (TILE if count >= TILE else STEP)
+            count = slices.whole_steps(length - depth, length, depth, target)
             count = count or min(length - depth, slices.least(depth))
             taken.append((count, self.seconds(count, depth)))
             slices.observe(count, depth + count / 2, taken[-1][1], tiled=count >= TILE)
