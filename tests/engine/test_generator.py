@@ -14,6 +14,7 @@ from engine_driver import Engine
 from lmnb.engine import native
 from lmnb.engine.adapters import PLAIN
 from lmnb.engine.protocol import LoadConfig, Sampling, Segment, Step
+from lmnb.engine.slices import Slices
 from lmnb.errors import ContextOverflow, InvalidRequest
 
 
@@ -256,8 +257,8 @@ def test_an_answer_moves_into_the_gap_another_has_left(chat_model_path: Path) ->
 
 def test_many_prompts_against_few_answers_are_read_in_larger_slices(engine: Engine) -> None:
     scheduler = engine.generator.scheduler
-    for _ in range(50):
-        scheduler.observe([(Mock(computed=100, seen=0), 100)], 0.2)
+    scheduler._slices = Slices(flash=False)
+    scheduler.observe([(Mock(computed=100, seen=0), 100)], 0.2)
 
     def slice_beside(answers: int, prompts: int) -> int:
         running = scheduler.running
