@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 import httpx2
 
@@ -91,6 +92,35 @@ class Client:
         found: list[str] = self._call("GET", f"/lmnb/log?lines={lines}")["lines"]
         return found
 
+    def requests(
+        self,
+        last: int = 50,
+        *,
+        model: str | None = None,
+        status: str | None = None,
+        route: str | None = None,
+    ) -> list[Json]:
+        """The last requests, oldest first: `lmnb.journal.Record`. Filters: `lmnb.journal.Filter`."""
+        params = _given({"last": last, "model": model, "status": status, "route": route})
+        found: list[Json] = self._call("GET", "/lmnb/requests", params=params)["requests"]
+        return found
+
+    def follow_requests(
+        self,
+        *,
+        words: bool = False,
+        model: str | None = None,
+        status: str | None = None,
+        route: str | None = None,
+    ) -> Iterator[Json]:
+        """Requests as they end, for ever: `{"type": "request", …}` with the fields of a `Record`.
+
+        With `words` also `input` and `output`, what models are given and say word for word; `ready`
+        comes first, and `missed` if this reads too slowly. See `lmnb.server.control.requests`.
+        """
+        params = _given({"words": int(words), "model": model, "status": status, "route": route})
+        return self._stream("/lmnb/requests/follow", params=params)
+
     def shutdown(self, *, if_idle: bool = False) -> bool:
         """End the server, and wait until it has ended; whether it did (see `if_idle`).
 
@@ -114,7 +144,10 @@ class Client:
         return found
 
     def ps(self) -> list[Json]:
-        """The loaded models: `{id, model, kind, state, active, ttl, ttl_left, …}`."""
+        """The loaded models: `{id, model, kind, state, running, waiting, ttl, ttl_left, memory, …}`.
+
+        `running` requests are computed, `waiting` ones wait for a slot.
+        """
         found: list[Json] = self._call("GET", "/lmnb/ps")["loaded"]
         return found
 
@@ -137,6 +170,19 @@ class Client:
         """
         body = {"model": _absolute_file(model), "quantization": quantization}
         return self._stream("/lmnb/get", body)
+
+    def downloads(self) -> list[Json]:
+        """The downloads of the last month, oldest first: `lmnb.server.downloads.Job`."""
+        found: list[Json] = self._call("GET", "/lmnb/downloads")["downloads"]
+        return found
+
+    def follow_download(self, name: str) -> Iterator[Json]:
+        """What a download says, as `get` does. `name` is its id, or its model's name."""
+        return self._stream(f"/lmnb/downloads/{quote(name)}/events")
+
+    def change_download(self, name: str, change: Literal["pause", "resume", "cancel"]) -> Json:
+        """Change one; the job. One that is resumed goes on whoever follows it."""
+        return self._call("POST", f"/lmnb/downloads/{quote(name)}/{change}")
 
     def load(
         self,
@@ -339,11 +385,15 @@ class Client:
             response = self.http.request(method, path, json=body, params=params, timeout=limit)
             return _checked(response)
 
-    def _stream(self, path: str, body: Json) -> Iterator[Json]:
+    def _stream(
+        self, path: str, body: Json | None = None, *, params: Json | None = None
+    ) -> Iterator[Json]:
+        """The events of a POST, or a GET if there is no `body`, until `done`."""
+        method = "GET" if body is None else "POST"
         limit = httpx2.Timeout(_ANSWER, read=_SILENCE)
         with (
             _reaching(self.home),
-            self.http.stream("POST", path, json=body, timeout=limit) as response,
+            self.http.stream(method, path, json=body, params=params, timeout=limit) as response,
         ):
             if response.is_error:
                 response.read()
@@ -524,6 +574,10 @@ def _checked(response: httpx2.Response) -> Json:
     if response.is_error:
         raise LmnbError.from_dict(data["error"])
     return dict(data)
+
+
+def _given(params: Json) -> Json:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _options(given: Json) -> Json:

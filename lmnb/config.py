@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     where it was after its model was unloaded. 0 is none. Read when a model is loaded."""
     endpoint_timeout: float = Field(300.0, gt=0, allow_inf_nan=False)
     """How long an endpoint (`lmnb connect`) may say nothing before a request is given up there."""
+    parallel_downloads: int = Field(3, ge=1)
+    """How many models are fetched at a time; others wait for their turn."""
+    log_prompts: bool = False
+    """The log of requests (`log/requests.jsonl`) has the exact prompts and answers, too. The last
+    32 MB of it are kept."""
     idle_exit: float = Field(600.0, ge=0, allow_inf_nan=False)
     """The server ends after this time with nothing loaded, listening or running; 0 is never."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from server_home import ServerHome
+from server_home import ServerHome, link_models
 
 from lmnb import client as client_module
 from lmnb.client import Client
@@ -57,7 +57,7 @@ def embedding_model_path(models_cache: Path) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterator[Path]:
     """`$LMNB_HOME` of the whole test session, with both models."""
     path = tmp_path_factory.mktemp("home")
-    _link_models(models_cache, path)
+    link_models(models_cache, path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMNB_HOME", str(path))
         # The machine's own models are none of the tests' business.
@@ -115,7 +115,7 @@ def fresh_home(
 ) -> Iterator[ServerHome]:
     """A home of its own, for tests that kill things. No server is running yet."""
     path = tmp_path / "home"
-    _link_models(models_cache, path)
+    link_models(models_cache, path)
     monkeypatch.setenv("LMNB_HOME", str(path))
     found = ServerHome(path)
     yield found
@@ -135,14 +135,6 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr("lmnb.engine.client._MODULE", "faulty_worker")
 
     return make
-
-
-def _link_models(cache: Path, home: Path) -> None:
-    for source in (cache / "models").rglob("*"):
-        if source.is_file() and ".staging" not in source.parts:
-            target = home / source.relative_to(cache)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source)
 
 
 def _model(cache: Path, name: str) -> Path:

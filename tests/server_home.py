@@ -37,6 +37,15 @@ def wait_for(condition: Callable[[], bool], what: str = "the condition") -> None
         time.sleep(0.02)
 
 
+def link_models(cache: Path, home: Path) -> None:
+    """Let a home have the models of another, without copying them."""
+    for source in (cache / "models").rglob("*"):
+        if source.is_file() and ".staging" not in source.parts:
+            target = home / source.relative_to(cache)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
+
+
 def processes(home: Path) -> list[psutil.Process]:
     """The server, workers and template renderers of a home. Zombies are not processes any more."""
     found = []

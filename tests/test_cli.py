@@ -13,12 +13,13 @@ import sys
 import termios
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 import httpx2
 import pytest
-from server_home import CHAT, EMBEDDING, ServerHome, wait_for
+from server_home import CHAT, EMBEDDING, ENDLESS, ServerHome, wait_for
 
 from lmnb.cli import main, make_parser, models, output
 from lmnb.client import Client
@@ -44,6 +45,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     help_text = make_parser().format_help()
     commands = [
         "get",
+        "downloads",
         "ls",
         "ps",
         "load",
@@ -93,6 +95,18 @@ def test_load_ps_unload(server: ServerHome, unloaded: Client) -> None:
     assert {entry["key"]: entry["loaded"] for entry in listed}[CHAT] == ["mine"]
     assert server.lmnb("unload").stdout == "mine is unloaded.\n"
     assert "No model is loaded" in server.lmnb("ps").stderr
+
+
+def test_ps_shows_queue_and_time_left(server: ServerHome, unloaded: Client) -> None:
+    list(unloaded.load(CHAT, parallel=1, ttl=500))
+    with ExitStack() as stack:
+        for _ in range(5):
+            body = {**ENDLESS, "stream": True}
+            stack.enter_context(unloaded.http.stream("POST", "/v1/completions", json=body))
+        shown = server.lmnb("ps").stdout
+    assert re.search(r"busy +1 running, [1-4] waiting .* MB .*8 min after use", shown)
+    wait_for(lambda: unloaded.ps()[0]["active"] == 0, "both to end")
+    assert re.search(r"idle +8192 .*in 8 min", server.lmnb("ps").stdout)
 
 
 def test_inspect_shows_how_a_model_writes(server: ServerHome, unloaded: Client) -> None:
@@ -291,7 +305,8 @@ def test_status_and_log_without_a_server(fresh_home: ServerHome) -> None:
     found = json.loads(fresh_home.lmnb("status", "--json").stdout)
     assert found["server"] is None
     assert found["device"]["devices"]
-    assert "no log yet" in fresh_home.lmnb("log").stderr
+    assert "no log yet" in fresh_home.lmnb("log", "--server").stderr
+    assert "No such request" in fresh_home.lmnb("log").stderr
     assert "No server is running" in fresh_home.lmnb("stop").stderr
     assert json.loads(fresh_home.lmnb("ps", "--json").stdout) == []
     assert "No model is loaded" in fresh_home.lmnb("unload", "--all").stderr
@@ -303,13 +318,13 @@ def test_stop_and_what_remains(fresh_home: ServerHome) -> None:
     assert status["name"] == "x"
     assert fresh_home.lmnb("stop").stdout == "The server has ended.\n"
     assert not fresh_home.processes()
-    assert "POST /lmnb/tokens 200" in fresh_home.lmnb("log").stdout
-    assert fresh_home.lmnb("log", "-n", "1").stdout.count("\n") == 1
+    assert "POST /lmnb/tokens 200" in fresh_home.lmnb("log", "--server").stdout
+    assert fresh_home.lmnb("log", "--server", "-n", "1").stdout.count("\n") == 1
     assert "x" in fresh_home.lmnb("token", "ls").stdout
 
 
-def test_log_follows(server: ServerHome, client: Client) -> None:
-    with server.start("log", "-n", "1", "-f") as following:
+def test_the_servers_log_follows(server: ServerHome, client: Client) -> None:
+    with server.start("log", "--server", "-n", "1", "-f") as following:
         assert following.stdout is not None
         following.stdout.readline()
         client.http.get("/v1/models?follow")

@@ -68,7 +68,8 @@ def test_load_reports_progress_and_what_was_loaded(client: Client) -> None:
         assert done["device"]
         assert done["warnings"] == []
         [row] = client.ps()
-        assert row.items() <= {**done, "ttl_left": row["ttl_left"], "active": 0}.items()
+        now = {name: row[name] for name in ("ttl_left", "memory", "state")}
+        assert row.items() <= {**done, **now, "active": 0}.items()
         assert client.handshake()["busy"] is True
     finally:
         assert client.unload("mine") == ["mine"]

@@ -14,6 +14,7 @@ import pytest
 from fake_hub import COMMIT, FakeHub, Repository
 from gguf_bytes import small_model
 
+from lmnb.engine.projector import find_projector
 from lmnb.errors import (
     ChecksumMismatch,
     DownloadFailed,
@@ -43,7 +44,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
                 "README.md": b"hello",
                 "Nice-Model-Q8_0.gguf": Q8,
                 FILE: Q4,
-                "mmproj-Nice-Model-F16.gguf": b"a projector",
             }
         )
         monkeypatch.setenv("HF_ENDPOINT", server.url)
@@ -244,6 +244,39 @@ def test_split_files_are_one_model(hub: FakeHub, tmp_path: Path) -> None:
     counts = [event.done for event in events if isinstance(event, Progress)]
     assert counts == sorted(counts)
     assert counts[-1] == len(Q4) + len(Q8)
+
+
+def test_the_projector_comes_along(hub: FakeHub, tmp_path: Path) -> None:
+    """Beside the model, where it is looked for, and in the quantization that suits it best."""
+    sees = "Eye/Sees-Q4_K_M.gguf"
+    found = {"mmproj-Sees-F32.gguf": Q8, "mmproj-Sees-f16.gguf": Q8, "mmproj-Sees-Q8_0.gguf": Q4}
+    hub.repositories["maker/Sees"] = Repository({sees: Q4, **found})
+    events = fetch(tmp_path, "maker/Sees")
+    folder = tmp_path / "models" / "maker" / "Sees" / "Eye"
+    projector = find_projector(folder / "Sees-Q4_K_M.gguf")
+    assert projector == folder / "mmproj-Sees-f16.gguf"
+    assert projector.read_bytes() == Q8
+    [started] = [event for event in events if isinstance(event, Started)]
+    assert started.total == len(Q4) + len(Q8)
+    assert events[-1] == Done(
+        key="maker/sees", path=str(folder / "Sees-Q4_K_M.gguf"), size_bytes=len(Q4)
+    )
+    assert [entry.key for entry in asyncio.run(Catalog(tmp_path).entries())] == ["maker/sees"]
+    # Of one that was fetched without it, only the projector is missing.
+    projector.unlink()
+    before = len(hub.transfers())
+    fetch(tmp_path, "maker/Sees")
+    assert [one.path.rpartition("/")[2] for one in hub.transfers()[before:]] == [projector.name]
+
+
+def test_the_projector_of_another_model_stays_where_it_is(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["maker/Two"] = Repository(
+        {"One-Q4_K_M.gguf": Q4, "Other-Q4_K_M.gguf": Q4, "mmproj-Other-f16.gguf": Q8}
+    )
+    fetch(tmp_path, "maker/Two/One-Q4_K_M.gguf")
+    assert files(tmp_path) == ["One-Q4_K_M.gguf", "One-Q4_K_M.gguf.json"]
+    fetch(tmp_path, "maker/Two/Other-Q4_K_M.gguf")
+    assert "mmproj-Other-f16.gguf" in files(tmp_path)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from fake_hub import FakeHub, Repository
 from gguf_bytes import small_model
 from notebook_kernel import Execution, Kernel
-from server_home import ServerHome, wait_for
+from server_home import ENDLESS, ServerHome, wait_for
 
 from lmnb import __version__
 from lmnb.client import Client
@@ -205,9 +207,27 @@ def test_a_taken_port_is_explained(kernel: Kernel) -> None:
 
 def test_log(kernel: Kernel) -> None:
     kernel.run("%lm ls")
-    text = kernel.run("%lm log -n 5").text
+    text = kernel.run("%lm log --server -n 5").text
     assert len(text.splitlines()) <= 5
     assert "/lmnb/models" in text
+
+
+def test_log_of_requests(kernel: Kernel, client: Client) -> None:
+    response = client.http.get("/v1/models/none")
+    text = kernel.run("%lm log -n 1 --route /v1/models --prompts").text
+    for part in (response.headers["x-request-id"], "404", "model_not_found", "log_prompts on"):
+        assert part in text
+    assert kernel.run("%lm log --route /none/such").text == "No such request is on record."
+
+
+def test_ps_shows_the_queue(kernel: Kernel, client: Client) -> None:
+    list(client.load(MODEL, parallel=1))
+    with ExitStack() as stack:
+        for _ in range(5):
+            body = {**ENDLESS, "stream": True}
+            stack.enter_context(client.http.stream("POST", "/v1/completions", json=body))
+        assert re.search("1 running, [1-4] waiting", kernel.run("%lm ps").text)
+    client.unload(all=True)
 
 
 def test_a_download_shows_its_progress_and_can_be_stopped_and_resumed(
@@ -267,6 +287,7 @@ SERVER = {"version": "1", "pid": 7, "uptime": 65.0, "home": "/home/ada/.lmnb"}
 ROW: dict[str, Any] = {
     "id": "m", "kind": "llm", "state": "idle", "device": "Xeon", "gpu_layers": 0, "layers": 30,
     "context_length": 4096, "memory": 2e8, "ttl_left": None,
+    "active": 0, "running": 0, "waiting": 0,
 }  # fmt: skip
 
 

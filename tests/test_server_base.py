@@ -341,7 +341,7 @@ def test_a_listener_that_closes_ends_streams_in_their_protocol() -> None:
         await asyncio.sleep(60)
 
     async def run() -> bytes:
-        tracked = Tracked(streaming(frames), Activity(), quiet=frozenset())
+        tracked = Tracked(streaming(frames), Activity(), quiet=frozenset(), watching=frozenset())
         async with serving(tracked) as client, client.stream("POST", "/v1/x") as response:
             chunks = response.aiter_bytes()
             received = await anext(chunks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,34 @@ def test_what_goes_wrong_is_told(hub: FakeHub, fresh_home: ServerHome) -> None:
     assert look(client, job)["error"]["message"]
 
 
+def test_the_command_line(hub: FakeHub, fresh_home: ServerHome) -> None:
+    """One job, from LM Studio's API to a terminal; what it is called there works, too."""
+    client = fresh_home.attach()
+    assert "There are no downloads." in fresh_home.lmnb("downloads").stderr
+    hub.release.clear()
+    job = begin(client)["job_id"]
+    assert hub.started.wait(60)
+    [row] = json.loads(fresh_home.lmnb("downloads", "--json").stdout)
+    assert (row["id"], row["model"], row["status"]) == (job, NAME, "downloading")
+    assert fresh_home.lmnb("downloads", "pause", job).stdout == f"{NAME} is paused.\n"
+    assert look(client, job)["status"] == "paused"
+    assert re.search(rf"{job} +{NAME} +paused", fresh_home.lmnb("downloads").stdout)
+    refused = fresh_home.lmnb("downloads", "watch", job, check=False)
+    assert "it is paused" in refused.stderr
+    fresh_home.lmnb("downloads", "resume", NAME)
+    with fresh_home.start("downloads", "watch", job) as watching:
+        wait_for(lambda: look(client, job)["status"] == "downloading", "it to go on")
+        hub.release.set()
+        output, _ = watching.communicate(timeout=60)
+    # It may have been done before there was anything to watch.
+    assert output.startswith(f"{KEY} is ready") or look(client, job)["status"] == "completed"
+    wait_for(lambda: look(client, job)["status"] == "completed", "the download")
+    fresh_home.lmnb("downloads", "cancel", job)
+    assert client.downloads() == []
+    for wrong in (["pause"], ["ls", job], ["pause", "job_x"]):
+        assert fresh_home.lmnb("downloads", *wrong, check=False).returncode == 1
+
+
 # --- jobs -------------------------------------------------------------------------------
 
 
@@ -131,6 +161,59 @@ def test_pause_and_resume_and_cancel(hub: FakeHub, database: Database, tmp_path:
     asyncio.run(run())
 
 
+def test_so_many_at_a_time(hub: FakeHub, database: Database, tmp_path: Path) -> None:
+    """The next one begins when one ends, or when there may be more; who waits can be paused."""
+
+    async def run() -> None:
+        most = 1
+        downloads = Downloads(database, tmp_path, lambda: most)
+        names = [f"maker/Model-{n}-GGUF" for n in range(4)]
+        for name in names:
+            hub.repositories[name] = Repository({"Model-Q4_K_M.gguf": MODEL})
+        hub.release.clear()
+        jobs = [await downloads.start(name, None, detached=True) for name in names]
+        following = [asyncio.create_task(_all(downloads, job)) for job in jobs]
+        assert await asyncio.to_thread(hub.started.wait, 20)
+        assert [job.is_waiting for job in jobs] == [False, True, True, True]
+        await downloads.pause(jobs[1].id)
+        assert not jobs[1].is_waiting
+        assert len(hub.transfers()) == 1
+        most = 2
+        await downloads.resume(jobs[1].id)  # behind those that wait already
+        again = asyncio.create_task(_last(downloads, jobs[1]))
+        while len(hub.transfers()) < 2:
+            await asyncio.sleep(0.01)
+        assert [job.is_waiting for job in jobs] == [False, True, False, True]
+        hub.release.set()
+        events = await asyncio.gather(*following, return_exceptions=True)
+        assert isinstance(events[1], Cancelled)
+        assert isinstance(await again, Done)
+        assert [job.status for job in jobs] == ["completed"] * 4
+        assert isinstance(events[2], list)
+        assert "waiting for one of them" in str(events[2][0])
+
+    asyncio.run(run())
+
+
+def test_changes_at_once_leave_no_job_that_says_it_runs(
+    hub: FakeHub, database: Database, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        downloads = Downloads(database, tmp_path)
+        hub.release.clear()
+        job = await downloads.start(NAME, None, detached=True)
+        changes = [downloads.pause, downloads.resume] * 5
+        await asyncio.gather(*(change(job.id) for change in changes))
+        assert (job.status, downloads.busy) == ("downloading", True)
+        await asyncio.gather(
+            downloads.cancel(job.id), downloads.pause(job.id), return_exceptions=True
+        )
+        assert (downloads.all(), downloads.busy) == ([], False)
+        hub.release.set()
+
+    asyncio.run(run())
+
+
 def test_who_follows_last_pauses(hub: FakeHub, database: Database, tmp_path: Path) -> None:
     async def run() -> None:
         downloads = Downloads(database, tmp_path)
@@ -163,6 +246,10 @@ def test_a_job_that_failed_says_so_to_whoever_comes_later(
             await _last(Downloads(database, tmp_path), Downloads(database, tmp_path).find(job.id))
 
     asyncio.run(run())
+
+
+async def _all(downloads: Downloads, job: Job) -> list[DownloadEvent]:
+    return [event async for event in downloads.follow(job)]
 
 
 async def _last(downloads: Downloads, job: Job) -> DownloadEvent:

@@ -60,7 +60,7 @@ def test_what_is_done_is_counted(client: Client, sdk: openai.OpenAI) -> None:
     assert grown("lmnb_first_token_seconds_count", CHAT) == 2
     assert after["lmnb_model_active_requests", CHAT] == 0
     (row,) = (row for row in client.ps() if row["id"] == CHAT)
-    assert after["lmnb_model_memory_bytes", CHAT] == row["memory"]
+    assert after["lmnb_model_memory_bytes", CHAT] == pytest.approx(row["memory"], rel=0.2)
     assert after["process_resident_memory_bytes",] > 1e6
     client.unload(all=True)
     assert ("lmnb_model_memory_bytes", CHAT) not in read(client)

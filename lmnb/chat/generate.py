@@ -26,6 +26,7 @@ from lmnb.chat.rendering.messages import SWITCHES
 from lmnb.chat.rendering.renderer import Prompted, Renderer, choose_template
 from lmnb.chat.sampling import fill_in
 from lmnb.chat.tool_names import Adapted, adapt
+from lmnb.chat.verbatim import Witness, spelled, witnessed
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import (
     AdapterChoice,
@@ -90,12 +91,15 @@ async def generate(
     load_seconds: float | None = None,
     draft: Path | None = None,
     priority: int = 0,
+    label: str = "",
+    witness: Witness | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Answer `request`, with the events that `lmnb.chat.events` describes, but for `Loading`.
 
     Closing the generator, or cancelling the task that reads it, stops the engine at once.
     `instance` and `load_seconds` are passed through to `Finished`. `draft` is the file of the
-    request's draft model. Lower `priority` values go first.
+    request's draft model. Lower `priority` values go first. `label` is what reports of a crash call
+    the request. `witness` is told of the prompt and the answer word for word.
 
     Raises
     ------
@@ -138,8 +142,13 @@ async def generate(
         constraint=demanded,
         thinking=_budget(request, form, control_text),
         draft_model=str(draft) if draft else None,
+        verbatim=witness is not None,
     )
-    async with aclosing(worker.generate(command)) as updates:
+    updates = worker.generate(command, label=label)
+    if witness is not None:
+        witness.given(spelled(command, worker.info))
+        updates = witnessed(updates, witness)
+    async with aclosing(updates):
         async for update in updates:
             if isinstance(update, Progress):
                 yield Prompt(update.done, update.total, update.cached)

@@ -53,7 +53,18 @@ def make_parser() -> argparse.ArgumentParser:
     # Here, as it takes a moment in which Ctrl-C may come: `main` knows what to do then.
     import argparse
 
-    from lmnb.cli import agents, endpoints, inspect, mcp, models, server, settings, tokens
+    from lmnb.cli import (
+        agents,
+        downloads,
+        endpoints,
+        inspect,
+        log,
+        mcp,
+        models,
+        server,
+        settings,
+        tokens,
+    )
 
     parser = argparse.ArgumentParser(
         prog="lmnb",
@@ -64,9 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lmnb {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_commands(commands)
+    downloads.add_commands(commands)
     inspect.add_commands(commands)
     server.add_commands(commands)
     endpoints.add_commands(commands)
+    log.add_commands(commands)
     tokens.add_commands(commands)
     settings.add_commands(commands)
     mcp.add_commands(commands)

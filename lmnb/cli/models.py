@@ -239,11 +239,12 @@ def _print_pending(pending: dict[str, Any]) -> None:
 def print_loaded(loaded: list[dict[str, Any]]) -> None:
     """A table of the loaded models."""
     output.print_table(
-        ("NAME", "STATE", "CONTEXT", "MEMORY", "DEVICE", "LAYERS ON GPU", "UNLOADED"),
+        ("NAME", "STATE", "QUEUE", "CONTEXT", "MEMORY", "DEVICE", "LAYERS ON GPU", "UNLOADED"),
         [
             (
                 row["id"],
                 row["state"],
+                _queue(row),
                 str(row["context_length"]),
                 output.size(row["memory"]),
                 row["device"],
@@ -253,6 +254,12 @@ def print_loaded(loaded: list[dict[str, Any]]) -> None:
             for row in loaded
         ],
     )
+
+
+def _queue(row: dict[str, Any]) -> str:
+    if row["running"] is None:
+        return "?"
+    return f"{row['running']} running, {row['waiting']} waiting" if row["active"] else ""
 
 
 def _countdown(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`lmnb serve | status | log | stop`."""
+"""`lmnb serve | status | stop`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from lmnb import logs, runtime
@@ -46,19 +46,8 @@ def add_commands(commands: _SubParsersAction[ArgumentParser]) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(run=_status)
 
-    log = commands.add_parser("log", help="show the server's log")
-    log.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="(default 50)")
-    log.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    log.set_defaults(run=_log)
-
     stop = commands.add_parser("stop", help="end the server; unloads all models")
     stop.set_defaults(run=_stop)
-
-
-def _lines(text: str) -> int:
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no number of lines")
-    return int(text)
 
 
 def _serve(options: Namespace) -> int | None:
@@ -210,18 +199,6 @@ def _devices() -> dict[str, Any]:
         return dict(json.loads(done.stdout.strip().rpartition(b"\n")[2]))
     except ValueError:
         return {"error": f"the check ended with status {done.returncode}"}
-
-
-def _log(options: Namespace) -> None:
-    path = runtime.log_path(runtime.find_home())
-    if options.follow:
-        for line in logs.follow(path, last=options.lines, until=lambda: False):
-            print(line, flush=True)
-    lines = logs.tail(path, options.lines)
-    if not lines:
-        output.note(f"There is no log yet ({path}).")
-    for line in lines:
-        print(line)
 
 
 def _stop(_options: Namespace) -> None:

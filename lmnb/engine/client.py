@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 import msgspec
+import psutil
 
 from lmnb.engine import causes
 from lmnb.engine.protocol import (
@@ -52,6 +54,8 @@ Update: TypeAlias = Progress | Delta | End
 _Item: TypeAlias = Update | Embedded | Ranked | Tokenized | Pong | LmnbError
 _R = TypeVar("_R", Embedded, Ranked, Tokenized, Pong)
 
+_log = logging.getLogger(__name__)
+
 _MODULE = "lmnb.engine.worker"
 _STOP_SECONDS = 5.0
 _OOM_SECONDS = 60.0
@@ -73,6 +77,7 @@ class Worker:
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
         self._queues: dict[int, asyncio.Queue[_Item]] = {}
+        self._labels: dict[int, str] = {}
         self._next_id = 0
         self._stopping = False
         self._gone = False
@@ -130,6 +135,14 @@ class Worker:
         return self._process.pid
 
     @property
+    def memory(self) -> int:
+        """Resident set now, in bytes; that after the load if the process is gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return self.info.memory
+
+    @property
     def log(self) -> Path | None:
         """Where its output goes."""
         return self._process.log
@@ -139,8 +152,10 @@ class Worker:
         """Whether it takes requests; False as soon as its end is noticed."""
         return not (self._gone or self._stopping or self._death)
 
-    async def generate(self, command: Generate) -> AsyncGenerator[Update, None]:
+    async def generate(self, command: Generate, *, label: str = "") -> AsyncGenerator[Update, None]:
         """Run a generation; `command.id` is filled in here. The last update is an `End`.
+
+        `label`, here and below, is what the report of a crash calls the request.
 
         Closing the generator, or cancelling the task that reads it, aborts the generation in the
         engine at once.
@@ -152,7 +167,7 @@ class Worker:
         EngineCrashed, ModelUnloaded
             The worker ended meanwhile. `EngineCrashed.suspect` tells whether in the midst of this.
         """
-        request, queue = self._open()
+        request, queue = self._open(label)
         try:
             self._send(msgspec.structs.replace(command, id=request))
             while True:
@@ -174,6 +189,7 @@ class Worker:
         normalize: bool = True,
         priority: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
+        label: str = "",
     ) -> Embedded:
         """Embed texts; see `Embed` and `Embedded`. Cancelling aborts.
 
@@ -186,7 +202,7 @@ class Worker:
             normalize=normalize,
             priority=priority,
         )
-        return await self._call(command, Embedded, on_progress)
+        return await self._call(command, Embedded, on_progress, label)
 
     async def rerank(
         self,
@@ -196,12 +212,13 @@ class Worker:
         truncate: Truncate = False,
         priority: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
+        label: str = "",
     ) -> Ranked:
         """Score documents; see `Rerank` and `Ranked`. Cancelling aborts."""
         command = Rerank(
             id=0, query=query, documents=tuple(documents), truncate=truncate, priority=priority
         )
-        return await self._call(command, Ranked, on_progress)
+        return await self._call(command, Ranked, on_progress, label)
 
     async def tokenize(
         self, segments: Sequence[Segment], *, add_bos: bool = True
@@ -231,16 +248,18 @@ class Worker:
 
     # --- inside ------------------------------------------------------------------
 
-    def _open(self) -> tuple[int, asyncio.Queue[_Item]]:
+    def _open(self, label: str) -> tuple[int, asyncio.Queue[_Item]]:
         if self._death is not None:
             raise _told(self._death, suspect=False)
         if not self._queues:
             self._process.count_oom_kills()
         self._next_id += 1
         queue = self._queues[self._next_id] = asyncio.Queue()
+        self._labels[self._next_id] = label
         return self._next_id, queue
 
     def _close(self, request: int, *, abort: bool) -> None:
+        self._labels.pop(request, None)
         if self._queues.pop(request, None) is not None and abort and self._death is None:
             self._send(Abort(request))
 
@@ -249,8 +268,9 @@ class Worker:
         command: Embed | Rerank | Tokenize | Ping,
         kind: type[_R],
         on_progress: Callable[[int, int], None] | None = None,
+        label: str = "",
     ) -> _R:
-        request, queue = self._open()
+        request, queue = self._open(label)
         answered = False
         try:
             self._send(msgspec.structs.replace(command, id=request))
@@ -310,15 +330,29 @@ class Worker:
             self._death = ModelUnloaded("The model was unloaded.")
         elif self._death is None:
             self._death = cause
-        if isinstance(self._death, EngineCrashed) and self.log is not None:
-            hint = f"{self._death.hint} " if self._death.hint else ""
-            self._death.hint = f"{hint}Its log: {self.log}"
+        if isinstance(self._death, EngineCrashed):
+            report = self._report(self._death, suspects)
+            _log.error("%s", report)
+            if self.log is not None:
+                await asyncio.to_thread(self._process.write, report)
+                hint = f"{self._death.hint} " if self._death.hint else ""
+                self._death.hint = f"{hint}Its log: {self.log}"
         if not self._ready.done():
             self._ready.set_exception(self._death)
         for request, queue in self._queues.items():
             queue.put_nowait(_told(self._death, suspect=request in suspects))
         self._queues.clear()
         self._closed.set_result(None if self._stopping else self._death)
+
+    def _report(self, death: EngineCrashed, suspects: frozenset[int]) -> str:
+        """One line on a crash: why, and which requests it was busy with."""
+        labels = {request: label for request, label in self._labels.items() if label}
+        working = [label for request, label in labels.items() if request in suspects]
+        others = [label for request, label in labels.items() if request not in suspects]
+        return (
+            f"Process {self.pid}: {death.message} Requests that were computed: "
+            f"{' '.join(working) or 'none'}; others: {' '.join(others) or 'none'}"
+        )
 
 
 def _told(error: LmnbError, *, suspect: bool) -> LmnbError:
@@ -401,6 +435,12 @@ class _Process:
         if time.monotonic() - self._counted > _OOM_SECONDS:
             self._counted = time.monotonic()
             self._oom_kills_before, self._oom_kills = self._oom_kills, causes.oom_kills()
+
+    def write(self, line: str) -> None:
+        """Add a line to its log, if it has one that can be written."""
+        if self.log is not None:
+            with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+                log.write(f"{line}\n")
 
     def kill(self) -> None:
         """End it at once."""

@@ -373,7 +373,8 @@ class Generator:
         finished = [sequence for sequence in running if sequence.reason is not None]
         for sequence in finished:
             self._release(sequence)
-            ends.append(sequence.end())
+            verbatim = sequence.command.verbatim
+            ends.append(sequence.end(self.model.spell(sequence.output) if verbatim else None))
         replies = list(self._failures)
         self._failures.clear()
         if progress or deltas or ends:

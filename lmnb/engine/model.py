@@ -254,6 +254,11 @@ class Model:
         """A token's text, control tokens spelled out; for templates and logprobs."""
         return "" if token < 0 else self._piece(token, special=True).decode("utf-8", "replace")
 
+    def spell(self, tokens: Tokens) -> str:
+        """The text of several tokens, control tokens spelled out."""
+        pieces = (self._piece(int(token), special=True) for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
     def special_pieces(self) -> list[bytes]:
         """Like `pieces`, with control tokens spelled out."""
         return [self._piece(token, special=True) for token in range(self.n_vocab)]

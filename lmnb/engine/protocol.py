@@ -341,6 +341,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     `cache_key`: requests of one session have the same; its prefixes are kept a little longer.
     `score_prompt`: report the log probabilities of the prompt's tokens, too, with `logprobs`
     alternatives. It is then read anew, a few tokens at a time.
+    `verbatim`: say in the end what was generated, every control token spelled out.
     """
 
     id: int
@@ -360,6 +361,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_d
     adapters: tuple[AdapterChoice, ...] | None = None
     draft_model: str | None = None
     score_prompt: bool = False
+    verbatim: bool = False
 
 
 Truncate: TypeAlias = bool | Literal["start", "end"]
@@ -454,6 +456,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     """One generation has ended. Times in seconds, as in `lmnb.chat.events.Timings`.
 
     Of the `drafted_tokens` that speculation had computed, the answer took `accepted_tokens`.
+    `verbatim` is the text of all tokens of the answer, if it was asked for.
     """
 
     id: int
@@ -468,6 +471,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     generation_seconds: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    verbatim: str | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):

@@ -94,6 +94,11 @@ class Sequence:
         return self.adapters.keys(self.tokens)
 
     @property
+    def output(self) -> Tokens:
+        """The answer so far, the token that ended it included, (output_length,)."""
+        return self._buffer[self.prompt_length : self.length]
+
+    @property
     def output_length(self) -> int:
         """Tokens generated so far."""
         return self.length - self.prompt_length
@@ -274,8 +279,8 @@ class Sequence:
         self.reported = done
         return Progress(self.id, done, self.prompt_length, self.cached)
 
-    def end(self) -> End:
-        """The final report."""
+    def end(self, verbatim: str | None = None) -> End:
+        """The final report, with the text of all tokens of the answer if it was asked for."""
         self.finished = monotonic()
         admitted = self.admitted or self.finished
         prefilled = self.prefilled or self.finished
@@ -292,6 +297,7 @@ class Sequence:
             prompt_seconds=prefilled - admitted,
             first_token_seconds=prefilled - self.arrived,
             generation_seconds=self.finished - prefilled,
+            verbatim=verbatim,
         )
 
 

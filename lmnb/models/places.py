@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmnb.engine.gguf import split_part
+from lmnb.engine.projector import is_projector
 from lmnb.models.record import SUFFIX, Record, read_record
 
 
@@ -87,7 +88,7 @@ def _files(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             lower = name.lower()
-            if name.startswith(".") or lower.startswith("mmproj"):
+            if name.startswith(".") or is_projector(lower.removesuffix(SUFFIX)):
                 continue
             part = split_part(name)
             if part and part[1] != 1:

@@ -13,7 +13,19 @@ from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.models import use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
-from lmnb.notebook.status import endpoints, gpu_hint, ls, mcp, placement, ps, settings, status
+from lmnb.notebook.requests import requests
+from lmnb.notebook.status import (
+    downloads,
+    endpoints,
+    gpu_hint,
+    ls,
+    mcp,
+    pending,
+    placement,
+    ps,
+    settings,
+    status,
+)
 from lmnb.notebook.table import joined, link, paragraph
 from lmnb.notebook.units import duration, size
 from lmnb.selection import DEFAULT_CHAT_MODEL
@@ -73,6 +85,17 @@ def _get(commands: Any) -> None:
         f"(default: {DEFAULT_CHAT_MODEL}, 98 MB)",
     )
     parser.add_argument("-q", "--quantization", metavar="Q", help="which variant, such as Q4_K_M")
+
+
+def _downloads(commands: Any) -> None:
+    parser = commands.add_parser(
+        "downloads",
+        help="what is being fetched",
+        description="Downloads of all clients; pause, resume or cancel one.",
+    )
+    choices = ("pause", "resume", "cancel")
+    parser.add_argument("action", nargs="?", choices=choices, help="pause, resume or cancel one")
+    parser.add_argument("name", nargs="?", metavar="ID", help="its id, or its model")
 
 
 def _ls(commands: Any) -> None:
@@ -183,8 +206,18 @@ def _endpoints(commands: Any) -> None:
 
 
 def _log(commands: Any) -> None:
-    parser = commands.add_parser("log", help="the server's log", description="The server's log.")
-    parser.add_argument("-n", "--lines", type=integer(1), default=50, metavar="N", help="50")
+    parser = commands.add_parser(
+        "log",
+        help="the last requests",
+        description="The last requests of all clients, and what became of them.",
+    )
+    add = parser.add_argument
+    add("-n", "--lines", type=integer(1), default=20, metavar="N", help="how many (20)")
+    add("--model", metavar="NAME", help="only those of a model; a part of its name will do")
+    add("--status", metavar="CODE", help="only such as 404, 5xx, or error for all that failed")
+    add("--route", metavar="PATH", help="only those whose route begins so")
+    add("--prompts", action="store_true", help="with prompts and answers, as far as recorded")
+    add("--server", action="store_true", help="the server's own log instead")
 
 
 def _help(commands: Any) -> None:
@@ -194,6 +227,7 @@ def _help(commands: Any) -> None:
 
 _PARSERS: tuple[Callable[[Any], None], ...] = (
     _get,
+    _downloads,
     _ls,
     _ps,
     _load,
@@ -221,8 +255,7 @@ def _show_ls(client: Client, _: Namespace) -> None:
 
 
 def _show_ps(client: Client, _: Namespace) -> None:
-    connected = client.pending()["endpoints"]
-    show(joined(ps(client.ps()), *([endpoints(connected)] if connected else [])))
+    show(joined(ps(client.ps()), *pending(client.pending())))
 
 
 def _show_endpoints(client: Client, _: Namespace) -> None:
@@ -266,6 +299,15 @@ def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
     if left:
         parts.append(f"{duration(left)} left")
     return (event["done"] / total if total else None), " · ".join(parts)
+
+
+def _run_downloads(client: Client, args: Namespace) -> None:
+    if args.action is None:
+        show(downloads(client.downloads()))
+        return
+    if args.name is None:
+        raise UsageMistake(f"%lm downloads: say which one to {args.action}.")
+    show(downloads([client.change_download(args.name, args.action)]))
 
 
 def _run_load(client: Client, args: Namespace) -> None:
@@ -402,12 +444,17 @@ def _log_in(client: Client, args: Namespace) -> None:
 
 
 def _show_log(client: Client, args: Namespace) -> None:
-    note("\n".join(client.log(args.lines)) or "The log is empty.")
+    if args.server:
+        note("\n".join(client.log(args.lines)) or "The log is empty.")
+        return
+    filters = {name: getattr(args, name) for name in ("model", "status", "route")}
+    show(requests(client.requests(args.lines, **filters), words=args.prompts))
 
 
 _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "status": _show_status,
     "get": _run_get,
+    "downloads": _run_downloads,
     "ls": _show_ls,
     "ps": _show_ps,
     "load": _run_load,

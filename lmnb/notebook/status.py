@@ -64,7 +64,7 @@ def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
     """The loaded models."""
     if not rows:
         return paragraph("No model is loaded.")
-    headers = ("Loaded", "Kind", "State", "Device", "Context", "Memory", "Unloads")
+    headers = ("Loaded", "Kind", "State", "Queue", "Device", "Context", "Memory", "Unloads")
     return table(
         headers,
         [
@@ -72,6 +72,7 @@ def ps(rows: Sequence[dict[str, Any]]) -> Bundle:
                 row["id"],
                 row["kind"],
                 row["state"],
+                _queue(row),
                 placement(row),
                 row["context_length"],
                 size(row["memory"]),
@@ -98,6 +99,50 @@ def endpoints(rows: Sequence[dict[str, Any]]) -> Bundle:
                 row["answered"],
                 row["failed"],
                 row["error"] or "",
+            )
+            for row in rows
+        ],
+    )
+
+
+def pending(found: dict[str, Any]) -> Iterator[Bundle]:
+    """Loads, unloads, what is not loaded after crashes, and endpoints, of `Client.pending()`."""
+    for load in found["loading"]:
+        yield paragraph(f"{load['id']} is being loaded: {load['progress']:.0%}.")
+    for row in found["unloading"]:
+        yield paragraph(
+            f"{row['id']} is being unloaded; requests it still answers: {row['active']}."
+        )
+    for row in found["resting"]:
+        yield paragraph(
+            f"{row['model']} is not loaded for {duration(row['seconds_left'])}: it has crashed "
+            f"{row['crashes']} times in a row. {row['cause']}"
+        )
+    if found["endpoints"]:
+        yield endpoints(found["endpoints"])
+
+
+def _queue(row: dict[str, Any]) -> str | None:
+    if row["running"] is None:
+        return "?"
+    return f"{row['running']} running, {row['waiting']} waiting" if row["active"] else None
+
+
+def downloads(rows: Sequence[dict[str, Any]]) -> Bundle:
+    """Downloads of the last month, or one of them."""
+    if not rows:
+        return paragraph("There are no downloads.")
+    return table(
+        ("Id", "Model", "Status", "Done", "Of", "Left", "Trouble"),
+        [
+            (
+                row["id"],
+                row["key"] or row["model"],
+                "waiting" if row["is_waiting"] else row["status"],
+                size(row["done"]),
+                None if row["total"] is None else size(row["total"]),
+                None if row["eta_seconds"] is None else duration(row["eta_seconds"]),
+                row["error"]["message"] if row["error"] else None,
             )
             for row in rows
         ],

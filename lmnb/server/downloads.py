@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,8 +15,9 @@ import msgspec
 
 from lmnb.errors import Cancelled, LmnbError, NotFound, ServerError
 from lmnb.models import download
-from lmnb.models.events import Done, DownloadEvent, Progress, Started
+from lmnb.models.events import Done, DownloadEvent, Note, Progress, Started
 from lmnb.server.database import Database
+from lmnb.server.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Job(msgspec.Struct, kw_only=True):
         As they were asked for.
     key
         What the model is called once it is here.
+    is_waiting
+        It is its turn when one of those that are running ends.
     was_here
         Nothing had to be fetched, as far as is known.
     is_detached
@@ -58,6 +61,7 @@ class Job(msgspec.Struct, kw_only=True):
     bytes_per_second: float | None = None
     eta_seconds: float | None = None
     key: str | None = None
+    is_waiting: bool = False
     was_here: bool = True
     is_detached: bool = False
     error: dict[str, object] | None = None
@@ -67,12 +71,17 @@ class Downloads:
     """All jobs of a server. What a job is about is on disk before `start` returns.
 
     Only what can be told of a transfer between two looks at it (bytes, speed) is kept in memory:
-    the bytes themselves are found on the disk when it goes on.
+    the bytes themselves are found on the disk when it goes on. At most `at_once()` are running, the
+    others wait their turn.
     """
 
-    def __init__(self, database: Database, home: Path) -> None:
+    def __init__(
+        self, database: Database, home: Path, at_once: Callable[[], int] = lambda: 3
+    ) -> None:
         self._database = database
         self._home = home
+        self._turns = Turns(at_once)
+        self._changing = asyncio.Lock()
         self._running: dict[str, _Transfer] = {}
         database.execute(
             "CREATE TABLE IF NOT EXISTS downloads "
@@ -115,6 +124,27 @@ class Downloads:
             raise JobNotFound(f"There is no download {id_!r}.", param="job_id")
         return job
 
+    def named(self, name: str) -> Job:
+        """The job of that id, or the only one of that model which can be paused or resumed.
+
+        Raises
+        ------
+        JobNotFound
+            There is none such, or there are several.
+        """
+        if name in self._jobs:
+            return self._jobs[name]
+        found = [one for one in self.all() if one.model == name and one.status != "completed"]
+        if len(found) != 1:
+            raise JobNotFound(
+                f"There are {len(found)} downloads of {name!r}."
+                if found
+                else f"There is no download {name!r}.",
+                hint="`lmnb downloads` lists them with their ids.",
+                param="job_id",
+            )
+        return found[0]
+
     async def start(self, model: str | None, quantization: str | None, *, detached: bool) -> Job:
         """The job that fetches the model: a new one, or the one that does so already.
 
@@ -139,30 +169,36 @@ class Downloads:
 
     async def resume(self, id_: str) -> Job:
         """Go on with a job that was paused or has failed."""
-        job = self.find(id_)
-        if job.status in {"paused", "failed"}:
-            job.status, job.error = "downloading", None
-            await self._save(job)
-        if job.status == "downloading" and id_ not in self._running:
-            self._begin(job)
-        return job
+        async with self._changing:
+            job = self.find(id_)
+            if job.status in {"paused", "failed"}:
+                job.status, job.error = "downloading", None
+                await self._save(job)
+            if job.status == "downloading" and id_ not in self._running:
+                self._begin(job)
+            return job
 
     async def pause(self, id_: str) -> Job:
         """Stop fetching; what has arrived is kept."""
+        async with self._changing:
+            return await self._pause(id_)
+
+    async def cancel(self, id_: str) -> Job:
+        """Stop fetching and forget the job. Asking for the model again goes on where it was."""
+        async with self._changing:
+            job = await self._pause(id_)
+            del self._jobs[id_]
+            await asyncio.to_thread(
+                self._database.execute, "DELETE FROM downloads WHERE id = ?", (id_,)
+            )
+            return job
+
+    async def _pause(self, id_: str) -> Job:
         job = self.find(id_)
         if job.status == "downloading":
             job.status = "paused"
             await self._save(job)
             await self._stop(id_)
-        return job
-
-    async def cancel(self, id_: str) -> Job:
-        """Stop fetching and forget the job. Asking for the model again goes on where it was."""
-        job = await self.pause(id_)
-        self._jobs.pop(id_, None)
-        await asyncio.to_thread(
-            self._database.execute, "DELETE FROM downloads WHERE id = ?", (id_,)
-        )
         return job
 
     async def follow(self, job: Job) -> AsyncGenerator[DownloadEvent, None]:
@@ -182,7 +218,7 @@ class Downloads:
                         yield event
             finally:
                 transfer.followers -= 1
-                if not (transfer.followers or job.is_detached):
+                if not (transfer.followers or job.is_detached) and job.id in self._jobs:
                     await self.pause(job.id)
         elif job.error is not None:
             raise LmnbError.from_dict(job.error)
@@ -214,7 +250,18 @@ class Downloads:
             transfer.end(error)
 
     async def _run(self, job: Job, transfer: _Transfer) -> LmnbError | None:
-        """Fetch the model; what went wrong, if something did."""
+        """Fetch the model when its turn has come; what went wrong, if something did."""
+        if self._turns.all_taken:
+            job.is_waiting = True
+            transfer.tell(Note("Other downloads are running: waiting for one of them to end."))
+        try:
+            async with self._turns.take():
+                job.is_waiting = False
+                return await self._get(job, transfer)
+        finally:
+            job.is_waiting = False
+
+    async def _get(self, job: Job, transfer: _Transfer) -> LmnbError | None:
         try:
             async with aclosing(download.get(self._home, job.model, job.quantization)) as events:
                 async for event in events:

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 Protocol: TypeAlias = Literal["openai", "anthropic", "lmstudio", "control"]
 REQUEST_ID = "lmnb.request_id"
 """Key of the request's id in the ASGI scope."""
+ERROR = "lmnb.error"
+"""Key in the ASGI scope of the code of the error that was answered."""
 STREAM_ERROR = "lmnb.stream_error"
 """Key in the ASGI scope of what turns an error into frames of the stream that is being sent."""
 
@@ -237,6 +239,7 @@ def retry_headers(error: LmnbError) -> dict[str, str]:
 def error_response(scope: Scope, error: LmnbError) -> Response:
     """The answer to a request that failed before its answer began."""
     identifier = scope.setdefault(REQUEST_ID, new_request_id())
+    scope[ERROR] = error.code
     return Response(
         msgspec.json.encode(error_body(error, protocol_of(scope), identifier)),
         status_code=error.status,
@@ -247,6 +250,7 @@ def error_response(scope: Scope, error: LmnbError) -> Response:
 
 def stream_error(scope: Scope, error: LmnbError) -> bytes:
     """The frames that end a stream which is being sent to `scope`'s client, because of `error`."""
+    scope[ERROR] = error.code
     known: Callable[[LmnbError], bytes] | None = scope.get(STREAM_ERROR)
     if known is not None:
         return known(error)

@@ -43,6 +43,7 @@ from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
 from lmnb.models.matryoshka import may_be_cut
 from lmnb.models.retries import Tries
+from lmnb.server.journal import Generation
 from lmnb.server.notes import note
 from lmnb.server.remote import counting, pooling, routing
 from lmnb.server.remote import generating as remote
@@ -71,6 +72,16 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     LmnbError
         Whatever went wrong, possibly in mid-answer: `EngineCrashed`, `ModelUnloaded`.
     """
+    with state.journal.generation(request.model) as generation:
+        async with aclosing(_events(state, request, generation)) as events:
+            async for event in events:
+                generation.saw(event)
+                yield event
+
+
+async def _events(
+    state: State, request: Request, generation: Generation
+) -> AsyncGenerator[Event, None]:
     chat.ensure_supported(request)
     target = await routing.find(state, request.model)
     if target is None:
@@ -86,7 +97,7 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
     tries = Tries()
     while True:
         try:
-            async with aclosing(_try(state, request, tries)) as events:
+            async with aclosing(_try(state, request, tries, generation)) as events:
                 async for event in events:
                     tries.begun = tries.begun or not isinstance(event, Loading | Prompt)
                     yield event
@@ -97,7 +108,9 @@ async def generate(state: State, request: Request) -> AsyncGenerator[Event, None
             return
 
 
-async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[Event, None]:
+async def _try(
+    state: State, request: Request, tries: Tries, generation: Generation
+) -> AsyncGenerator[Event, None]:
     """One try: `generate` with a worker that may die."""
     async with AsyncExitStack() as alone, AsyncExitStack() as stack:
         await alone.enter_async_context(tries.apart())
@@ -111,6 +124,7 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
         assert lease is not None
         instance = lease.instance
         tries.use(instance.id, state.models.suspects(instance.entry))
+        generation.use(instance.id)
         info = instance.worker.info
         events = await stack.enter_async_context(
             aclosing(
@@ -122,6 +136,8 @@ async def _try(state: State, request: Request, tries: Tries) -> AsyncGenerator[E
                     load_seconds=lease.load_seconds,
                     draft=await state.models.draft(request.draft),
                     priority=state.priority,
+                    label=generation.id,
+                    witness=generation.witness,
                 )
             )
         )
@@ -339,12 +355,18 @@ async def embed(
     """
     if (target := await routing.find(state, model)) is not None:
         options = pooling.Options(dimensions=dimensions, truncate=truncate, ttl=ttl)
-        found = await pooling.embed(state, target, inputs, options)
+        with state.journal.generation(model) as generation:
+            found = await pooling.embed(state, target, inputs, options)
+            generation.use(found.instance)
+            generation.read(found.tokens)
         return Embedding(*found, may_be_cut=False)
 
-    async def work(instance: Instance) -> Embedding:
-        result = await instance.worker.embed(inputs, truncate=truncate, priority=state.priority)
+    async def work(instance: Instance, generation: Generation) -> Embedding:
+        result = await instance.worker.embed(
+            inputs, truncate=truncate, priority=state.priority, label=generation.id
+        )
         tokens = sum(result.tokens)
+        generation.read(tokens)
         state.metrics.embedded(instance.id, tokens)
         cut = may_be_cut(instance.entry)
         return Embedding(instance.id, result.vectors, result.dimensions, tokens, cut)
@@ -372,13 +394,17 @@ async def rerank(
     """
     if (target := await routing.find(state, model)) is not None:
         options = pooling.Options(truncate=truncate, ttl=ttl)
-        return Ranking(*await pooling.rerank(state, target, query, documents, options))
+        with state.journal.generation(model) as generation:
+            ranking = Ranking(*await pooling.rerank(state, target, query, documents, options))
+            generation.read(ranking.tokens)
+        return ranking
 
-    async def work(instance: Instance) -> Ranking:
+    async def work(instance: Instance, generation: Generation) -> Ranking:
         ranked = await instance.worker.rerank(
-            query, documents, truncate=truncate, priority=state.priority
+            query, documents, truncate=truncate, priority=state.priority, label=generation.id
         )
         tokens = sum(ranked.tokens)
+        generation.read(tokens)
         state.metrics.embedded(instance.id, tokens)
         return Ranking(ranked.scores, tokens)
 
@@ -402,7 +428,7 @@ async def count_tokens(state: State, request: Request) -> int:
         finally:
             await worker.stop()
 
-    async def work(instance: Instance) -> int:
+    async def work(instance: Instance, _generation: Generation) -> int:
         worker = instance.worker
         wanted = await documents.shown(request, state.documents, sees=worker.info.sees)
         return len(await chat.tokenize(wanted, worker, state.renderer))
@@ -416,23 +442,25 @@ async def _use(
     state: State,
     model: str,
     kind: Kind,
-    work: Callable[[Instance], Awaitable[T]],
+    work: Callable[[Instance, Generation], Awaitable[T]],
     *,
     ttl: float | None,
     options: LoadConfig | None = None,
 ) -> T:
     """The result of some work with a model, which is done again if its worker dies meanwhile."""
     tries = Tries()
-    while True:
-        try:
-            async with (
-                tries.apart(),
-                state.models.lease(
-                    tries.instance or model, kind, ttl=ttl, options=options
-                ) as lease,
-            ):
-                tries.use(lease.instance.id, state.models.suspects(lease.instance.entry))
-                return await work(lease.instance)
-        except EngineCrashed as error:
-            if not tries.again(error):
-                raise
+    with state.journal.generation(model) as generation:
+        while True:
+            try:
+                async with (
+                    tries.apart(),
+                    state.models.lease(
+                        tries.instance or model, kind, ttl=ttl, options=options
+                    ) as lease,
+                ):
+                    tries.use(lease.instance.id, state.models.suspects(lease.instance.entry))
+                    generation.use(lease.instance.id)
+                    return await work(lease.instance, generation)
+            except EngineCrashed as error:
+                if not tries.again(error):
+                    raise

@@ -37,8 +37,9 @@ class Listener:
         activity: Activity,
         *,
         quiet: frozenset[str] = frozenset(),
+        watching: frozenset[str] = frozenset(),
     ) -> None:
-        self._tracked = Tracked(app, activity, quiet=quiet)
+        self._tracked = Tracked(app, activity, quiet=quiet, watching=watching)
         self._socket = sock
         config = uvicorn.Config(
             self._tracked,

@@ -1,17 +1,39 @@
-"""The server's log: one file that rotates, written by a thread so that no request waits for it."""
+"""The server's logs, one of text and one of requests: files that rotate, written by a thread.
+
+So no request waits for them.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from io import TextIOWrapper
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from queue import SimpleQueue
 
+from lmnb.journal import OLD_FILES, journal_path
 from lmnb.runtime import log_path
+from lmnb.server import journal
 
 _SIZE = 2 * 1024 * 1024
 _OLD_FILES = 3
+
+
+_REQUESTS_SIZE = 8 * 1024 * 1024
+
+
+class _RequestsFile(RotatingFileHandler):
+    """For this user alone, as prompts may be in it. Takes nothing but lines of the journal."""
+
+    def _open(self) -> TextIOWrapper:
+        file = super()._open()
+        os.fchmod(file.fileno(), 0o600)
+        return file
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name == journal.LOGGER.name
 
 
 class _Formatter(logging.Formatter):
@@ -29,6 +51,10 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
+def _is_text(record: logging.LogRecord) -> bool:
+    return record.name != journal.LOGGER.name
+
+
 def start_log(home: Path, *, terminal: bool) -> QueueListener:
     """Send all logging to the file, and to stderr with `terminal`. `stop()` it at the end."""
     path = log_path(home)
@@ -40,6 +66,16 @@ def start_log(home: Path, *, terminal: bool) -> QueueListener:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
         handler.setFormatter(_Formatter())
+        handler.addFilter(_is_text)
+    handlers.append(
+        _RequestsFile(
+            journal_path(home),
+            maxBytes=_REQUESTS_SIZE,
+            backupCount=OLD_FILES,
+            encoding="utf-8",
+            delay=True,
+        )
+    )
     queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
     root = logging.getLogger()
     root.addHandler(QueueHandler(queue))

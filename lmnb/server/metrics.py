@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lmnb.chat.events import Finished
 from lmnb.models.instance import Instance
 from lmnb.models.remote.link import Link
+from lmnb.server.route import route_of
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -126,7 +127,7 @@ class _Instances(Collector):
         )
         for instance in self._loaded():
             active.add_metric([instance.id], instance.active)
-            memory.add_metric([instance.id], instance.worker.info.memory)
+            memory.add_metric([instance.id], instance.worker.memory)
             load.add_metric([instance.id], instance.load_seconds)
         yield from (active, memory, load)
 
@@ -176,23 +177,9 @@ class Measured:
         try:
             await self._app(scope, receive, send_counted)
         finally:
-            route = _route(scope)
+            route = route_of(scope) or "unknown"
             self._metrics.requests.labels(scope["method"], route, status).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
-
-
-def _route(scope: Scope) -> str:
-    """The path with names for what differs from request to request; there are only so many."""
-    if "endpoint" not in scope:
-        return "unknown"
-    rest, tail = f"{scope['path']}/", ""
-    for name, value in reversed(scope.get("path_params", {}).items()):
-        # Whole segments, from the right: one value may be part of another, or of a route's name.
-        before, found, after = rest.rpartition(f"/{value}/")
-        if not found:
-            return "unknown"
-        rest, tail = f"{before}/", f"{{{name}}}/{after}{tail}"
-    return f"{rest}{tail}".rstrip("/") or "/"
 
 
 async def show(request: Request) -> Response:

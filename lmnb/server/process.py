@@ -31,9 +31,11 @@ from lmnb.models.loader import StartWorker
 from lmnb.models.loading import OnProgress
 from lmnb.models.remote.endpoints import Endpoints
 from lmnb.server.app import Dispatch, control_app, public_app
+from lmnb.server.control.requests import WATCHING
 from lmnb.server.control.server import QUIET
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.journal import Journal, Recorded
 from lmnb.server.listeners import Listener, bind_unix
 from lmnb.server.log import start_log
 from lmnb.server.protocols import make_runner
@@ -95,7 +97,8 @@ async def _serve(settings: Settings, own: Own | None) -> None:
     public = public_app(state)
     state.tcp.app = public
     _handle_signals(state)
-    private = _Private(settings.home, Dispatch(public, control_app(state)), state.activity)
+    dispatch = Dispatch(Recorded(public, state.journal), control_app(state))
+    private = _Private(settings.home, dispatch, state.activity)
     try:
         if own:
             info, _ = await state.tcp.open(
@@ -105,7 +108,8 @@ async def _serve(settings: Settings, own: Own | None) -> None:
         await state.endpoints.start()
         await private.open()
         state.downloads.resume_all()
-        await state.batches.start(public_app(state.at_low_priority()))
+        low = public_app(state.at_low_priority())
+        await state.batches.start(Recorded(low, state.journal))
         _log.info("Started, process %d", os.getpid())
         await _until_done(state, private)
     finally:
@@ -136,6 +140,7 @@ def make_state(settings: Settings, *, clock: Clock | None = None) -> State:
     activity = Activity()
     catalog = Catalog(settings.home)
     server_id = via.new_id()
+    journal = Journal(settings)
     state = State(
         settings=settings,
         id=server_id,
@@ -144,7 +149,8 @@ def make_state(settings: Settings, *, clock: Clock | None = None) -> State:
         endpoints=Endpoints(settings, partial(via.passed, server_id)),
         database=database,
         tokens=tokens,
-        tcp=TCPControl(settings, tokens, activity),
+        journal=journal,
+        tcp=TCPControl(settings, tokens, activity, journal),
         devices=Devices(),
         activity=activity,
         identity=runtime.identity(),
@@ -171,7 +177,7 @@ class _Private:
         self._path = runtime.socket_path(self._home)
         sock = bind_unix(self._path)
         self._inode = self._path.stat().st_ino
-        listener = Listener(self._app, sock, self._activity, quiet=QUIET)
+        listener = Listener(self._app, sock, self._activity, quiet=QUIET, watching=WATCHING)
         await listener.start()
         self._listeners.append(listener)
         # Last: who reads it can connect.

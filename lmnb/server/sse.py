@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from lmnb.errors import LmnbError
 from lmnb.server.disconnect import departure
-from lmnb.server.errors import STREAM_ERROR
+from lmnb.server.errors import STREAM_ERROR, stream_error
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class EventStream(Response):
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
         sender = _Sender(send)
-        pump = asyncio.ensure_future(self._pump(sender))
+        pump = asyncio.ensure_future(self._pump(scope, sender))
         gone = asyncio.ensure_future(departure(receive))
         silence = asyncio.ensure_future(sender.keep_alive(self.keep_alive))
         tasks = (pump, gone, silence)
@@ -110,18 +110,19 @@ class EventStream(Response):
         if ended is None:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pump(self, sender: _Sender) -> None:
+    async def _pump(self, scope: Scope, sender: _Sender) -> None:
         async with aclosing(self.frames) as frames:
             try:
                 async for data in frames:
                     await sender.send(data)
             except LmnbError as error:
-                await sender.send(self.on_error(error))
+                await sender.send(stream_error(scope, error))
             except OSError:  # the client has left
                 pass
             except Exception:
                 logger.exception("A stream ended with a fault of the server")
-                await sender.send(self.on_error(LmnbError("The server failed in mid-answer.")))
+                failed = LmnbError("The server failed in mid-answer.")
+                await sender.send(stream_error(scope, failed))
 
 
 class _Sender:

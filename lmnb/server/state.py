@@ -23,6 +23,7 @@ from lmnb.server.database import Database
 from lmnb.server.devices import Devices
 from lmnb.server.downloads import Downloads
 from lmnb.server.files import Files
+from lmnb.server.journal import Journal
 from lmnb.server.mcp.login import Desk
 from lmnb.server.mcp.logins import Logins
 from lmnb.server.mcp.pool import Pool
@@ -53,6 +54,8 @@ class State:
         Stored answers, which later requests continue.
     metrics
         What has been done so far, for `/metrics`.
+    journal
+        Records each request, for the log.
     conversations
         Stored conversations, to which responses are added.
     background
@@ -82,6 +85,7 @@ class State:
     endpoints: Endpoints
     database: Database
     tokens: Tokens
+    journal: Journal
     tcp: TCPControl
     devices: Devices
     identity: dict[str, str]
@@ -109,7 +113,9 @@ class State:
         self.responses = ResponseStore(self.database)
         self.metrics = Metrics(self.models.loaded, lambda: self.endpoints.links)
         self.files = Files(self.database, self.home / "files")
-        self.downloads = Downloads(self.database, self.home)
+        self.downloads = Downloads(
+            self.database, self.home, lambda: self.settings.parallel_downloads
+        )
         self.conversations = ConversationStore(self.database)
         self.background = Background(self.activity)
 

@@ -13,6 +13,7 @@ from lmnb.config import Settings
 from lmnb.errors import Forbidden, InvalidRequest
 from lmnb.server import notes
 from lmnb.server.auth import Gate, is_loopback
+from lmnb.server.journal import Journal, Recorded
 from lmnb.server.listeners import Listener, TCPInfo, bind_tcp, tcp_info
 from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
@@ -32,12 +33,15 @@ _EXPOSED = (
 class TCPControl:
     """The one TCP listener there may be. `info` is None while there is none."""
 
-    def __init__(self, settings: Settings, tokens: Tokens, activity: Activity) -> None:
+    def __init__(
+        self, settings: Settings, tokens: Tokens, activity: Activity, journal: Journal
+    ) -> None:
         self.info: TCPInfo | None = None
         self.app: ASGIApp | None = None
         self._settings = settings
         self._tokens = tokens
         self._activity = activity
+        self._journal = journal
         self._listener: Listener | None = None
         self._lock = asyncio.Lock()
 
@@ -98,13 +102,14 @@ class TCPControl:
     def _gated(self, sock: socket.socket, *, auth: bool) -> ASGIApp:
         assert self.app is not None
         loopback = is_loopback(sock.getsockname()[0])
-        app: ASGIApp = Gate(
+        gate = Gate(
             self.app,
             tokens=self._tokens if auth else None,
             # Who has a token is no web page that got here by rebinding a name.
             hosts=self._settings.allowed_hosts if loopback or not auth else None,
             any_origin=self._settings.cors,
         )
+        app: ASGIApp = Recorded(gate, self._journal)
         if self._settings.cors:
             app = CORSMiddleware(
                 app,

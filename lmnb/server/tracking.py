@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmnb.errors import ServerError
-from lmnb.server.errors import error_response, stream_error
+from lmnb.server.errors import REQUEST_ID, error_response, new_request_id, stream_error
 
 _access = logging.getLogger("lmnb.access")
 
@@ -34,13 +34,17 @@ class Tracked:
     """Wraps the app of one listener.
 
     Requests under `quiet` ask about the server itself: they put off the idle exit, but are neither
-    counted as running nor logged nor ended.
+    counted as running nor logged nor ended. Those under `watching` last as long as somebody looks
+    on, and put off nothing.
     """
 
-    def __init__(self, app: ASGIApp, activity: Activity, *, quiet: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, activity: Activity, *, quiet: frozenset[str], watching: frozenset[str]
+    ) -> None:
         self.app = app
         self.activity = activity
         self.quiet = quiet
+        self.watching = watching
         self._running: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -49,17 +53,20 @@ class Tracked:
             self.activity.last = time.monotonic()
             await self.app(scope, receive, send)
             return
+        scope.setdefault(REQUEST_ID, new_request_id())
         exchange = _Exchange(scope, send)
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        self.activity.active += 1
+        counted = scope["path"] not in self.watching
+        self.activity.active += counted
         try:
             await self._run(exchange, task, receive)
         finally:
             self._running.discard(task)
-            self.activity.active -= 1
-            self.activity.last = time.monotonic()
+            self.activity.active -= counted
+            if counted:
+                self.activity.last = time.monotonic()
             exchange.log()
 
     def end_all(self) -> None:
@@ -120,9 +127,10 @@ class _Exchange:
         milliseconds = (time.monotonic() - self.started) * 1000
         path = self.scope.get("raw_path", b"").decode("ascii", "replace")
         _access.info(
-            "%s %s %s %.0f ms",
+            "%s %s %s %.0f ms %s",
             self.scope.get("method", "WS"),
             path,
             self.status or "-",
             milliseconds,
+            self.scope[REQUEST_ID],
         )

@@ -61,8 +61,8 @@ class _Free(Worker):
     They write some of a call themselves, and not in the tokens in which these tests want it.
     """
 
-    def generate(self, command: Generate) -> AsyncGenerator[Update, None]:
-        return super().generate(msgspec.structs.replace(command, constraint=None))
+    def generate(self, command: Generate, *, label: str = "") -> AsyncGenerator[Update, None]:
+        return super().generate(msgspec.structs.replace(command, constraint=None), label=label)
 
 
 async def differences(source: str, path: Path, *, seed: int) -> list[str]:

@@ -11,6 +11,7 @@ import importlib.metadata
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from lmnb.models.record import Record, read_record
 from lmnb.models.sources.files import check_space, disk_errors, done_event, models_folder
 from lmnb.models.sources.reference import HubReference, endpoint
 from lmnb.models.sources.transfer import Remote, Transfer
-from lmnb.models.sources.variants import HubFile, Variant, choose, group
+from lmnb.models.sources.variants import HubFile, Variant, choose, group, projector_for
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -37,14 +38,21 @@ async def get_from_hub(
     """Fetch one variant of a repository. Files that are here and right are not fetched again."""
     info = await asyncio.to_thread(_list, reference)
     wanted = quantization or reference.quantization
-    variant = choose(group(_files(info)), reference, wanted)
+    files = _files(info)
+    variants = group(files)
+    variant = choose(variants, reference, wanted)
+    projector = projector_for(variant, variants, files)
     folder = models_folder(home) / reference.owner / reference.name
     if variant.label and wanted is None and reference.file is None:
         yield Note(f"Taking {variant.label} of {reference.repository}.")
     async with _client() as client:
-        transfers = [
-            Transfer(client, _remote(reference, info, folder, file)) for file in variant.files
-        ]
+        remotes = [_remote(reference, info, folder, file) for file in variant.files]
+        if projector is not None:
+            # Beside the model, wherever it is in the repository: that is where it is looked for.
+            beside = remotes[0].target.with_name(projector.path.rpartition("/")[2])
+            remote = _remote(reference, info, folder, projector)
+            remotes.append(replace(remote, target=beside))
+        transfers = [Transfer(client, remote) for remote in remotes]
         missing = [one for one in transfers if not _is_here(one.remote)]
         async with aclosing(_fetch(reference, variant, folder, transfers, missing)) as events:
             async for event in events:
@@ -59,16 +67,17 @@ async def _fetch(
     transfers: list[Transfer],
     missing: list[Transfer],
 ) -> AsyncGenerator[DownloadEvent, None]:
+    total = sum(one.remote.size or 0 for one in transfers)
     if not missing:
         yield Note(f"{reference.repository} {variant.label or ''} is already downloaded.")
         return
     here = sum(one.remote.size or 0 for one in transfers if one not in missing)
     done = here + sum(one.resumable for one in missing)
     names = tuple(one.remote.target.name for one in transfers)
-    yield Started(model=reference.repository, files=names, total=variant.size, done=done)
+    yield Started(model=reference.repository, files=names, total=total, done=done)
     with disk_errors(folder):
-        check_space(folder, variant.size - done)
-    meter = Meter(variant.size, done)
+        check_space(folder, total - done)
+    meter = Meter(total, done)
     for transfer in missing:
         async with aclosing(transfer.run(meter, here)) as events:
             async for event in events:

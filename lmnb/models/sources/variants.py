@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmnb.engine.gguf import split_part
+from lmnb.engine.projector import is_projector, projector_rank
 from lmnb.errors import DownloadFailed
 from lmnb.models.entry import format_bytes
 from lmnb.models.quantization import label_of, normalise, preferred, rank, without_label
@@ -104,6 +105,23 @@ def choose(variants: list[Variant], reference: HubReference, wanted: str | None)
             hint=f"Name one: {reference.repository}/{found[0].files[0].path}",
         )
     return found[0]
+
+
+def projector_for(
+    variant: Variant, variants: list[Variant], files: Iterable[HubFile]
+) -> HubFile | None:
+    """The file with the encoder for images and sounds that belongs to a variant, if there is one.
+
+    In a repository of several models it has the name of its own in its name.
+    """
+    alone = len({one.stem for one in variants}) == 1
+    found = [
+        file
+        for file in files
+        if is_projector(file.path.rpartition("/")[2])
+        and (alone or variant.stem.lower() in file.path.lower())
+    ]
+    return min(found, key=lambda file: projector_rank(file.path.rpartition("/")[2]), default=None)
 
 
 def _list(variants: list[Variant]) -> str:

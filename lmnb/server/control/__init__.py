@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from lmnb.server.control import access, endpoints, mcp, models, server, settings
+from lmnb.server.control import (
+    access,
+    downloads,
+    endpoints,
+    mcp,
+    models,
+    requests,
+    server,
+    settings,
+)
 
 router = APIRouter(prefix="/lmnb")
-for _part in (server, models, access, settings, endpoints, mcp):
+for _part in (server, models, downloads, requests, access, settings, endpoints, mcp):
     router.include_router(_part.router)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.errors import InvalidRequest
+from lmnb.errors import InvalidRequest, LmnbError
 from lmnb.models.instance import Instance
+from lmnb.server import sse
 from lmnb.server.reply import reply
 
 T = TypeVar("T")
+
+_PATIENCE = 1.0
+"""Seconds. A worker answers at once, also within a forward pass, unless the machine is stuck."""
 
 
 async def read(request: Request, kind: type[T]) -> T:
@@ -30,6 +37,20 @@ async def read(request: Request, kind: type[T]) -> T:
         raise InvalidRequest(f"The request cannot be understood: {error}.") from None
 
 
+def number(request: Request, name: str, default: int) -> int:
+    """The number that the query has under `name`.
+
+    Raises
+    ------
+    InvalidRequest
+        It is none.
+    """
+    given = request.query_params.get(name, str(default))
+    if not given.isdecimal():
+        raise InvalidRequest(f"{name} must be a number, not {given!r}.", param=name)
+    return int(given)
+
+
 def answer(data: Any) -> Response:
     """`data` as JSON."""
     return reply(data, encode=encode)
@@ -40,8 +61,32 @@ def encode(value: Any) -> str:
     return str(value)
 
 
+def error_frame(error: LmnbError) -> bytes:
+    """The event that ends a stream because of `error`."""
+    return sse.frame(error.to_dict(), "error")
+
+
+async def rows(instances: Iterable[Instance]) -> list[dict[str, Any]]:
+    """Instances as `ps` shows them, with what they are doing now."""
+    return list(await asyncio.gather(*map(_current_row, instances)))
+
+
+async def _current_row(instance: Instance) -> dict[str, Any]:
+    """`row`, and the requests that are computed and that wait; None if it does not say in time."""
+    now: dict[str, Any] = {"running": None, "waiting": None, "cache_tokens": None}
+    with contextlib.suppress(TimeoutError, LmnbError):
+        async with asyncio.timeout(_PATIENCE):
+            pong = await instance.worker.ping()
+        now = {
+            "running": pong.running,
+            "waiting": pong.waiting,
+            "cache_tokens": pong.cache_tokens,
+        }
+    return row(instance) | now
+
+
 def row(instance: Instance) -> dict[str, Any]:
-    """An instance as `ps` shows it. Times in seconds, `memory` in bytes."""
+    """An instance as it is known here. Times in seconds, `memory` in bytes."""
     info = instance.worker.info
     return {
         "id": instance.id,
@@ -53,7 +98,7 @@ def row(instance: Instance) -> dict[str, Any]:
         "ttl": instance.ttl,
         "ttl_left": instance.ttl_left,
         "context_length": info.context_length,
-        "memory": info.memory,
+        "memory": instance.worker.memory,
         "device": info.device,
         "gpu_layers": info.gpu_layers,
         "layers": info.layers,

@@ -1,11 +1,10 @@
-"""Models: on the disk, loaded, fetched, looked into."""
+"""Models: on the disk, loaded, looked into."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 
 import msgspec
 from fastapi import APIRouter
@@ -18,7 +17,7 @@ from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
 from lmnb.server import inspecting, sse
 from lmnb.server.asking import ask
-from lmnb.server.control.form import answer, encode, read, row
+from lmnb.server.control.form import answer, encode, error_frame, read, rows
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.remote import routing
 from lmnb.server.remote.showing import endpoint_row, loaded_row, model_row, remote_models
@@ -28,11 +27,6 @@ _PATIENCE = 120.0
 """Seconds an estimate may take: it reads the vocabulary, perhaps off a slow disk."""
 
 router = APIRouter()
-
-
-class _Get(msgspec.Struct, forbid_unknown_fields=True):
-    model: str | None = None
-    quantization: str | None = None
 
 
 class _Load(LoadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +68,7 @@ async def ps(request: Request) -> Response:
     manager = state.models
     return answer(
         {
-            "loaded": [row(instance) for instance in manager.loaded()],
+            "loaded": await rows(manager.loaded()),
             "loading": [
                 {"id": load.id, "model": load.entry.key, "progress": load.progress}
                 for load in manager.loading()
@@ -97,26 +91,6 @@ async def ps(request: Request) -> Response:
     )
 
 
-@router.post("/get")
-async def get(request: Request) -> Response:
-    """Fetch a model. Events `started`, `progress`, `note`, `done`, as in `lmnb.models.events`.
-
-    Leaving the stream pauses the download, unless somebody else follows it or it was begun through
-    LM Studio's API.
-    """
-    body = await read(request, _Get)
-    state = state_of(request)
-
-    async def frames() -> AsyncGenerator[bytes, None]:
-        job = await state.downloads.start(body.model, body.quantization, detached=False)
-        async with aclosing(state.downloads.follow(job)) as events:
-            async for event in events:
-                data = msgspec.to_builtins(event, enc_hook=encode)
-                yield sse.frame(data, data["type"])
-
-    return sse.stream(frames(), on_error=_error_frame)
-
-
 @router.post("/load")
 async def load(request: Request) -> Response:
     """Have a model loaded. Events `progress` (`{"progress": 0 to 1}`) and `done`.
@@ -135,7 +109,7 @@ async def load(request: Request) -> Response:
     target = await routing.find(state, body.model) if body.jit else None
     if target is not None:
         done = {**loaded_row(target), "waited": None, "hint": None}
-        return sse.stream(_one(sse.frame(done, "done")), on_error=_error_frame)
+        return sse.stream(_one(sse.frame(done, "done")), on_error=error_frame)
     await routing.ensure_here(state, body.model)
     progress: asyncio.Queue[float | None] = asyncio.Queue()
 
@@ -152,12 +126,13 @@ async def load(request: Request) -> Response:
                 yield sse.frame({"progress": value}, "progress")
             instance, waited = await task
             hint = (await state.devices.get()).get("hint")
-            yield sse.frame({**row(instance), "waited": waited, "hint": hint}, "done")
+            [shown] = await rows([instance])
+            yield sse.frame({**shown, "waited": waited, "hint": hint}, "done")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    return sse.stream(frames(), on_error=_error_frame)
+    return sse.stream(frames(), on_error=error_frame)
 
 
 @router.post("/find")
@@ -167,7 +142,8 @@ async def find(request: Request) -> Response:
     found = await state_of(request).models.find(
         body.model, _config(body), identifier=body.identifier
     )
-    return answer({"found": row(found) if found else None})
+    [shown] = await rows([found]) if found else [None]
+    return answer({"found": shown})
 
 
 @router.post("/estimate")
@@ -253,7 +229,3 @@ async def _unload_one(manager: Manager, instance_id: str, *, wait: bool) -> list
 
 async def _one(frame: bytes) -> AsyncGenerator[bytes, None]:
     yield frame
-
-
-def _error_frame(error: LmnbError) -> bytes:
-    return sse.frame(error.to_dict(), "error")

@@ -12,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb import logs
-from lmnb.errors import InvalidRequest
 from lmnb.runtime import log_path
-from lmnb.server.control.form import answer, read, row
+from lmnb.server.control.form import answer, number, read, rows
 from lmnb.server.state import state_of
 
 QUIET = frozenset({"/lmnb/handshake", "/lmnb/shutdown"})
@@ -68,7 +67,7 @@ async def status(request: Request) -> Response:
             },
             "device": await state.devices.get(),
             "listener": state.tcp.info,
-            "loaded": [row(instance) for instance in state.models.loaded()],
+            "loaded": await rows(state.models.loaded()),
         }
     )
 
@@ -76,8 +75,6 @@ async def status(request: Request) -> Response:
 @router.get("/log")
 async def log(request: Request) -> Response:
     """The last `lines` (100) lines of the server's log."""
-    given = request.query_params.get("lines", "100")
-    if not given.isdecimal():
-        raise InvalidRequest(f"lines must be a number, not {given!r}.", param="lines")
+    count = number(request, "lines", 100)
     path = log_path(state_of(request).home)
-    return answer({"lines": await asyncio.to_thread(logs.tail, path, int(given))})
+    return answer({"lines": await asyncio.to_thread(logs.tail, path, count)})
