@@ -48,7 +48,8 @@ async def _begun(downloads: Downloads, job: Job) -> None:
     try:
         async with asyncio.timeout(_PATIENCE), aclosing(downloads.follow(job)) as events:
             async for event in events:
-                if isinstance(event, Done) or (isinstance(event, _KNOWN) and not job.was_here):
+                known = isinstance(event, _KNOWN) and not job.was_here
+                if isinstance(event, Done) or known or job.is_waiting:
                     return
     except TimeoutError:
         return
@@ -65,7 +66,7 @@ def _described(job: Job) -> dict[str, Any]:
     if job.completed_at is not None:
         fields["completed_at"] = _time(job.completed_at)
     if job.status == "downloading":
-        fields["bytes_per_second"] = job.bytes_per_second
+        fields["bytes_per_second"] = job.bytes_per_second or 0.0
         if job.eta_seconds is not None:
             now = datetime.now(UTC).timestamp()
             fields["estimated_completion"] = _time(now + job.eta_seconds)
