@@ -11,9 +11,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.errors import InvalidRequest
 from lmnb.server import sse
-from lmnb.server.control.form import answer, read
+from lmnb.server.control.form import answer, error_frame, read
 from lmnb.server.mcp import editing, servers
 from lmnb.server.mcp.listing import listing
 from lmnb.server.mcp.servers import PLUGIN, Remote
@@ -89,7 +89,7 @@ async def log_in(request: Request) -> Response:
         await state.mcp.forget(label)  # What is connected does not know of it.
         yield sse.frame({"name": label}, "done")
 
-    return sse.stream(frames(), on_error=_error_frame)
+    return sse.stream(frames(), on_error=error_frame)
 
 
 @router.post("/redirect")
@@ -110,7 +110,3 @@ async def log_out(request: Request) -> Response:
 async def _forget(state: State, label: str) -> bool:
     await state.mcp.forget(label)
     return await asyncio.to_thread(state.mcp_logins.remove, label)
-
-
-def _error_frame(error: LmnbError) -> bytes:
-    return sse.frame(error.to_dict(), "error")
