@@ -239,6 +239,13 @@ def test_white_space_after_the_marker_is_free(judge: Judge) -> None:
     assert not judge.fits(spec, f"<tool_call>x{body}")
 
 
+def test_no_white_space_in_the_middle_of_a_tag(judge: Judge) -> None:
+    """Readers would not take it for a call."""
+    spec = call_constraint(FORMATS["json values"], TOOLS, AUTO, judge.control)
+    assert judge.fits(spec, '<invoke name="now"></invoke>')
+    assert not judge.fits(spec, '<invoke name= "now"></invoke>')
+
+
 def test_gpt_oss_names_the_recipient_early_or_late(judge: Judge) -> None:
     auto = call_constraint(FORMATS["harmony"], TOOLS, AUTO, judge.control)
     assert judge.fits(

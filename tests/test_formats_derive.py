@@ -24,6 +24,7 @@ from lmnb.chat.conversation import Tool, ToolCall
 from lmnb.chat.formats.deriving.derive import derive
 from lmnb.chat.formats.format import Format, HarmonyCall
 from lmnb.chat.formats.write import write_answer
+from lmnb.chat.rendering import renderer as rendering
 from lmnb.chat.rendering.environment import make_environment
 from lmnb.chat.rendering.job import Turn
 from lmnb.chat.rendering.marks import unmark
@@ -284,3 +285,41 @@ def test_hostile_templates_have_no_format_or_a_clear_error(template: str) -> Non
         assert found == Format()
         return
     assert error.message.startswith("The model's chat template cannot be used: ")
+
+
+def test_what_cannot_be_derived_is_not_tried_again() -> None:
+    """The process that renders has to be ended for it; it would be, with each request."""
+
+    async def work() -> None:
+        renderer = Renderer()
+        loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+        try:
+            with pytest.raises(InvalidRequest) as first:
+                await renderer.format(loop)
+            await renderer.close()
+            with pytest.raises(InvalidRequest) as second:
+                await renderer.format(loop)
+            assert renderer.pid is None
+            assert second.value.to_dict() == first.value.to_dict()
+            assert second.value is not first.value
+        finally:
+            await renderer.close()
+
+    asyncio.run(work())
+
+
+def test_formats_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_MOST_FORMATS", 2)
+
+    async def work() -> None:
+        renderer = Renderer()
+        try:
+            first, second = [await renderer.format(text) for text in ("one", "two")]
+            assert await renderer.format("one") is first
+            await renderer.format("three")
+            assert await renderer.format("one") is first
+            assert await renderer.format("two") is not second
+        finally:
+            await renderer.close()
+
+    asyncio.run(work())

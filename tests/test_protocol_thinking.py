@@ -184,3 +184,21 @@ def test_bounds_are_whole_numbers(gpt: openai.OpenAI, body: dict[str, Any]) -> N
     with pytest.raises(openai.BadRequestError) as raised:
         completion(gpt, **body)
     assert raised.value.param == next(iter(body))
+
+
+def test_each_of_several_answers_has_its_own_bound(gpt: openai.OpenAI) -> None:
+    """Tokens are counted for each, not for all of them together."""
+    whole, words, most = completion(gpt)
+    for tokens in (9, 20):
+        found = gpt.chat.completions.create(
+            **ASK, n=3, extra_body={"thinking_budget_tokens": tokens}
+        )
+        thoughts = {getattr(choice.message, "reasoning_content", "") for choice in found.choices}
+        assert [choice.message.content for choice in found.choices] == [words] * 3
+        (thought,) = thoughts
+        assert whole.startswith(thought)
+        assert found.usage is not None
+        assert found.usage.completion_tokens_details is not None
+        reasoning = found.usage.completion_tokens_details.reasoning_tokens
+        assert reasoning is not None
+        assert 3 * tokens <= reasoning <= 3 * (tokens + MARKS) < 3 * most

@@ -205,6 +205,9 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     between
         What stands before each further message of an answer that has several, all of which have
         this `end`; "": an answer is one message.
+    shared
+        The beginning of `opening` that other messages have, too. After the bound, messages that go on
+        as `opening` does are not begun. "": they are ended at once.
     """
 
     tokens: int
@@ -212,6 +215,7 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     opening: str = ""
     begun: bool = False
     between: str = ""
+    shared: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

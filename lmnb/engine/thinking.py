@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
+
 from lmnb.engine.constraint import Constraint, Row, only
 from lmnb.engine.grammar import CONTROL
 from lmnb.engine.model import Model
@@ -13,6 +15,8 @@ from lmnb.engine.triggered import marked
 
 _SPACE = b" \t\r\n"
 _LONGEST_CHARACTER = 4
+_UNLIKELY = 40.0
+"""Nothing is sampled whose logit is so far below the highest."""
 _MOST_SPACE = 4
 """Tokens of white space that a model may write before the end."""
 
@@ -89,11 +93,18 @@ class Thoughts:
             self._said = not self._opening
         return bool(found)
 
+    @property
+    def header(self) -> bytes | None:
+        """The beginning of a message, as long as it may become one of thinking; else None."""
+        return None if self.now or self._said else self._header()
+
+    def _header(self) -> bytes:
+        text = self.seen.lstrip(_SPACE)
+        return text.removeprefix(self._between) if self._between else text
+
     def _begins(self) -> bool:
         while not self._said or self._next_message():
-            text = self.seen.lstrip(_SPACE)
-            if self._between:
-                text = text.removeprefix(self._between)
+            text = self._header()
             if text.startswith(self._opening):
                 self.now, self.seen = True, text[len(self._opening) :]
                 return True
@@ -116,8 +127,10 @@ class ThinkingLimit:
 
     A model that writes the end itself just then does so in its own tokens. Else it is written for
     it: all but its first token is forced, so that no forward passes are spent on it. If the model has
-    begun to write it, it is the rest of it. In an answer of one message that is done once: a model
-    that thinks again at once would do so for ever.
+    begun to write it, it is the rest of it.
+
+    That is done once: a model that thinks again at once would do so for ever. In an answer of several
+    messages no further one can begin to be thinking, as soon as its header tells it from others.
     """
 
     def __init__(self, model: Model, budget: ThinkingBudget, inner: Constraint | None) -> None:
@@ -132,6 +145,9 @@ class ThinkingLimit:
             between=marked(model, budget.between),
             keep=len(marked(model, budget.end)),
         )
+        shared = marked(model, budget.shared)
+        self._shared = shared
+        self._telling = marked(model, budget.opening).removeprefix(shared)
         self._ahead: deque[int] = deque()
         self._done = False
 
@@ -153,6 +169,10 @@ class ThinkingLimit:
             self._done = not self._budget.between
         if self._ahead:
             only(self._ahead[0], row)
+        elif self._is_shut(self._thoughts):
+            for token in np.flatnonzero(row > row.max() - _UNLIKELY).tolist():
+                if self._opens(token):
+                    row[token] = -np.inf
 
     def accept(self, token: int) -> None:
         """Advance by a token; see `Constraint.accept`."""
@@ -180,6 +200,9 @@ class ThinkingLimit:
         if not (thoughts.over or self._done):
             thoughts = thoughts.copy()
             for count, token in enumerate(tokens, 1):
+                if self._is_shut(thoughts) and self._opens(token):
+                    tokens = tokens[: count - 1]
+                    break
                 thoughts.feed(self._piece(token))
                 if self._is_spent(thoughts):
                     tokens = tokens[:count]
@@ -188,6 +211,15 @@ class ThinkingLimit:
 
     def _is_spent(self, thoughts: Thoughts) -> bool:
         return not self._done and thoughts.is_spent(self._budget.tokens)
+
+    def _is_shut(self, thoughts: Thoughts) -> bool:
+        """Whether the next token decides if a message is one of thinking, and it must not be."""
+        spent = bool(self._shared) and thoughts.count >= self._budget.tokens
+        return spent and thoughts.header == self._shared
+
+    def _opens(self, token: int) -> bool:
+        piece = self._piece(token)
+        return bool(piece) and (self._telling.startswith(piece) or piece.startswith(self._telling))
 
     def _piece(self, token: int) -> bytes:
         text = self._model.text(token).encode()

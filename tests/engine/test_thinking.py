@@ -189,6 +189,15 @@ def test_thinking_that_the_prompt_began_ends_too(engine: Engine, tokens: int) ->
         assert words == WORDS
 
 
+def test_several_answers_at_once_have_bounds_of_their_own(engine: Engine) -> None:
+    alone = [ask(engine, tokens) for tokens in BUDGETS]
+    options = {"max_tokens": 400, "show_special": CONTROLS}
+    requests = [engine.submit("How?", thinking=budget(tokens), **options) for tokens in BUDGETS]  # type: ignore[arg-type]
+    engine.run()
+    assert [engine.text[request] for request in requests] == alone
+    assert len(set(alone)) == len(BUDGETS)
+
+
 def test_more_than_it_thinks_changes_nothing(engine: Engine) -> None:
     free = engine.ask("How?", max_tokens=400, show_special=CONTROLS)
     assert free == f"<think>\n{THOUGHT}\n</think>{WORDS}"
@@ -410,6 +419,43 @@ def test_thoughts_of_several_messages_are_bounded_together(tmp_path: Path) -> No
     for each in (first, *others):
         assert len(each.partition(bound.end)[0]) < len(THOUGHT) / 3
     assert bound.end in first
+
+
+def test_no_further_message_of_thinking_begins(tmp_path: Path) -> None:
+    """Once the bound is reached, as soon as a header would tell it from others."""
+    bound = thinking_budget(FORMATS["harmony"], "<|start|>assistant", 2)
+    assert bound is not None
+    path = scripted(tmp_path / "none.gguf", [Answer("It rains.")], controls=CHANNELS)
+    engine = Engine(path, LoadConfig(context_length=512, parallel=1))
+    model = engine.generator.model
+    limit = ThinkingLimit(model, bound, None)
+
+    def possible(letters: bytes) -> bytes:
+        row = np.full(model.n_vocab, -100, np.float32)
+        row[list(letters)] = 1
+        limit.mask(row)
+        return bytes(letter for letter in letters if np.isfinite(row[letter]))
+
+    begin = model.continuation("<|channel|>")
+    for token in (*begin, *model.continuation("analysis<|message|>")):
+        limit.mask(row := np.zeros(model.n_vocab, np.float32))
+        assert np.isfinite(row[token])
+        limit.accept(token)
+    for token in b"ab":
+        assert possible(b"xy") == b"xy"
+        limit.accept(token)
+    for token in model.continuation("<|end|><|start|>assistant"):
+        limit.accept(token)
+    assert limit.allowed([*begin, ord("a")]) == len(begin)
+    assert limit.allowed([*begin, ord("f")]) == len(begin) + 1
+    for token in begin:
+        assert possible(b"af") == b"af"
+        limit.accept(token)
+    assert possible(b"afc") == b"fc"
+    for token in model.continuation("final<|message|>"):
+        limit.accept(token)
+    assert possible(b"af") == b"af"
+    engine.generator.close()
 
 
 REPEATED = "1, 2, 3, 4, 5, " * 6

@@ -69,10 +69,11 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
     kind
         `template`: the template said so, by `raise_exception`. `error`: it failed. `output`,
-        `memory`: it went beyond a limit; after `memory` the process ends.
+        `memory`: it went beyond a limit; after `memory` the process ends. `late`: it did not finish
+        in time, as on a machine that is busy it may another time.
     """
 
-    kind: Literal["template", "error", "output", "memory"]
+    kind: Literal["template", "error", "output", "memory", "late"]
     message: str
 
 

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ CHATML = (
 """The form most models without a template of their own were trained on; the stated default."""
 
 _CHATML_STOP = ("<|im_end|>",)
+_MOST_FORMATS = 64
 _RESERVED = ("messages", "add_generation_prompt")
 
 
@@ -69,7 +71,7 @@ class Renderer:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._child: _Child | None = None
-        self._formats: dict[tuple[str | None, str, str], Format] = {}
+        self._formats: OrderedDict[tuple[str | None, str, str], Derived | Refused] = OrderedDict()
 
     async def render(
         self,
@@ -129,20 +131,22 @@ class Renderer:
     async def format(
         self, template: str | None, *, bos_text: str = "", eos_text: str = ""
     ) -> Format:
-        """How models with this template write their answers; found once for each template.
+        """How models with this template write their answers.
 
-        Parameters and errors are those of `render`.
+        Found once for each template, of those used last, also that it cannot be found. Parameters and errors are those of `render`.
         """
         key = (template, bos_text, eos_text)
-        found = self._formats.get(key)
-        if found is None:
-            source = CHATML if template is None else template
-            outcome = await self._run(
-                FormatJob(template=source, bos_text=bos_text, eos_text=eos_text)
-            )
-            assert isinstance(outcome, Derived)
-            found = self._formats[key] = outcome.format
-        return found
+        source = CHATML if template is None else template
+        job = FormatJob(template=source, bos_text=bos_text, eos_text=eos_text)
+        outcome = self._formats.pop(key, None) or await self._settled(job)
+        assert not isinstance(outcome, Rendered)
+        if isinstance(outcome, Derived) or outcome.kind != "late":
+            self._formats[key] = outcome
+        if len(self._formats) > _MOST_FORMATS:
+            self._formats.popitem(last=False)
+        if isinstance(outcome, Refused):
+            raise _error(outcome)
+        return outcome.format
 
     async def warm_up(self) -> None:
         """Start the child process, so that a later `render` need not wait for it."""
@@ -163,12 +167,15 @@ class Renderer:
     # --- inside ------------------------------------------------------------------
 
     async def _run(self, job: AnyJob) -> Rendered | Derived:
-        # A caller that is cancelled leaves its job to end by itself, or the pipe would be cut
-        # in the middle of an answer.
-        outcome = await asyncio.shield(asyncio.ensure_future(self._done(job)))
+        outcome = await self._settled(job)
         if isinstance(outcome, Refused):
             raise _error(outcome)
         return outcome
+
+    async def _settled(self, job: AnyJob) -> Outcome:
+        # A caller that is cancelled leaves its job to end by itself, or the pipe would be cut
+        # in the middle of an answer.
+        return await asyncio.shield(asyncio.ensure_future(self._done(job)))
 
     async def _done(self, job: AnyJob) -> Outcome:
         async with self._lock:
@@ -188,7 +195,7 @@ class Renderer:
                 outcome = await child.exchange(job)
         except TimeoutError:
             await self._discard()
-            return Refused("error", f"it did not finish within {seconds:.0f} seconds")
+            return Refused("late", f"it did not finish within {seconds:.0f} seconds")
         except (EOFError, OSError):
             cause = cause_of_death(await self._discard() or 0)
             return None if cause is None else Refused("error", cause)
@@ -271,6 +278,7 @@ def _error(refused: Refused) -> InvalidRequest:
         )
     reason = {
         "error": refused.message,
+        "late": refused.message,
         "output": "it prints more text than any context holds",
         "memory": "it takes too much memory",
     }[refused.kind]

@@ -41,6 +41,7 @@ from lmnb.chat.formats.format import (
     WrittenCall,
     tells,
 )
+from lmnb.chat.formats.reading.source import NO, Marker
 from lmnb.chat.formats.write import example
 from lmnb.engine.grammar_source import MAX_LENGTH
 from lmnb.engine.protocol import ConstraintSpec, Trigger
@@ -207,7 +208,8 @@ class _Builder:
         """All the calls of an answer.
 
         After thinking there may be white space. With `strip` there is none before them, and after
-        the `marker` as much as the model likes: it has written it freely.
+        the `marker` as much as the model likes, if it does not end in the middle of a tag: it has
+        written it freely.
         """
         head, body = (pieces[0], pieces[1:]) if _is_literal(pieces[0]) else ("", pieces)
         call, ended = self._call(body)
@@ -216,8 +218,11 @@ class _Builder:
         first = self._lark.literal(begin)
         space = f"({self._lark.terminal(SPACE)})?"
         if marker:
-            rest = self._lark.literal(begin[len(marker) :].lstrip())
-            first = sequence(self._lark.literal(marker), space, rest)
+            rest = begin[len(marker) :].lstrip()
+            is_free = Marker(begin).match(f"{marker} {rest}", 0) != NO  # as readers take it
+            first = sequence(
+                self._lark.literal(marker), space if is_free else "", self._lark.literal(rest)
+            )
         if self._harmony and not strip:
             first = sequence(f"({self._lark.literal(HARMONY_START)})?", first)
         if after is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from lmnb.chat.formats.deriving.borders import common_prefix
 from lmnb.chat.formats.format import HARMONY_START, Format, HarmonyCall, Span
 from lmnb.chat.formats.reading.source import Marker
 from lmnb.engine.protocol import ThinkingBudget
@@ -54,13 +55,17 @@ def thinking_budget(
     """
     if form.thinking is None or not form.thinking.end.strip():
         return None
-    is_harmony = form.calls is not None and isinstance(form.calls.call, HarmonyCall)
+    opening, between, shared = form.thinking.begin.strip(), "", ""
+    if form.calls is not None and isinstance(form.calls.call, HarmonyCall) and form.answer:
+        between = HARMONY_START
+        shared = common_prefix((opening, form.answer.begin))
     return ThinkingBudget(
         tokens=tokens,
         end=form.thinking.end.rstrip(),
-        opening=form.thinking.begin.strip(),
+        opening=opening,
         begun=thinking_open(form.thinking, prompt, continued=continued),
-        between=HARMONY_START if is_harmony else "",
+        between=between,
+        shared=shared,
     )
 
 
