@@ -120,6 +120,11 @@ ANSWERS: dict[str, Answer] = {
         400,
         "This model's maximum context length is 100 tokens. However, you requested 150 tokens.",
     ),
+    "strict": lambda one, body: (
+        failure(400, "Unrecognized request argument supplied: chat_template_kwargs")
+        if "chat_template_kwargs" in body
+        else ANSWERS["good"](one, body)
+    ),
     "unknown": lambda *_: failure(404, "The model `unknown` does not exist."),
     "no-json": lambda *_: stream("data: {'choices': []\n\n"),
     "no-object": lambda *_: stream("data: [1, 2]\n\n"),

@@ -186,6 +186,20 @@ def test_what_the_endpoint_refuses_is_the_callers_mistake(
         )
 
 
+def test_a_server_that_knows_no_switch_for_thinking_is_asked_without(
+    client: Client, sdk: openai.OpenAI, connected: FakeEndpoint
+) -> None:
+    claude = client.anthropic(max_retries=0)
+    raw = claude.messages.with_raw_response.create(
+        model="fake/strict",
+        max_tokens=9,
+        messages=[{"role": "user", "content": "Speak"}],
+        thinking={"type": "disabled"},
+    )
+    assert raw.parse().content
+    assert "How much to think was left out" in raw.headers["x-lmnb-warning"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

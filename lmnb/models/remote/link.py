@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Literal
 
 import httpx2
+import msgspec
 
 from lmnb.errors import (
     ConfigError,
@@ -202,11 +203,15 @@ class Link:
         try:
             client, key = await self._open()
             headers = {"x-lmnb-via": self._via()}
+            content = None
+            if body is not None:
+                content = msgspec.json.encode(body)
+                headers["content-type"] = "application/json"
             if key:
                 headers["authorization"] = f"Bearer {key}"
             timeout = httpx2.Timeout(self._timeout(), connect=CONNECT)
             async with client.stream(
-                method, url, json=body, headers=headers, timeout=timeout
+                method, url, content=content, headers=headers, timeout=timeout
             ) as response:
                 if response.status_code in {401, 403}:
                     self._key = None  # It is looked for anew the next time.

@@ -13,7 +13,7 @@ import msgspec
 from lmnb.chat.conversation import Request
 from lmnb.chat.documents import showing as documents
 from lmnb.chat.events import Event, Finished
-from lmnb.errors import EndpointFailed, LmnbError
+from lmnb.errors import EndpointFailed, InvalidRequest, LmnbError
 from lmnb.models.remote.answers import error_of, read
 from lmnb.models.remote.endpoints import Target
 from lmnb.models.remote.link import Link
@@ -56,6 +56,22 @@ async def _ask(target: Target, request: Request, link: Link) -> AsyncGenerator[E
     else:
         path, body = "/completions", bodies.text_body(request, model, flavour)
     reader = Chunks(link.name, f"{link.name}/{model}", request, tools)
+    try:
+        async with aclosing(_read(link, path, body, reader)) as events:
+            async for event in events:
+                yield event
+    except InvalidRequest as error:
+        plainer = bodies.without_switches(body, error)
+        if plainer is None:
+            raise
+        async with aclosing(_read(link, path, plainer, reader)) as events:
+            async for event in events:
+                yield event
+
+
+async def _read(
+    link: Link, path: str, body: dict[str, Any], reader: Chunks
+) -> AsyncGenerator[Event, None]:
     async with (
         link.request("POST", path, body) as response,
         aclosing(_chunks(link.name, response)) as chunks,

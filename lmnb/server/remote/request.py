@@ -12,7 +12,7 @@ import msgspec
 
 from lmnb.chat.conversation import OutputFormat, Request, SamplingOptions
 from lmnb.chat.tool_names import Adapted, adapt
-from lmnb.errors import NotSupported
+from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.models.remote.endpoint import Flavour
 from lmnb.server.notes import note
 from lmnb.server.remote import messages
@@ -69,6 +69,22 @@ def text_body(request: Request, model: str, flavour: Flavour) -> Json:
     if request.logprobs is not None:
         body["logprobs"] = request.logprobs
     return body
+
+
+_SWITCHES = ("chat_template_kwargs", "thinking_budget_tokens", "reasoning_effort")
+
+
+def without_switches(body: Json, error: InvalidRequest) -> Json | None:
+    """The body without what tells how much to think, if that is what the endpoint stumbles over.
+
+    Agents say it with every request, and some servers refuse what they do not know. None: it is
+    something else.
+    """
+    given = [name for name in _SWITCHES if name in body]
+    if not any(name in error.message or name == error.param for name in given):
+        return None
+    note(f"How much to think was left out: the endpoint does not know {', '.join(given)}.")
+    return {name: value for name, value in body.items() if name not in _SWITCHES}
 
 
 def _common(request: Request, model: str, flavour: Flavour) -> Json:
