@@ -14,6 +14,7 @@ import time
 import uvicorn
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import ToolAnnotations
 
 SEEN = "\u0181"
 """What the scripted model waits for: results have it."""
@@ -25,7 +26,7 @@ _PIXEL = bytes.fromhex(
 _times: list[float] = []
 
 
-@server.tool()
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
 def weather(city: str) -> str:
     """The weather in a city."""
     return f"It rains in {city}. {SEEN}"

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,60 +13,33 @@ from typing import Any
 
 import httpx2
 import mcp_raw
-import mcp_server
 import psutil
 import pytest
 from anthropic_synthetic import parse
-from made_models.scripted import MARKERS, Answer, scripted
+from mcp_caller import ANSWER, SCRIPT, SEEN, STDIO, WORDS, loaded_caller, over_http
 from server_home import CHAT, ServerHome, wait_for
 
-from lmnb.chat.conversation import Text
+from lmnb.chat.conversation import Text, ToolCall
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
 from lmnb.notebook import status
-from lmnb.server.generation import Call
 from lmnb.server.mcp import connection, servers
 from lmnb.server.mcp.connection import McpConnectionFailed
+from lmnb.server.mcp.filters import Filter
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Remote, Server
-from lmnb.server.mcp.toolset import Called, Toolset, arguments_of, opened
+from lmnb.server.mcp.steps import Called
+from lmnb.server.mcp.toolset import Toolset, arguments_of, opened
 
 MODEL = "mcp-caller"
-TEMPLATE = (Path(__file__).parent / "templates" / "json_in_tags.jinja").read_text()
-CONTROLS = ("<|system|>", "<|user|>", "<|bot|>", "<|tool|>", "<|tools|>", "<call>", "</call>")
-SCRIPT = Path(mcp_server.__file__)
 RAW = Server("raw", Local(sys.executable, (str(mcp_raw.__file__),)), is_configured=True)
-SEEN = MARKERS[0]
-WORDS, ANSWER = "I look.", "Now I know."
-STDIO = {"command": sys.executable, "args": [str(SCRIPT)]}
-
-
-def says(*texts: str) -> list[Segment]:
-    return [Segment(text, special=True) for text in texts]
 
 
 @pytest.fixture(scope="module")
 def loaded(server: ServerHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A model that calls the only tool it has with a city, and answers once it has the result."""
-    begin = f'{WORDS}\n<call>\n{{"name": "weather", "arguments": {{"city": "'
-    assert mcp_server.SEEN == SEEN
-    path = scripted(
-        tmp_path_factory.mktemp("mcp") / "m.gguf",
-        [
-            Answer([*says(begin), Segment("Ulm"), *says('"}}\n</call>')]),
-            Answer(says(ANSWER), SEEN),
-        ],
-        template=TEMPLATE,
-        controls=CONTROLS,
-        end="<|end|>",
-        seed=None,
-        context=1 << 18,
-    )
     client = server.attach()
-    list(client.load(str(path), identifier=MODEL, context_length=1 << 18, parallel=2))
-    yield client
-    client.unload(MODEL)
+    with loaded_caller(client, tmp_path_factory.mktemp("mcp"), MODEL):
+        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -81,15 +53,8 @@ def configured(server: ServerHome) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def remote() -> Iterator[str]:
-    """The URL of an MCP server that speaks HTTP."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), "http"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    yield f"http://127.0.0.1:{int(process.stdout.readline())}/mcp"
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with over_http() as url:
+        yield url
 
 
 def ask(http: httpx2.Client, *integrations: Any, words: str = "Well?", **more: Any) -> Any:
@@ -227,7 +192,7 @@ def test_too_much_is_cut() -> None:
     async def flood() -> str:
         server = Server("a", Local(sys.executable, (str(SCRIPT),)))
         async with opened(Pool(), [server], patience=9) as toolset:
-            called = await toolset.call(Call("1", "flood", '{"city": "Ulm"}'))
+            called = await toolset.call(ToolCall("1", "flood", '{"city": "Ulm"}'))
             (block,) = json.loads(called.output)
             assert [part.text for part in called.parts if isinstance(part, Text)] == [block["text"]]
             return str(block["text"])
@@ -249,6 +214,14 @@ def test_steps_have_an_end(loaded: Client) -> None:
     assert [item["type"] for item in answer["output"]].count("tool_call") == 25
 
 
+def test_a_limit_of_tokens_is_for_all_steps(loaded: Client) -> None:
+    whole = ask(loaded.http, plugin("weather")).json()["stats"]["total_output_tokens"]
+    cut = ask(loaded.http, plugin("weather"), max_output_tokens=whole - 1).json()
+    assert cut["stats"]["total_output_tokens"] == whole - 1
+    assert [item["type"] for item in cut["output"]] == ["message", "tool_call", "message"]
+    assert ANSWER.startswith(cut["output"][-1]["content"])
+
+
 def test_a_call_that_a_limit_cuts_is_told_as_not_made(loaded: Client) -> None:
     events = parse(ask(loaded.http, plugin("weather"), max_output_tokens=4, stream=True).content)
     told = dict(events)
@@ -264,7 +237,7 @@ def test_a_call_that_a_limit_cuts_is_told_as_not_made(loaded: Client) -> None:
 
 
 async def raw(toolset: Toolset, name: str) -> Called:
-    return await toolset.call(Call("1", name, '{"city": "Ulm"}'))
+    return await toolset.call(ToolCall("1", name, '{"city": "Ulm"}'))
 
 
 async def visited(pool: Pool) -> str:
@@ -356,7 +329,7 @@ def test_tools_that_no_model_can_be_told_of_are_left_out() -> None:
     async def play() -> None:
         pool = Pool()
         # The same label twice: a server of mcp.json, and one that the request names.
-        other = Server("raw", RAW.place, frozenset({"slow", "raw__slow"}))
+        other = Server("raw", RAW.place, Filter(frozenset({"slow", "raw__slow"})))
         async with opened(pool, [RAW, other], patience=9) as toolset:
             assert [tool.name for tool in toolset.tools] == [
                 "count",
@@ -379,8 +352,8 @@ def test_tools_that_no_model_can_be_told_of_are_left_out() -> None:
     "text", ["[1]", '{"city": "\\ud800"}', '{"n": NaN}', '{"n": ' + "[" * 100_000, '{"city": "Ul']
 )
 def test_arguments_that_could_not_be_sent_on(text: str) -> None:
-    assert arguments_of(Call("1", "weather", text)) is None
-    assert arguments_of(Call("1", "weather", "")) == {}
+    assert arguments_of(ToolCall("1", "weather", text)) is None
+    assert arguments_of(ToolCall("1", "weather", "")) == {}
 
 
 def test_a_remote_server_that_compresses() -> None:
@@ -410,17 +383,17 @@ def test_tools_of_the_same_name_are_told_apart() -> None:
 
     async def names() -> set[str]:
         both = [
-            Server("a", place, frozenset({"visits", "again"})),
-            Server("b", place, frozenset({"visits"})),
+            Server("a", place, Filter(frozenset({"visits", "again"}))),
+            Server("b", place, Filter(frozenset({"visits"}))),
         ]
         async with opened(Pool(), both, patience=9) as toolset:
-            called = await toolset.call(Call("1", "b__visits", '{"city": "Ulm"}'))
+            called = await toolset.call(ToolCall("1", "b__visits", '{"city": "Ulm"}'))
             assert called.output.startswith('[{"type":"text","text":"1 ')
-            unknown = await toolset.call(Call("2", "visits", "{}"))
+            unknown = await toolset.call(ToolCall("2", "visits", "{}"))
             assert (unknown.failure, unknown.offered) == ("invalid_name", None)
-            wrong = await toolset.call(Call("3", "again", "[1]"))
+            wrong = await toolset.call(ToolCall("3", "again", "[1]"))
             assert wrong.failure == "invalid_arguments"
-            missing = await toolset.call(Call("4", "again", "{}"))
+            missing = await toolset.call(ToolCall("4", "again", "{}"))
             assert missing.failure == "execution_error"
             assert "city" in missing.reason
             return {tool.name for tool in toolset.tools}

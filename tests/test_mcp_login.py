@@ -19,12 +19,11 @@ from mcp_oauth import Authority
 from pydantic import AnyUrl
 from server_home import CHAT, ServerHome
 
-from lmnb.chat.conversation import Text
+from lmnb.chat.conversation import Text, ToolCall
 from lmnb.client import Client
 from lmnb.errors import ConfigError, InvalidRequest, LmnbError
 from lmnb.notebook import lm as lm_module
 from lmnb.notebook.failures import UsageMistake
-from lmnb.server.generation import Call
 from lmnb.server.mcp import login, servers
 from lmnb.server.mcp.connection import McpConnectionFailed
 from lmnb.server.mcp.login import Desk
@@ -212,7 +211,7 @@ async def work(logins: Logins, place: Remote) -> str:
         await done
     pool = Pool(logins=logins)
     async with opened(pool, [Server("far", place, is_configured=True)], patience=9) as toolset:
-        (part,) = (await toolset.call(Call("1", "who", "{}"))).parts
+        (part,) = (await toolset.call(ToolCall("1", "who", "{}"))).parts
     await pool.close()
     assert isinstance(part, Text)
     return part.text
@@ -311,13 +310,13 @@ def test_two_calls_make_an_expired_token_new_once(
         server = Server("far", Remote(url), is_configured=True)
         async with opened(pool, [server], patience=9) as toolset:
             authority.access.clear()
-            calls = [toolset.call(Call(str(i), "who", "{}")) for i in range(5)]
+            calls = [toolset.call(ToolCall(str(i), "who", "{}")) for i in range(5)]
             for one in await asyncio.gather(*calls):
                 assert one.failure is None, one.reason
             assert authority.renewed == 1
             authority.access.clear()
             authority.refresh.clear()
-            lost = await toolset.call(Call("6", "who", "{}"))
+            lost = await toolset.call(ToolCall("6", "who", "{}"))
             assert "`lmnb mcp login far`" in lost.reason
         await pool.close()
 

@@ -17,19 +17,20 @@ import psutil
 import pytest
 from server_home import ServerHome, wait_for
 
-from lmnb.chat.conversation import Image, Text
+from lmnb.chat.conversation import Image, Text, ToolCall
 from lmnb.errors import InvalidRequest
 from lmnb.server import notes
-from lmnb.server.generation import Call
 from lmnb.server.mcp import stdio
+from lmnb.server.mcp.filters import ALL, Filter
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Place, Remote, Server
-from lmnb.server.mcp.toolset import Called, Toolset, opened
+from lmnb.server.mcp.steps import Called
+from lmnb.server.mcp.toolset import Toolset, opened
 
 
 def odd(how: str, *tools: str) -> Server:
     place = Local(sys.executable, (str(mcp_odd.__file__), how))
-    return Server("odd", place, frozenset(tools) or None, is_configured=True)
+    return Server("odd", place, Filter(frozenset(tools)) if tools else ALL, is_configured=True)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def rich(request: pytest.FixtureRequest) -> dict[str, Called]:
 
 
 async def call(toolset: Toolset, name: str) -> Called:
-    return await toolset.call(Call("1", name, "{}"))
+    return await toolset.call(ToolCall("1", name, "{}"))
 
 
 def called(server: Server, name: str) -> Called:

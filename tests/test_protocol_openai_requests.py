@@ -506,7 +506,11 @@ def test_items_of_one_turn_are_one_message() -> None:
         ({"background": True, "generate": False}, InvalidValue, "generate"),
         ({"conversation": "a", "previous_response_id": "b"}, InvalidValue, "conversation"),
         ({"conversation": {"name": "a"}}, InvalidType, "conversation"),
-        ({"tools": [{"type": "mcp", "server_label": "x"}]}, UnsupportedParameter, "tools[0]"),
+        (
+            {"tools": [{"type": "mcp", "server_url": "http://x"}]},
+            MissingParameter,
+            "tools[0].server_label",
+        ),
         ({"prompt": {"id": "p"}}, UnsupportedParameter, "prompt"),
     ],
 )

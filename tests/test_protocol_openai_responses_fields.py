@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from mcp.types import Tool, ToolAnnotations
 from openai.types.responses import (
     ResponseInputItemParam,
     ResponsesClientEventParam,
@@ -14,12 +15,15 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsBase,
     ResponseCreateParamsStreaming,
 )
+from openai.types.responses.tool_param import Mcp as McpParam
 from starlette.datastructures import Headers
 
 from lmnb.errors import LmnbError
 from lmnb.server.openai.body import check
+from lmnb.server.openai.errors import UnsupportedParameter
 from lmnb.server.openai.responses_input import listed
 from lmnb.server.openai.responses_items import translate as translate_items
+from lmnb.server.openai.responses_mcp_tools import McpTool
 from lmnb.server.openai.responses_objects import in_progress
 from lmnb.server.openai.responses_request import ResponsesBody, translate
 
@@ -123,7 +127,14 @@ UNDERSTOOD: dict[str, dict[str, Any]] = {
     "function_call_output": {"call_id": "c", "output": "out"},
     "custom_tool_call": {"call_id": "c", "name": "look", "input": "in"},
     "custom_tool_call_output": {"call_id": "c", "output": "out"},
+    "mcp_call": {"id": "m", "server_label": "s", "name": "look", "arguments": "{}", "output": "o"},
 }
+DECIDING: dict[str, dict[str, Any]] = {
+    "mcp_list_tools": {"server_label": "s", "tools": []},
+    "mcp_approval_request": {"server_label": "s", "name": "look", "arguments": "{}"},
+    "mcp_approval_response": {"approval_request_id": "r", "approve": True},
+}
+"""Not said to the model, but they decide on what is done here (`test_mcp_responses`)."""
 
 
 def types(union: Any) -> set[str]:
@@ -139,10 +150,10 @@ def types(union: Any) -> set[str]:
 # `item_reference` is replaced by the item before anything else is done with it.
 @pytest.mark.parametrize("kind", sorted(types(ResponseInputItemParam) - {"item_reference"}))
 def test_every_item_is_understood_or_left_out(noted: dict[str, None], kind: str) -> None:
-    item = {"type": kind, **UNDERSTOOD.get(kind, {"id": "x_1"})}
+    item = {"type": kind, "id": "x_1", **DECIDING.get(kind, {}), **UNDERSTOOD.get(kind, {})}
     messages = translate_items([item])
     assert bool(messages) == (kind in UNDERSTOOD)
-    assert bool(noted) == (kind not in UNDERSTOOD)
+    assert bool(noted) == (kind not in UNDERSTOOD | DECIDING)
     [kept] = listed([item])
     assert (kept["type"], bool(kept["id"])) == (kind, True)
 
@@ -155,17 +166,136 @@ def test_all_that_is_understood_is_known_to_the_sdk() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(types(ToolParam)))
-def test_every_tool_is_offered_left_out_or_refused(noted: dict[str, None], kind: str) -> None:
+def test_every_tool_is_offered_or_left_out(noted: dict[str, None], kind: str) -> None:
     tool: dict[str, Any] = {"type": kind, "name": "look"}
     if kind == "namespace":
         tool |= {"tools": [FUNCTION]}
     if kind == "mcp":
-        with pytest.raises(LmnbError) as raised:
-            seen({"tools": [tool]})
-        assert raised.value.param == "tools[0]"
-        return
+        tool |= {"server_label": "s", "server_url": "https://x"}
     body = check(BASE | {"tools": [tool]}, ResponsesBody)
-    offered = kind in {"function", "custom", "namespace"}
-    assert bool(body.toolbox.tools) == offered
+    offered = kind in {"function", "custom", "namespace", "mcp"}
+    assert bool(body.toolbox.tools or body.given_tools.servers) == offered
     assert bool(noted) == (not offered)
     assert in_progress(body).tools == [tool], "the list is repeated as it was"
+
+
+MCP: dict[str, Any] = {"type": "mcp", "server_label": "s", "server_url": "https://x/mcp"}
+MCP_HONOURED: dict[str, Any] = {
+    "server_label": "t",
+    "server_url": "https://y/mcp",
+    "headers": {"x-a": "b"},
+    "authorization": "secret",
+    "allowed_tools": {"tool_names": ["look"], "read_only": True},
+    "require_approval": "never",
+}
+MCP_IGNORED: dict[str, Any] = {
+    "allowed_callers": ["programmatic"],
+    "defer_loading": True,
+    "server_description": "Knows all.",
+}
+MCP_REFUSED: dict[str, Any] = {"connector_id": "connector_gmail", "tunnel_id": "t"}
+
+
+def server(**fields: Any) -> McpTool:
+    body = check(BASE | {"tools": [MCP | fields]}, ResponsesBody)
+    return body.given_tools.servers[0]
+
+
+def test_every_field_of_an_mcp_tool_is_decided_about() -> None:
+    known = set(get_type_hints(McpParam)) - {"type"}
+    assert known == set(MCP_HONOURED) | set(MCP_IGNORED) | set(MCP_REFUSED)
+    for field, value in MCP_HONOURED.items():
+        assert server(**{field: value}) != server(), field
+    for field, value in MCP_IGNORED.items():
+        assert server(**{field: value}) == server(), field
+    for field, value in MCP_REFUSED.items():
+        with pytest.raises(UnsupportedParameter) as raised:
+            server(**{field: value})
+        assert raised.value.param == f"tools[0].{field}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"server_label": None}, "server_label"),
+        ({"server_label": " "}, "server_label"),
+        ({"server_url": "ftp://x"}, "server_url"),
+        ({"server_url": None, "headers": {"a": "b"}}, "server_url"),
+        ({"headers": {"a": 1}}, "headers.a"),
+        ({"headers": []}, "headers"),
+        ({"authorization": 5}, "authorization"),
+        ({"authorization": "a", "headers": {"AUTHORIZATION": "b"}}, "authorization"),
+        ({"allowed_tools": "look"}, "allowed_tools"),
+        ({"allowed_tools": [1]}, "allowed_tools[0]"),
+        ({"allowed_tools": {"read_only": "yes"}}, "allowed_tools.read_only"),
+        ({"require_approval": "sometimes"}, "require_approval"),
+        ({"require_approval": {"never": 5}}, "require_approval.never"),
+    ],
+)
+def test_mistakes_in_an_mcp_tool_name_their_place(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(LmnbError) as raised:
+        server(**fields)
+    assert (raised.value.status, raised.value.param) == (400, f"tools[0].{param}")
+
+
+def test_two_mcp_servers_of_one_label() -> None:
+    with pytest.raises(LmnbError) as raised:
+        check(BASE | {"tools": [MCP, MCP]}, ResponsesBody).given_tools  # noqa: B018
+    assert raised.value.param == "tools[1].server_label"
+
+
+@pytest.mark.parametrize(
+    ("given", "asks"),
+    [
+        (None, {"read", "write"}),
+        ("always", {"read", "write"}),
+        ("never", set()),
+        ({"never": {"tool_names": ["read"]}}, {"write"}),
+        ({"never": {"read_only": True}}, {"write"}),
+        ({"never": {}}, {"read", "write"}),
+        ({"always": {"tool_names": ["read"]}}, {"read", "write"}),
+        ({"never": {"tool_names": ["read", "write"]}, "always": {"read_only": False}}, {"write"}),
+    ],
+)
+def test_who_has_to_agree(given: Any, asks: set[str]) -> None:
+    """What nothing is said of needs approval."""
+    tools = [
+        Tool(name="read", input_schema={}, annotations=ToolAnnotations(read_only_hint=True)),
+        Tool(name="write", input_schema={}),
+    ]
+    approval = server(require_approval=given).approval
+    assert {tool.name for tool in tools if approval.is_needed(tool)} == asks
+
+
+def test_secrets_are_not_repeated() -> None:
+    """Responses are stored, and retrieved by others."""
+    tool = MCP | {"headers": {"x-key": "secret"}, "authorization": "secret"}
+    body = check(BASE | {"tools": [tool, FUNCTION]}, ResponsesBody)
+    assert in_progress(body).tools == [MCP, FUNCTION]
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ({"type": "mcp"}, "tool_choice.server_label"),
+        ({"type": "mcp", "server_label": "t"}, "tool_choice.server_label"),
+        ({"type": "mcp", "server_label": "s", "name": 5}, "tool_choice.name"),
+        (
+            {"type": "allowed_tools", "tools": [{"type": "mcp", "server_label": "t"}]},
+            "tool_choice.tools[0].server_label",
+        ),
+        ({"type": "allowed_tools", "mode": "required", "tools": []}, "tool_choice"),
+    ],
+)
+def test_choices_of_servers_that_there_are_not(choice: Any, param: str) -> None:
+    with pytest.raises(LmnbError) as raised:
+        seen({"tools": [MCP], "tool_choice": choice})
+    assert raised.value.param == param
+
+
+def test_allowed_tools_keep_the_servers_that_they_list() -> None:
+    tools = [FUNCTION, MCP, MCP | {"server_label": "t"}]
+    wanted = {"type": "allowed_tools", "tools": [{"type": "mcp", "server_label": "t"}]}
+    given = check(BASE | {"tools": tools, "tool_choice": wanted}, ResponsesBody).given_tools
+    assert [one.label for one in given.servers] == ["t"]
+    assert not given.toolbox.tools

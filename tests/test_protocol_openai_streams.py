@@ -360,13 +360,15 @@ def test_the_answer_becomes_a_turn_of_the_conversation() -> None:
     answer = ResponseStream(in_progress(ResponsesBody(model="m", input="hi")))
     for event in TOOLS:
         list(answer.feed(event))
-    assert answer.message() == Message(
-        "assistant",
-        (
-            Thinking("Let me see."),
-            Text("I look."),
-            ToolCall("call_1", "weather", '{"city":"Ulm"}'),
-            ToolCall("call_2", "clock", ""),
+    assert answer.messages == (
+        Message(
+            "assistant",
+            (
+                Thinking("Let me see."),
+                Text("I look."),
+                ToolCall("call_1", "weather", '{"city":"Ulm"}'),
+                ToolCall("call_2", "clock", ""),
+            ),
         ),
     )
 

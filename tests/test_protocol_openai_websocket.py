@@ -226,7 +226,7 @@ def test_a_silent_response_repeats_that_it_is_in_progress(
         ({**SHORT, "input": 5}, 400, "input"),
         ({**SHORT, "input": "x", "model": "no/such"}, 404, "model"),
         ({**SHORT, "input": "x", "background": True}, 400, "background"),
-        ({**SHORT, "input": "x", "tools": [{"type": "mcp"}]}, 400, "tools[0]"),
+        ({**SHORT, "input": "x", "tools": [{"type": "mcp"}]}, 400, "tools[0].server_label"),
         ({**SHORT, "input": "x", "previous_response_id": "r"}, 400, "previous_response_id"),
         ({"type": "response.steer"}, 400, "type"),
         ({"no": "type"}, 400, "type"),

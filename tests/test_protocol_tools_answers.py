@@ -276,8 +276,8 @@ def test_calls_are_remembered_as_the_model_knows_them() -> None:
     answer = ResponseStream(in_progress(ResponsesBody(model="m", input="x")), CUSTOM)
     for event in PATCHES:
         list(answer.feed(event))
-    call = ToolCall("call_1", "docs__patch", '{"input":"a\\né"}')
-    assert answer.message() == Message("assistant", (call,))
+    call = ToolCall("call_1", "docs__patch", '{"input": "a\\n\\u00e9"}')
+    assert answer.messages == (Message("assistant", (call,)),)
 
 
 def test_a_cut_call_in_responses() -> None:

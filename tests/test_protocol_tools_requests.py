@@ -32,7 +32,6 @@ from lmnb.server.openai.errors import (
     InvalidType,
     InvalidValue,
     MissingParameter,
-    UnsupportedParameter,
 )
 from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.toolbox import Known
@@ -336,7 +335,7 @@ def test_responses_choices(choice: Any, expected: ToolChoice) -> None:
         ({"tools": [{"type": "function"}]}, MissingParameter, "tools[0].name"),
         ({"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function"}]}]},
          MissingParameter, "tools[0].tools[0].name"),
-        ({"tools": [{"type": "mcp", "server_label": "x"}]}, UnsupportedParameter, "tools[0]"),
+        ({"tools": [{"type": "mcp", "server_url": "http://x"}]}, MissingParameter, "tools[0].server_label"),
         ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, InvalidValue, "tool_choice"),
         ({"tools": [function()], "tool_choice": {"type": "function", "name": "x"}},
          InvalidValue, "tool_choice.name"),

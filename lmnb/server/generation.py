@@ -21,20 +21,10 @@ import msgspec
 
 from lmnb.chat import generate as chat
 from lmnb.chat import output_format, tool_check
-from lmnb.chat.conversation import Request
+from lmnb.chat.conversation import Request, Text, Thinking, ToolCall
 from lmnb.chat.documents import showing as documents
-from lmnb.chat.events import (
-    Event,
-    Finished,
-    Loading,
-    Prompt,
-    Scored,
-    TextDelta,
-    ThinkingDelta,
-    ToolCallDelta,
-    ToolCallEnd,
-    ToolCallStart,
-)
+from lmnb.chat.events import Event, Finished, Loading, Prompt, Scored, TextDelta
+from lmnb.chat.said import Said
 from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import LoadConfig, TokenLogprob
@@ -259,20 +249,12 @@ async def _resume(
 # --- whole answers ----------------------------------------------------------------
 
 
-class Call(msgspec.Struct, frozen=True):
-    """A tool call. `arguments` is JSON text, or the beginning of one if the call was cut."""
-
-    id: str
-    name: str
-    arguments: str
-
-
 class Answer(msgspec.Struct, frozen=True):
-    """The events of a generation, folded."""
+    """The events of a generation, folded. Arguments of a call that was cut are the beginning of some."""
 
     text: str
     thinking: str
-    tool_calls: tuple[Call, ...]
+    tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finished: Finished
     prompt: tuple[TokenLogprob, ...] = ()
@@ -280,32 +262,25 @@ class Answer(msgspec.Struct, frozen=True):
 
 async def fold(events: AsyncGenerator[Event, None]) -> Answer:
     """Run a generation to its end."""
-    text: list[str] = []
-    thinking: list[str] = []
+    said = Said()
     logprobs: list[TokenLogprob] = []
-    calls: list[Call] = []
-    arguments: list[str] = []
-    start: ToolCallStart | None = None
     scored: tuple[TokenLogprob, ...] = ()
     async with aclosing(events):
         async for event in events:
+            said.feed(event)
             if isinstance(event, TextDelta):
-                text.append(event.text)
                 logprobs.extend(event.logprobs)
             elif isinstance(event, Scored):
                 scored = event.tokens
-            elif isinstance(event, ThinkingDelta):
-                thinking.append(event.text)
-            elif isinstance(event, ToolCallStart):
-                start, arguments = event, []
-            elif isinstance(event, ToolCallDelta):
-                arguments.append(event.json)
-            elif isinstance(event, ToolCallEnd | Finished) and start is not None:
-                calls.append(Call(start.id, start.name, "".join(arguments)))
-                start = None
-            if isinstance(event, Finished):
+            elif isinstance(event, Finished):
+                parts = said.parts
                 return Answer(
-                    "".join(text), "".join(thinking), tuple(calls), tuple(logprobs), event, scored
+                    "".join(part.text for part in parts if isinstance(part, Text)),
+                    "".join(part.text for part in parts if isinstance(part, Thinking)),
+                    said.calls,
+                    tuple(logprobs),
+                    event,
+                    scored,
                 )
     raise AssertionError("A generation ends with Finished or an error.")
 

@@ -25,6 +25,7 @@ from lmnb.server.lmstudio.result import Outputs, chat_result
 from lmnb.server.lmstudio.schema import ChatBody, ImageInput, Output
 from lmnb.server.lmstudio.stream import ChatStream
 from lmnb.server.mcp.loop import ToolLoop
+from lmnb.server.mcp.steps import Listed, Listing, Step
 from lmnb.server.media import from_data_url
 from lmnb.server.remote import routing
 from lmnb.server.reply import reply
@@ -51,11 +52,16 @@ async def create(request: Request) -> Response:
     )
     if not body.stream:
         finished, output = await until_disconnect(request, _whole(loop))
-        return reply(chat_result(finished, output, await keeper.keep(loop.messages)))
-    # Loading is told as it happens, so the first sign of it begins the stream.
-    started = await until_disconnect(request, begin(loop.events(), ready=lambda _event: True))
+        identifier = await keeper.keep(loop.messages)
+        return reply(chat_result(finished, output, identifier, last_input=loop.last_input))
+    started = await until_disconnect(request, begin(loop.events(), ready=_is_told))
     writer = ChatStream(instance, keeper, loop)
     return stream(writer.frames(started), on_error=writer.error)
+
+
+def _is_told(step: Step) -> bool:
+    """Whether it begins a stream: loading does, but servers that cannot be used are a status."""
+    return not isinstance(step, Listing | Listed)
 
 
 async def _whole(loop: ToolLoop) -> tuple[Finished, tuple[Output, ...]]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lmnb.chat.events import Event, Finished, TextDelta, ThinkingDelta
+import msgspec
+
+from lmnb.chat.conversation import Part, Text, Thinking, ToolCall
+from lmnb.chat.events import Finished
+from lmnb.chat.said import Said
 from lmnb.server.lmstudio.schema import (
     ChatResult,
     EphemeralInfo,
@@ -19,49 +23,50 @@ from lmnb.server.lmstudio.schema import (
     ToolCallOutput,
 )
 from lmnb.server.mcp.servers import PLUGIN
-from lmnb.server.mcp.toolset import Called, Offered
+from lmnb.server.mcp.steps import Approved, Asked, Called, Listed, Listing, Offered, Step
 
 
 class Outputs:
     """Collects the output items of an answer in their order; none for what is empty."""
 
     def __init__(self) -> None:
-        self._items: list[Output | tuple[type[MessageOutput | ReasoningOutput], list[str]]] = []
+        self._said = Said()
+        self._called: dict[str, Called] = {}
 
-    def feed(self, event: Event | Called) -> None:
-        """Add what `event` says."""
-        if isinstance(event, TextDelta):
-            self._add(MessageOutput, event.text)
-        elif isinstance(event, ThinkingDelta):
-            self._add(ReasoningOutput, event.text)
-        elif isinstance(event, Called):
-            self._items.append(called_output(event))
+    def feed(self, step: Step) -> None:
+        """Add what `step` says."""
+        if isinstance(step, Called):
+            self._called[step.call.id] = step
+        elif not isinstance(step, Listing | Listed | Approved | Asked):
+            self._said.feed(step)
 
     @property
     def items(self) -> tuple[Output, ...]:
         """Those so far."""
-        return tuple(
-            item[0]("".join(item[1])) if isinstance(item, tuple) else item for item in self._items
-        )
+        return tuple(item for part in self._said.parts if (item := self._item(part)) is not None)
 
-    def _add(self, kind: type[MessageOutput | ReasoningOutput], text: str) -> None:
-        if not text:
-            return
-        last = self._items[-1] if self._items else None
-        if isinstance(last, tuple) and last[0] is kind:
-            last[1].append(text)
-        else:
-            self._items.append((kind, [text]))
+    def _item(self, part: Part) -> Output | None:
+        if isinstance(part, Text):
+            return MessageOutput(part.text)
+        if isinstance(part, Thinking):
+            return ReasoningOutput(part.text)
+        assert isinstance(part, ToolCall)
+        called = self._called.get(part.id)
+        return None if called is None else called_output(called)
 
 
 def chat_result(
-    finished: Finished, output: Iterable[Output], response_id: str | None
+    finished: Finished, output: Iterable[Output], response_id: str | None, *, last_input: int
 ) -> ChatResult:
-    """The body of a plain answer, and the `result` of `chat.end`."""
+    """The body of a plain answer, and the `result` of `chat.end`.
+
+    `last_input` are the tokens of the last prompt: LM Studio's count is not of what was read for an
+    answer, but of what the chat has come to.
+    """
     return ChatResult(
         model_instance_id=finished.instance,
         output=tuple(output),
-        stats=stats(finished),
+        stats=msgspec.structs.replace(stats(finished), input_tokens=last_input),
         response_id=response_id,
     )
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from lmnb.chat.conversation import ToolCall
 from lmnb.chat.events import (
-    Event,
     Finished,
     Loading,
     Prompt,
@@ -24,12 +24,12 @@ from lmnb.chat.events import (
 from lmnb.errors import LmnbError
 from lmnb.server import sse
 from lmnb.server.errors import lmstudio_body
-from lmnb.server.generation import Call
 from lmnb.server.lmstudio.keeping import Keeper
 from lmnb.server.lmstudio.result import Outputs, called_output, chat_result, provider_info
 from lmnb.server.lmstudio.schema import ChatResult, Stats, ToolCallOutput
 from lmnb.server.mcp.loop import ToolLoop
-from lmnb.server.mcp.toolset import Called, arguments_of
+from lmnb.server.mcp.steps import Called, Step
+from lmnb.server.mcp.toolset import arguments_of
 
 _encode = sse.encoder.encode
 _PREFIXES = {
@@ -54,7 +54,7 @@ class ChatStream:
         self._pieces = {"message": 0, "reasoning": 0}
         self._load_seconds: float | None = None
 
-    async def frames(self, events: AsyncGenerator[Event | Called, None]) -> sse.Frames:
+    async def frames(self, events: AsyncGenerator[Step, None]) -> sse.Frames:
         """All frames of the answer, which is stored before its end is told."""
         yield self._frame("chat.start", model_instance_id=self._instance)
         async with aclosing(events):
@@ -64,7 +64,7 @@ class ChatStream:
                 elif data := self.feed(event):
                     yield data
 
-    def feed(self, event: Event | Called) -> bytes:
+    def feed(self, event: Step) -> bytes:
         """The frames that say `event`, which is not the last."""
         self._outputs.feed(event)
         if isinstance(event, TextDelta):
@@ -145,7 +145,7 @@ class ChatStream:
         if self._first is None:
             self._first = time.monotonic()
 
-    def _calling(self, event: Event) -> bytes:
+    def _calling(self, event: Step) -> bytes:
         """A call as it is written; its arguments are told at once, when they are whole."""
         if isinstance(event, ToolCallStart):
             self._arrived()
@@ -157,7 +157,7 @@ class ChatStream:
                 pieces.append(event.json)
             elif isinstance(event, ToolCallEnd):
                 self._call = None
-                arguments = arguments_of(Call(start.id, start.name, "".join(pieces)))
+                arguments = arguments_of(ToolCall(start.id, start.name, "".join(pieces)))
                 return self._tool("arguments", start.name, arguments=arguments or {})
         return b""
 
@@ -188,7 +188,7 @@ class ChatStream:
     async def _finish(self, end: Finished) -> bytes:
         before = self._close()
         identifier = await self._keeper.keep(self._loop.messages)
-        result = chat_result(end, self._outputs.items, identifier)
+        result = chat_result(end, self._outputs.items, identifier, last_input=self._loop.last_input)
         return before + self._frame("chat.end", result=result)
 
     def _frame(self, kind: str, **fields: Any) -> bytes:

@@ -37,4 +37,5 @@ def ensure_allowed(scope: Scope, settings: Settings, *, is_configured: bool, par
             param=param,
         )
     if (refused := refusal(scope, Permission.MCP)) is not None:
+        refused.param = param
         raise refused

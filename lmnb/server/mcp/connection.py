@@ -40,6 +40,8 @@ _END_PATIENCE = 10.0
 """Seconds a program may take to end; it is killed before."""
 _MOST_PATIENCE = 30
 """How many times the patience for a call a server that reports progress may take."""
+_ENDED, _LATE, _INTERNAL = -32000, -32001, -32603
+"""Codes of JSON-RPC, as MCP's SDKs use them: connection closed, request timed out, any other fault."""
 
 
 class McpConnectionFailed(LmnbError):
@@ -53,7 +55,14 @@ class McpConnectionFailed(LmnbError):
 
 
 class CallFailed(Exception):
-    """A call came to nothing: the server died, took too long, or answered nonsense."""
+    """A call came to nothing: the server died, took too long, or answered nonsense.
+
+    `code` is JSON-RPC's, the server's own if it gave one.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Connection:
@@ -168,13 +177,15 @@ class Connection:
 
     def _result(self, calling: asyncio.Future[CallToolResult], patience: float) -> CallToolResult:
         if not calling.done() or calling.cancelled():
-            how = f"took over {patience:g} seconds."
+            how, code = f"took over {patience:g} seconds.", _LATE
             if self._task.done() or calling.cancelled():
+                code = _ENDED
                 how = "has ended." if self._fault is None else f"failed: {self._fault}"
-            raise CallFailed(f"The MCP server {self.label} {how}")
+            raise CallFailed(f"The MCP server {self.label} {how}", code)
         if (error := calling.exception()) is not None:
+            code = getattr(getattr(error, "error", None), "code", _INTERNAL)
             raise CallFailed(
-                f"The MCP server {self.label} failed: {reason(self._fault or error)}"
+                f"The MCP server {self.label} failed: {reason(self._fault or error)}", code
             ) from error
         return calling.result()
 
@@ -269,9 +280,7 @@ class Connection:
             self._done.set()
 
     def _unusable(self, why: BaseException) -> McpConnectionFailed:
-        error = McpConnectionFailed(
-            f"The MCP server {self.label} cannot be used: {reason(why)}", param="integrations"
-        )
+        error = McpConnectionFailed(f"The MCP server {self.label} cannot be used: {reason(why)}")
         error.needs_login = isinstance(why, LoginNeeded)
         return error
 

@@ -16,6 +16,7 @@ import msgspec
 
 from lmnb.config import read_json
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
+from lmnb.server.mcp.filters import ALL, NEEDLESS, Approval, Filter
 
 PLUGIN = "mcp/"
 """What comes before the label of a configured server in LM Studio's API."""
@@ -68,15 +69,21 @@ class Server(msgspec.Struct, frozen=True):
     label
         What it is called; part of the names of tools that two servers have.
     allowed
-        Names of the tools that the model may see; None is all.
+        The tools that the model may see.
     is_configured
         It stands in `mcp.json`, so it may be kept running from request to request.
+    approval
+        Which calls somebody has to agree to.
+    param
+        The field of the request that names it, for errors.
     """
 
     label: str
     place: Place
-    allowed: frozenset[str] | None = None
+    allowed: Filter = ALL
     is_configured: bool = False
+    approval: Approval = NEEDLESS
+    param: str | None = None
 
 
 def remote(label: str, url: str, headers: Mapping[str, str] | None, *, param: str) -> Remote:

@@ -3,72 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lmnb.chat.conversation import Image, Text, Tool
+from lmnb.chat.conversation import Text, Tool, ToolCall
 from lmnb.chat.tool_names import adapt
-from lmnb.engine.pictures import check_picture
 from lmnb.errors import InvalidRequest
-from lmnb.server.generation import Call
-from lmnb.server.mcp.connection import CallFailed, Connection
+from lmnb.server.mcp.connection import CallFailed, Connection, McpConnectionFailed
+from lmnb.server.mcp.content import content
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Server
+from lmnb.server.mcp.steps import Called, Failure, Offered
 from lmnb.server.notes import note
 
 if TYPE_CHECKING:
-    from mcp.types import CallToolResult, ContentBlock
+    from mcp.types import Tool as McpTool
 
-MOST_OUTPUT = 100_000
-"""Characters of one result that the model and the caller are shown."""
-MOST_BLOCKS = 1000
-"""Content blocks of one result."""
 MOST_TOOLS = 512
 """Tools that a model is told of. Each takes about 100 tokens of its context."""
-
-Failure: TypeAlias = Literal["invalid_name", "invalid_arguments", "execution_error"]
-
-
-@dataclass(frozen=True)
-class Offered:
-    """A tool of a server. `tool` has the name that the model knows it by."""
-
-    server: Server
-    connection: Connection
-    name: str
-    tool: Tool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Called:
-    """A call that has been made, or refused.
-
-    arguments
-        None if they were no JSON object.
-    output
-        The content that the server gave, as JSON text of MCP's content blocks.
-    parts
-        The same for the model.
-    failure
-        What kind of failure, with `reason` for people; None if the tool answered.
-    """
-
-    call: Call
-    offered: Offered | None
-    arguments: dict[str, Any] | None = None
-    output: str = ""
-    parts: tuple[Text | Image, ...] = ()
-    failure: Failure | None = None
-    reason: str = ""
+_INVALID_PARAMS = -32602
+"""JSON-RPC's code, which MCP has for unknown tools, too."""
 
 
 class Toolset:
@@ -93,27 +52,33 @@ class Toolset:
         """The tool that the model calls so."""
         return self._offered.get(name)
 
-    async def call(self, call: Call) -> Called:
+    def of(self, label: str, name: str | None = None) -> tuple[Offered, ...]:
+        """The tools of the server of that label, or the one that the server calls `name`."""
+        return tuple(
+            each
+            for each in self._offered.values()
+            if each.server.label == label and name in (None, each.name)
+        )
+
+    async def call(self, call: ToolCall) -> Called:
         """Make a call. Whatever goes wrong is in the result."""
         offered = self.find(call.name)
         if offered is None:
-            reason = f"Cannot find tool with name {call.name}."
-            return _failed(call, None, None, "invalid_name", reason)
+            return _failed(call, None, "invalid_name", f"Cannot find tool with name {call.name}.")
         arguments = arguments_of(call)
         if arguments is None:
             reason = "The arguments are no JSON object."
-            return _failed(call, offered, None, "invalid_arguments", reason)
+            return _failed(call, offered, "invalid_arguments", reason)
         try:
             result = await offered.connection.call(offered.name, arguments, self._patience)
             await self._renew(offered.connection)
         except CallFailed as error:
-            return _failed(call, offered, arguments, "execution_error", str(error))
-        output, parts = _content(result)
+            return _failed(call, offered, "execution_error", str(error), error_code=error.code)
+        output, parts = content(result)
         if result.is_error:
             reason = "\n".join(part.text for part in parts if isinstance(part, Text))
-            return _failed(
-                call, offered, arguments, "execution_error", reason or "The tool failed."
-            )
+            reason = reason or "The tool failed."
+            return _failed(call, offered, "execution_error", reason, output=output)
         return Called(call=call, offered=offered, arguments=arguments, output=output, parts=parts)
 
     async def _renew(self, connection: Connection) -> None:
@@ -124,19 +89,45 @@ class Toolset:
         except InvalidRequest as error:  # Too many now: the model keeps those it knows.
             note(error.message)
 
-    def unmade(self, call: Call) -> Called:
-        """What becomes of a call that the end of the answer cut off."""
-        reason = "The answer ended before the call could be made."
-        return _failed(call, self.find(call.name), arguments_of(call), "invalid_arguments", reason)
+    def refused(self, call: ToolCall, reason: str, *, is_made: bool = True) -> Called:
+        """What becomes of a call that is not passed on; `is_made` off if the answer ended first."""
+        failure: Failure = "execution_error" if is_made else "invalid_arguments"
+        return _failed(call, self.find(call.name), failure, reason, is_made=is_made)
+
+
+@asynccontextmanager
+async def opening(
+    pool: Pool, servers: Sequence[Server]
+) -> AsyncGenerator[list[asyncio.Task[Connection]], None]:
+    """Begin to connect to all `servers`, at once; they are left when the block ends.
+
+    The tasks raise `McpConnectionFailed`.
+    """
+    async with AsyncExitStack() as stack:
+        tasks = [asyncio.ensure_future(_open(stack, pool, server)) for server in servers]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _open(stack: AsyncExitStack, pool: Pool, server: Server) -> Connection:
+    try:
+        return await stack.enter_async_context(pool.use(server))
+    except McpConnectionFailed as error:
+        error.param = server.param
+        raise
 
 
 @asynccontextmanager
 async def opened(
-    pool: Pool, servers: Sequence[Server], *, patience: float
+    pool: Pool, servers: Sequence[Server], *, patience: float, taken: Iterable[str] = ()
 ) -> AsyncGenerator[Toolset, None]:
     """The tools of all `servers`, which are connected to for as long as the block lasts.
 
-    `patience` is for a call, in seconds. Tools of the same name on two servers are called `label__name`.
+    `patience` is for a call, in seconds. `taken`: see `offer`.
 
     Raises
     ------
@@ -145,30 +136,32 @@ async def opened(
     InvalidRequest
         They have more than `MOST_TOOLS` tools.
     """
-    async with AsyncExitStack() as stack:
-        opening = [stack.enter_async_context(pool.use(server)) for server in servers]
-        connections = await _all(opening)
+    async with opening(pool, servers) as tasks:
+        connections = [await task for task in tasks]
         pairs = list(zip(servers, connections, strict=True))
-        yield Toolset(partial(_offer, pairs), patience=patience)
+        yield Toolset(partial(offer, pairs, taken), patience=patience)
 
 
-async def _all(opening: Sequence[Awaitable[Connection]]) -> list[Connection]:
-    """All at once; if one fails, the first failure, when the others are settled."""
-    found: list[Connection] = []
-    for result in await asyncio.gather(*opening, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-        found.append(result)
-    return found
-
-
-def _offer(pairs: Sequence[tuple[Server, Connection]]) -> list[Offered]:
-    seen = [
-        (server, connection, tool)
-        for server, connection in pairs
+def allowed(server: Server, connection: Connection) -> tuple[McpTool, ...]:
+    """The tools of a server that a model may see, and can be told of."""
+    return tuple(
+        tool
         for tool in connection.tools
-        if server.allowed is None or tool.name in server.allowed
-    ]
+        if server.allowed.matches(tool) and _usable(_shown(tool, tool.name), server)
+    )
+
+
+def offer(pairs: Sequence[tuple[Server, Connection]], taken: Iterable[str] = ()) -> list[Offered]:
+    """The tools of connected servers for a model.
+
+    One that is called like another server's, or is in `taken`, becomes `label__name`.
+
+    Raises
+    ------
+    InvalidRequest
+        There are more than `MOST_TOOLS`.
+    """
+    seen = [(server, one, tool) for server, one in pairs for tool in allowed(server, one)]
     if len(seen) > MOST_TOOLS:
         raise InvalidRequest(
             f"The MCP servers offer {len(seen)} tools; a model can be told of {MOST_TOOLS}.",
@@ -177,16 +170,23 @@ def _offer(pairs: Sequence[tuple[Server, Connection]]) -> list[Offered]:
     for _, connection in pairs:
         for text in connection.left_out:
             note(text)
-    count = Counter(tool.name for _, _, tool in seen)
-    found: dict[str, Offered] = {}
+    count = Counter((*(tool.name for _, _, tool in seen), *taken))
+    names = set(taken)
+    found: list[Offered] = []
     for server, connection, tool in seen:
         name = tool.name if count[tool.name] == 1 else f"{server.label}__{tool.name}"
-        while name in found:
+        while name in names:
             name += "_"
-        shown = Tool(name=name, description=tool.description or "", parameters=tool.input_schema)
+        shown = _shown(tool, name)
         if _usable(shown, server):
-            found[name] = Offered(server, connection, tool.name, shown)
-    return list(found.values())
+            names.add(name)
+            asks = server.approval.is_needed(tool)
+            found.append(Offered(server, connection, tool.name, shown, asks))
+    return found
+
+
+def _shown(tool: McpTool, name: str) -> Tool:
+    return Tool(name=name, description=tool.description or "", parameters=tool.input_schema)
 
 
 def _usable(tool: Tool, server: Server) -> bool:
@@ -200,88 +200,32 @@ def _usable(tool: Tool, server: Server) -> bool:
 
 
 def _failed(
-    call: Call,
+    call: ToolCall,
     offered: Offered | None,
-    arguments: dict[str, Any] | None,
     failure: Failure,
     reason: str,
+    *,
+    output: str = "",
+    error_code: int = _INVALID_PARAMS,
+    is_made: bool = True,
 ) -> Called:
     return Called(
         call=call,
         offered=offered,
-        arguments=arguments,
+        arguments=None if offered is None else arguments_of(call),
+        output=output,
         parts=(Text(f"Error: {reason}"),),
         failure=failure,
         reason=reason,
+        error_code=error_code,
+        is_made=is_made,
     )
 
 
-def arguments_of(call: Call) -> dict[str, Any] | None:
+def arguments_of(call: ToolCall) -> dict[str, Any] | None:
     """What a call's arguments say; None if that is no JSON object."""
     try:  # Stricter than `json`: no halves of surrogate pairs, no NaN, which could not be sent on.
         found = msgspec.json.decode(call.arguments or "{}")
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _content(result: CallToolResult) -> tuple[str, tuple[Text | Image, ...]]:
-    """The result as JSON text, and as parts for the model; both cut to `MOST_OUTPUT`."""
-    blocks = [_dumped(block) for block in result.content[:MOST_BLOCKS]]
-    if result.structured_content is not None and "text" not in {block["type"] for block in blocks}:
-        # Servers repeat it as text for whoever does not know it; not all do.
-        blocks.append({"type": "text", "text": json.dumps(result.structured_content)})
-    shown: list[dict[str, Any]] = []
-    parts: list[Text | Image] = []
-    left = MOST_OUTPUT
-    if (more := len(result.content) - MOST_BLOCKS) > 0:
-        blocks.append({"type": "text", "text": f"[{more} more were left out]"})
-    for block in blocks:
-        part = _part(block)
-        if isinstance(part, Text) and len(part.text) > left:
-            note = f"\n[{len(part.text) - left} more characters were left out]"
-            part = Text(part.text[:left] + note)
-            shown.append({"type": "text", "text": part.text})
-        else:
-            shown.append(block)
-        parts.append(part)
-        left -= len(part.text) if isinstance(part, Text) else 0
-        if left <= 0:
-            break
-    return json.dumps(shown, ensure_ascii=False, separators=(",", ":")), tuple(parts)
-
-
-def _dumped(block: ContentBlock) -> dict[str, Any]:
-    return block.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def _part(block: dict[str, Any]) -> Text | Image:
-    """A content block for the model: text and images as they are, the rest in words."""
-    kind = block.get("type")
-    if kind == "text":
-        return Text(block["text"])
-    if kind == "image":
-        return _image(block["data"], block["mimeType"])
-    if kind == "resource":
-        resource = block["resource"]
-        if "text" in resource:
-            return Text(resource["text"])
-        media_type = resource.get("mimeType", "")
-        if media_type.startswith("image/"):
-            return _image(resource["blob"], media_type)
-        return Text(f"[{resource['uri']}: {media_type or 'data'}, which cannot be shown]")
-    if kind == "resource_link":
-        return Text(f"[{block.get('name', 'Resource')}: {block['uri']}]")
-    return Text(f"[{kind}: cannot be shown]")
-
-
-def _image(data: str, media_type: str) -> Text | Image:
-    """An image, or why there is none: the engine would refuse the whole request for it."""
-    try:
-        image = Image(base64.b64decode(data, validate=True), media_type)
-        check_picture(image.data)
-    except (binascii.Error, ValueError):
-        return Text("[An image that cannot be read]")
-    except InvalidRequest as error:
-        return Text(f"[An image that cannot be shown: {error.message}]")
-    return image

@@ -9,8 +9,9 @@ from typing import Literal
 import msgspec
 
 from lmnb import __version__
+from lmnb.chat import conversation
 from lmnb.chat.events import Finished
-from lmnb.server.generation import Answer, Call
+from lmnb.server.generation import Answer
 from lmnb.server.openai import ids
 from lmnb.server.openai.custom_input import custom_input
 from lmnb.server.openai.toolbox import Toolbox
@@ -135,7 +136,7 @@ def _choice(index: int, answer: Answer, toolbox: Toolbox, *, with_logprobs: bool
     )
 
 
-def _call(call: Call, toolbox: Toolbox) -> ToolCall | CustomCall:
+def _call(call: conversation.ToolCall, toolbox: Toolbox) -> ToolCall | CustomCall:
     if toolbox.caller_knows(call.name).custom:
         return CustomCall(call.id, Custom(call.name, custom_input(call.arguments)))
     return ToolCall(call.id, Function(call.name, call.arguments))

@@ -18,7 +18,7 @@ from lmnb.server.openai.errors import ConversationNotFound, InvalidValue, ItemNo
 from lmnb.server.openai.paging import items_list, items_page
 from lmnb.server.openai.responses_input import listed
 from lmnb.server.openai.responses_items import resolve, translate
-from lmnb.server.openai.responses_run import find_item
+from lmnb.server.openai.responses_past import find_item
 from lmnb.server.openai.values import array
 from lmnb.server.reply import reply
 from lmnb.server.state import State, state_of

@@ -9,14 +9,14 @@ from starlette.responses import Response
 from lmnb.errors import ContextOverflow, NotFound
 from lmnb.server.conversations import Item
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, count_tokens, generate
+from lmnb.server.generation import begin
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai import responses_background as background
 from lmnb.server.openai.errors import InvalidValue, ResponseNotFound, UnsupportedParameter
 from lmnb.server.openai.paging import items_page
 from lmnb.server.openai.responses_objects import with_sealed_reasoning
-from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
-from lmnb.server.openai.responses_run import past_of, prepare, resolved, with_files
+from lmnb.server.openai.responses_prepare import prepare
+from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import State, state_of
@@ -26,14 +26,14 @@ async def create(request: Request) -> Response:
     """Answer, whole or streamed or in the background; remember the answer unless told not to."""
     body = await bodies.read(request, ResponsesBody)
     state = state_of(request)
-    run, wanted = await prepare(state, body, request.headers)
+    run, source = await prepare(state, body, request)
     if body.background:
-        job = await background.begin(state, run, wanted)
+        job = await background.begin(state, run, source)
         if not body.stream:
             return reply(run.answer.response)
         frames = background.follow(job, -1)
         return stream(frames, on_error=background.on_error)
-    events = generate(state, wanted)
+    events = source.events()
     if not body.stream:
         return reply(await until_disconnect(request, run.whole(events)))
     try:
@@ -96,9 +96,8 @@ async def input_tokens(request: Request) -> Response:
     """POST /v1/responses/input_tokens: how long the prompt of such a request would be."""
     body = await bodies.read(request, ResponsesBody)
     state = state_of(request)
-    body = await with_files(state, await resolved(state, body))
-    wanted, _ = translate(body, request.headers, (await past_of(state, body)).messages)
-    count = await until_disconnect(request, count_tokens(state, wanted))
+    _, source = await prepare(state, body, request)
+    count = await until_disconnect(request, source.count_tokens())
     return reply({"object": "response.input_tokens", "input_tokens": count})
 
 

@@ -12,13 +12,12 @@ from contextlib import aclosing
 
 import msgspec
 
-from lmnb.chat.conversation import Request
-from lmnb.chat.events import Event
 from lmnb.errors import Cancelled, LmnbError
 from lmnb.server.background import Job
-from lmnb.server.generation import check, generate
+from lmnb.server.mcp.steps import Step
 from lmnb.server.openai.responses_events import ErrorEvent, Lifecycle
 from lmnb.server.openai.responses_objects import ResponseError, ResponseObject
+from lmnb.server.openai.responses_prepare import Source
 from lmnb.server.openai.responses_run import Run, as_frame
 from lmnb.server.sse import Frames
 from lmnb.server.state import State
@@ -28,7 +27,7 @@ from lmnb.server.store import NewResponse
 class BackgroundRun(Job):
     """A response that is being made. `log` has the frames of its stream, by sequence number."""
 
-    def __init__(self, run: Run, events: AsyncGenerator[Event, None]) -> None:
+    def __init__(self, run: Run, events: AsyncGenerator[Step, None]) -> None:
         super().__init__()
         self.run = run
         self._events = events
@@ -75,7 +74,7 @@ class BackgroundRun(Job):
         return self.run.answer.response
 
 
-async def begin(state: State, run: Run, wanted: Request) -> BackgroundRun:
+async def begin(state: State, run: Run, source: Source) -> BackgroundRun:
     """Begin a response in the background; it is not lost from now on.
 
     Raises
@@ -86,8 +85,8 @@ async def begin(state: State, run: Run, wanted: Request) -> BackgroundRun:
         It cannot be made now.
     """
     state.background.ensure_room()
-    await check(state, wanted)
-    job = BackgroundRun(run, generate(state, wanted))
+    await source.check()
+    job = BackgroundRun(run, source.events())
     await state.responses.announce(job.lost())
     state.background.start(run.answer.response.id, job)
     return job

@@ -128,7 +128,7 @@ class SummaryDoneEvent(msgspec.Struct, frozen=True):
 
 
 class ArgumentsDeltaEvent(msgspec.Struct, frozen=True):
-    """`response.function_call_arguments.delta`."""
+    """`response.function_call_arguments.delta`, `response.mcp_call_arguments.delta`."""
 
     type: str
     sequence_number: int
@@ -168,6 +168,25 @@ class InputDoneEvent(msgspec.Struct, frozen=True):
     input: str
 
 
+class McpEvent(msgspec.Struct, frozen=True):
+    """`response.mcp_list_tools.in_progress`, `.completed`, `.failed`; the same of `mcp_call`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+
+
+class McpArgumentsDoneEvent(msgspec.Struct, frozen=True):
+    """`response.mcp_call_arguments.done`."""
+
+    type: str
+    sequence_number: int
+    item_id: str
+    output_index: int
+    arguments: str
+
+
 class ErrorEvent(msgspec.Struct, frozen=True):
     """`error`: the stream ends, but not because its response does."""
 
@@ -194,4 +213,6 @@ ResponseEvent: TypeAlias = (
     | ArgumentsDoneEvent
     | InputDeltaEvent
     | InputDoneEvent
+    | McpEvent
+    | McpArgumentsDoneEvent
 )

@@ -6,7 +6,8 @@ unknown type is left out with a note, never refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from lmnb.chat.conversation import Message, Part, Text, Thinking, ToolCall, ToolResult
@@ -15,13 +16,20 @@ from lmnb.server.notes import note
 from lmnb.server.openai.chat_messages import ROLES, arguments
 from lmnb.server.openai.errors import InvalidType, InvalidValue, ItemNotFound
 from lmnb.server.openai.parts import content, shown
+from lmnb.server.openai.responses_mcp_items import call_and_result, denied
+from lmnb.server.openai.responses_mcp_past import McpPast, approves, mcp_items
 from lmnb.server.openai.toolbox import arguments_of, flat_name
 from lmnb.server.openai.values import array, json_type, mapping, string
 from lmnb.server.sealing import unseal
 
 
-def translate(value: Any, where: str = "input") -> tuple[Message, ...]:
-    """The messages of `input`: a string, which may be empty, or items. `where` is for errors."""
+def translate(
+    value: Any, where: str = "input", requests: Mapping[str, dict[str, Any]] = MappingProxyType({})
+) -> tuple[Message, ...]:
+    """The messages of `input`: a string, which may be empty, or items. `where` is for errors.
+
+    `requests` are earlier items that ask for approval, by their ids.
+    """
     if isinstance(value, str):
         return (Message("user", (Text(value),)),)
     if not isinstance(value, list):
@@ -29,7 +37,7 @@ def translate(value: Any, where: str = "input") -> tuple[Message, ...]:
             f"Invalid type for '{where}': expected a string or an array, got {json_type(value)}.",
             param=where,
         )
-    turns = _Turns()
+    turns = _Turns(requests)
     for i, item in enumerate(value):
         _add(turns, mapping(item, f"{where}[{i}]"), f"{where}[{i}]")
     return turns.messages()
@@ -74,7 +82,8 @@ class _Turns:
     to that message too, so that nothing stands between a call and its result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, requests: Mapping[str, dict[str, Any]]) -> None:
+        self.requests = dict(requests)
         self._done: list[Message] = []
         self._open: list[Part] = []
 
@@ -88,6 +97,13 @@ class _Turns:
         if speaks and self._has(Text) and not self._has(ToolCall):
             self._close()
         self._open.extend(parts)
+
+    def called(self, found: tuple[ToolCall, Message] | None) -> None:
+        """A call that was made here, and its result: what comes behind is another turn."""
+        if found is not None:
+            call, result = found
+            self.say(call)
+            self.add(result)
 
     def messages(self) -> tuple[Message, ...]:
         self._close()
@@ -120,6 +136,15 @@ def _add(turns: _Turns, item: dict[str, Any], where: str) -> None:
             turns.say(_call(item, where, arguments_of(string(item, "input", where))))
         case "function_call_output" | "custom_tool_call_output":
             turns.add(_output(item, where))
+        case "mcp_list_tools":
+            pass  # The servers that a request names are asked anew.
+        case "mcp_call":
+            turns.called(call_and_result(item, where))
+        case "mcp_approval_request":
+            turns.requests |= McpPast(mcp_items([item])).requests
+        case "mcp_approval_response":
+            if not approves(item, where):
+                turns.called(denied(item, turns.requests))
         case kind:
             note(f"An input item of the type {kind!r} was left out.")
 

@@ -10,6 +10,7 @@ import msgspec
 from lmnb.chat.conversation import OutputFormat
 from lmnb.chat.events import Finished
 from lmnb.server.openai import ids
+from lmnb.server.openai.responses_mcp_tools import without_secrets
 from lmnb.server.openai.responses_request import ResponsesBody
 from lmnb.server.openai.wire import Logprob
 from lmnb.server.sealing import seal
@@ -17,6 +18,7 @@ from lmnb.server.sealing import seal
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SUMMARIES = ("auto", "concise", "detailed")
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+McpStatus: TypeAlias = Literal["in_progress", "calling", "completed", "incomplete", "failed"]
 Status: TypeAlias = Literal[
     "queued", "in_progress", "completed", "incomplete", "failed", "cancelled"
 ]
@@ -90,8 +92,56 @@ class CustomCallItem(msgspec.Struct, frozen=True):
     type: str = "custom_tool_call"
 
 
+class McpListedTool(msgspec.Struct, frozen=True):
+    """A tool as its server describes it."""
+
+    name: str
+    input_schema: dict[str, Any]
+    description: str | None
+    annotations: dict[str, Any] | None
+
+
+class McpListItem(msgspec.Struct, frozen=True):
+    """The tools of an MCP server, or why there are none."""
+
+    id: str
+    server_label: str
+    tools: tuple[McpListedTool, ...] = ()
+    error: str | None = None
+    type: str = "mcp_list_tools"
+
+
+class McpCallItem(msgspec.Struct, frozen=True):
+    """A call of a tool of an MCP server: `arguments` is JSON text, `output` what the tool said.
+
+    `server_label` is empty if no server has a tool that is called like this.
+    """
+
+    id: str
+    status: McpStatus
+    server_label: str
+    name: str
+    arguments: str = ""
+    output: str | None = None
+    error: dict[str, Any] | None = None
+    approval_request_id: str | None = None
+    type: str = "mcp_call"
+
+
+class McpApprovalItem(msgspec.Struct, frozen=True):
+    """A call that is made if an `mcp_approval_response` in the next request approves it."""
+
+    id: str
+    server_label: str
+    name: str
+    arguments: str
+    type: str = "mcp_approval_request"
+
+
 CallItem: TypeAlias = FunctionCallItem | CustomCallItem
-Item: TypeAlias = MessageItem | ReasoningItem | CallItem
+SaidItem: TypeAlias = MessageItem | ReasoningItem | CallItem
+McpItem: TypeAlias = McpListItem | McpCallItem | McpApprovalItem
+Item: TypeAlias = SaidItem | McpItem
 
 
 class InputDetails(msgspec.Struct, frozen=True):
@@ -182,7 +232,7 @@ def in_progress(body: ResponsesBody) -> ResponseObject:
         temperature=body.temperature,
         text={"format": format_object(body.output_format())},
         tool_choice=body.tool_choice or "auto",
-        tools=body.tools or [],
+        tools=[without_secrets(tool) for tool in body.tools or ()],
         top_logprobs=body.top_logprobs or 0,
         top_p=body.top_p,
         user=body.user,

@@ -13,6 +13,7 @@ from lmnb.server.openai.errors import InvalidValue, MissingParameter, Unsupporte
 from lmnb.server.openai.output_format import OutputFields
 from lmnb.server.openai.output_format import translate as translate_format
 from lmnb.server.openai.responses_items import translate as translate_items
+from lmnb.server.openai.responses_mcp_past import NOTHING, McpPast
 from lmnb.server.openai.responses_tools import ToolFields
 from lmnb.server.openai.sampling import SamplingFields, token_limit
 from lmnb.server.openai.thinking import BudgetFields, reasoning
@@ -58,7 +59,7 @@ class ResponsesBody(SamplingFields, OutputFields, ToolFields, BudgetFields):
     previous_response_id: str | None = None
     store: bool = True
     max_output_tokens: Int | None = None
-    max_tool_calls: Int | None = None
+    max_tool_calls: Annotated[Int, Field(ge=0)] | None = None
     top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     include: list[str] = Field(default_factory=list)
     text: TextFields = TextFields()
@@ -119,15 +120,19 @@ class ResponsesBody(SamplingFields, OutputFields, ToolFields, BudgetFields):
 
 
 def translate(
-    body: ResponsesBody, headers: Headers, history: tuple[Message, ...]
+    body: ResponsesBody,
+    headers: Headers,
+    history: tuple[Message, ...],
+    mcp: McpPast = NOTHING,
 ) -> tuple[Request, tuple[Message, ...]]:
     """The request, and the conversation to be stored with the answer.
 
-    `history` is the stored conversation that this one continues. `instructions` are for
-    this request only: they go in front of the request and are not stored.
+    `history` is the stored conversation that this one continues, `mcp` what of MCP stands in it.
+    `instructions` are for this request only: they go in front of the request and are not stored.
+    Tools of MCP servers are not among the request's.
     """
     toolbox = body.toolbox
-    conversation = history + _given(body)
+    conversation = history + _given(body, mcp)
     system: tuple[Message, ...] = ()
     if body.instructions:
         system = (Message("system", (Text(body.instructions),)),)
@@ -154,10 +159,10 @@ def translate(
     return request, conversation
 
 
-def _given(body: ResponsesBody) -> tuple[Message, ...]:
+def _given(body: ResponsesBody, mcp: McpPast) -> tuple[Message, ...]:
     """What is said in the request. It may be nothing if there is something to continue."""
     if body.input is not None:
-        return translate_items(body.input)
+        return translate_items(body.input, requests=mcp.requests)
     if body.previous_response_id or body.conversation or body.instructions:
         return ()
     raise MissingParameter("Missing required parameter: 'input'.", param="input")

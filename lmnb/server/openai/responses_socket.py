@@ -16,16 +16,17 @@ from typing import Any
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lmnb.chat.conversation import Request
 from lmnb.errors import ContextOverflow, LmnbError
 from lmnb.server import sse
 from lmnb.server.errors import openai_body
-from lmnb.server.generation import begin, generate
+from lmnb.server.generation import begin
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.errors import InvalidValue, UnsupportedParameter
 from lmnb.server.openai.responses_events import ResponseEvent
+from lmnb.server.openai.responses_past import Recent
+from lmnb.server.openai.responses_prepare import Source, prepare
 from lmnb.server.openai.responses_request import ResponsesBody
-from lmnb.server.openai.responses_run import Recent, Run, prepare
+from lmnb.server.openai.responses_run import Run
 from lmnb.server.state import state_of
 
 WAITING = 8
@@ -97,12 +98,12 @@ class _Connection:
         while True:
             asked = await self._waiting.get()
             try:
-                run, wanted = await self._prepare(asked)
-                await self._answer(run, wanted, asked.lane)
+                run, source = await self._prepare(asked)
+                await self._answer(run, source, asked.lane)
             except LmnbError as error:
                 await self._refuse(error, asked.lane)
 
-    async def _prepare(self, asked: Asked) -> tuple[Run, Request]:
+    async def _prepare(self, asked: Asked) -> tuple[Run, Source]:
         body = bodies.check(asked.body, ResponsesBody)
         if body.background:
             raise UnsupportedParameter(
@@ -110,12 +111,12 @@ class _Connection:
                 hint="Send a POST.",
                 param="background",
             )
-        return await prepare(self._state, body, self._socket.headers, self._recent)
+        return await prepare(self._state, body, self._socket, self._recent)
 
-    async def _answer(self, run: Run, wanted: Request, lane: str | None) -> None:
+    async def _answer(self, run: Run, source: Source, lane: str | None) -> None:
         """All events of a response. Raises only what goes wrong before the first."""
         try:
-            events = await begin(generate(self._state, wanted))
+            events = await begin(source.events())
         except ContextOverflow as error:  # as in a stream over HTTP
             await self._fail(run, error, lane)
             return

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from lmnb.chat.conversation import Tool, ToolChoice
+from lmnb.server.mcp.loop import Forced
 from lmnb.server.notes import note
 from lmnb.server.openai import toolbox
 from lmnb.server.openai.body import Fields
-from lmnb.server.openai.errors import UnsupportedParameter
+from lmnb.server.openai.errors import InvalidValue
+from lmnb.server.openai.responses_mcp_tools import McpTool, mcp_tool
 from lmnb.server.openai.toolbox import Known, Toolbox, flat_name
 from lmnb.server.openai.values import array, mapping, string
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """The caller's tools, the MCP servers whose tools are called here, and which must be called."""
+
+    toolbox: Toolbox
+    servers: tuple[McpTool, ...] = ()
+    forced: Forced | None = None
 
 
 class ToolFields(Fields):
@@ -21,25 +34,42 @@ class ToolFields(Fields):
     tool_choice: Any = None
     parallel_tool_calls: bool = True
 
-    @cached_property
+    @property
     def toolbox(self) -> Toolbox:
-        """The tools as functions. Those of unknown types, which OpenAI itself runs, are left out.
+        """The caller's tools as functions."""
+        return self.given_tools.toolbox
+
+    @cached_property
+    def given_tools(self) -> Tools:
+        """All tools. Those of unknown types, which OpenAI itself runs, are left out.
 
         Raises
         ------
-        UnsupportedParameter
-            A tool is a remote MCP server.
         InvalidRequest
             With `param` naming the place, such as `tools[2].name`.
         """
         known: dict[str, Known] = {}
         found: list[Tool] = []
+        servers: list[McpTool] = []
         for i, tool in enumerate(array(self.tools, "tools")):
             where = f"tools[{i}]"
-            found.extend(_tools(mapping(tool, where), where, known))
-        choice, allowed = _choice(self.tool_choice, tuple(found), parallel=self.parallel_tool_calls)
-        toolbox.check_choice(choice, allowed)
-        return Toolbox(allowed, choice, known)
+            data = mapping(tool, where)
+            if data.get("type") == "mcp":
+                servers.append(_server(data, where, servers))
+            else:
+                found.extend(_tools(data, where, known))
+        given = Tools(Toolbox(tuple(found), known=known), tuple(servers))
+        return _chosen(self.tool_choice, given, parallel=self.parallel_tool_calls)
+
+
+def _server(data: dict[str, Any], where: str, others: list[McpTool]) -> McpTool:
+    server = mcp_tool(data, where)
+    if server.label in {other.label for other in others}:
+        raise InvalidValue(
+            f"Invalid value for '{where}.server_label': '{server.label}' is another server's.",
+            param=f"{where}.server_label",
+        )
+    return server
 
 
 def _tools(
@@ -62,42 +92,66 @@ def _tools(
             for i, one in enumerate(array(data.get("tools"), inner))
             for tool in _tools(mapping(one, f"{inner}[{i}]"), f"{inner}[{i}]", known, name)
         ]
-    if kind == "mcp":
-        raise UnsupportedParameter(
-            f"Remote MCP servers are not supported ('{where}').",
-            hint="Leave the tool out.",
-            param=where,
-        )
     note(f"A tool of the type {kind!r} was left out: it does not run here.")
     return []
 
 
-def _choice(
-    wanted: Any, tools: tuple[Tool, ...], *, parallel: bool
-) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """The choice, and the tools that it leaves. A tool that runs elsewhere cannot be forced."""
+def _chosen(wanted: Any, given: Tools, *, parallel: bool) -> Tools:
+    """What the choice leaves of the tools. A tool that runs elsewhere cannot be forced."""
     param = "tool_choice"
+    tools = given.toolbox.tools
     if (choice := toolbox.plain_choice(wanted, param, parallel=parallel)) is not None:
-        return choice, tools
+        return _with(given, choice)
     kind = wanted["type"]
     if kind in ("function", "custom"):
         name = _name(wanted, param)
-        return toolbox.by_name(name, f"{param}.name", tools, parallel=parallel), tools
+        return _with(given, toolbox.by_name(name, f"{param}.name", tools, parallel=parallel))
+    if kind == "mcp":
+        [server] = _named(wanted, given.servers, param)
+        tool = None if wanted.get("name") is None else string(wanted, "name", param)
+        forced = Forced(server.label, tool, param)
+        return _with(msgspec.structs.replace(given, forced=forced), ToolChoice(parallel=parallel))
     if kind == "allowed_tools":
         choice = toolbox.by_word(wanted.get("mode") or "auto", f"{param}.mode", parallel=parallel)
-        return choice, toolbox.only(_allowed(wanted, param), f"{param}.tools", tools)
+        return _with(_only(wanted, given, param), choice)
     note(f"A tool_choice of the type {kind!r} counts as 'auto'.")
-    return ToolChoice(parallel=parallel), tools
+    return _with(given, ToolChoice(parallel=parallel))
 
 
-def _allowed(wanted: dict[str, Any], param: str) -> list[str]:
-    names = []
+def _with(given: Tools, choice: ToolChoice) -> Tools:
+    toolbox.check_choice(choice, (*given.toolbox.tools, *given.servers))
+    chosen = msgspec.structs.replace(given.toolbox, choice=choice)
+    return msgspec.structs.replace(given, toolbox=chosen)
+
+
+def _only(wanted: dict[str, Any], given: Tools, param: str) -> Tools:
+    """Those of the tools that `allowed_tools` lists; an MCP server with all that it may offer."""
+    names: list[str] = []
+    servers: list[McpTool] = []
     for i, tool in enumerate(array(wanted.get("tools"), f"{param}.tools")):
         at = f"{param}.tools[{i}]"
         data = mapping(tool, at)
-        if data.get("type", "function") in ("function", "custom"):
+        kind = data.get("type", "function")
+        if kind in ("function", "custom"):
             names.append(_name(data, at))
-    return names
+        elif kind == "mcp":
+            servers += _named(data, given.servers, at)
+    tools = toolbox.only(names, f"{param}.tools", given.toolbox.tools)
+    return Tools(
+        msgspec.structs.replace(given.toolbox, tools=tools),
+        tuple(server for server in given.servers if server in servers),
+    )
+
+
+def _named(data: dict[str, Any], servers: Sequence[McpTool], where: str) -> list[McpTool]:
+    """The server that is referred to by its label."""
+    label = string(data, "server_label", where)
+    if found := [server for server in servers if server.label == label]:
+        return found
+    raise InvalidValue(
+        f"Invalid value for '{where}.server_label': there is no MCP server '{label}' in 'tools'.",
+        param=f"{where}.server_label",
+    )
 
 
 def _name(data: dict[str, Any], where: str) -> str:

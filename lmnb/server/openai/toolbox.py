@@ -226,7 +226,7 @@ def only(names: Iterable[str], param: str, tools: Iterable[Tool]) -> tuple[Tool,
     return found
 
 
-def check_choice(choice: ToolChoice, tools: Iterable[Tool], param: str = "tool_choice") -> None:
+def check_choice(choice: ToolChoice, tools: Iterable[object], param: str = "tool_choice") -> None:
     """A call can be asked for only if there is something to call."""
     if choice.mode == "required" and not tuple(tools):
         raise InvalidValue(
