@@ -163,9 +163,9 @@ def test_the_session_reaches_the_engine(model: Path, monkeypatch: pytest.MonkeyP
         commands: list[Generate] = []
         original = worker.generate
 
-        def noting(command: Generate) -> AsyncGenerator[Update, None]:
+        def noting(command: Generate, **options: Any) -> AsyncGenerator[Update, None]:
             commands.append(command)
-            return original(command)
+            return original(command, **options)
 
         monkeypatch.setattr(worker, "generate", noting)
         for key in ("session", None):

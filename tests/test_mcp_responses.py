@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -16,7 +17,17 @@ from pydantic import TypeAdapter
 from server_home import ServerHome, wait_for
 from websockets.sync.client import unix_connect
 
+from lmnb.chat.conversation import Message, Request, Text, Tool, ToolCall, ToolResult
+from lmnb.chat.events import TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from lmnb.client import Client
+from lmnb.server.mcp.loop import ToolLoop
+from lmnb.server.mcp.steps import Approved, Asked, Called, Step
+from lmnb.server.mcp.toolset import Toolset
+from lmnb.server.mcp.transcript import Transcript
+from lmnb.server.openai.responses_objects import FunctionCallItem, McpCallItem, in_progress
+from lmnb.server.openai.responses_request import ResponsesBody
+from lmnb.server.openai.responses_stream import ResponseStream
+from lmnb.server.state import State
 
 MODEL = "mcp-responder"
 ODD = f"odd{SEEN}"
@@ -503,6 +514,59 @@ def test_over_a_websocket(loaded: Client, remote: str) -> None:
         assert kinds(third) == ["message"]
         again = create(input=[approval(request)], previous_response_id=third.id)
         assert kinds(again) == ["message"]
+
+
+# --- without a server -------------------------------------------------------------------
+
+
+def written(id_: str, name: str, *, is_whole: bool = True) -> list[Step]:
+    """A call as the model writes it."""
+    steps: list[Step] = [ToolCallStart(0, id_, name), ToolCallDelta(0, "{}")]
+    return [*steps, ToolCallEnd(0)] if is_whole else steps
+
+
+def test_what_comes_into_a_conversation() -> None:
+    """Only calls with a result, and the caller's own if they are whole."""
+    one, two, three, four = (ToolCall(str(n), "look", "{}") for n in range(1, 5))
+    offered: Any = None
+    result = (Text("rain"),)
+    transcript = Transcript()
+    for step in (
+        Approved(request="1", call=one, offered=offered),
+        Called(call=one, offered=offered, parts=result),
+        TextDelta("I look."),
+        *written("2", "look"),
+        *written("3", "look"),
+        *written("4", "look"),
+        *written("5", "own", is_whole=False),
+        Called(call=two, offered=offered, parts=result, failure="execution_error"),
+        Asked(three, offered),
+        Called(call=four, offered=offered, is_made=False),
+    ):
+        transcript.feed(step)
+    assert transcript.messages == (
+        Message("assistant", (one,)),
+        Message("tool", (ToolResult("1", result),)),
+        Message("assistant", (Text("I look."), two)),
+        Message("tool", (ToolResult("2", result, is_error=True),)),
+    )
+
+
+def test_a_tool_that_there_is_not() -> None:
+    """It is called of no server, and the model told so: the client could not do anything about it."""
+    request = Request(model="m", tools=(Tool("clock"),))
+    loop = ToolLoop(cast("State", None), request)
+    answer = ResponseStream(in_progress(ResponsesBody(model="m", input="x")), loop=loop)
+    call = ToolCall("1", "nothing", "{}")
+    called = asyncio.run(Toolset().call(call))
+    for step in (*written("1", "nothing"), called, *written("2", "clock")):
+        list(answer.feed(step))
+    first, second = answer.snapshot().output
+    assert isinstance(first, McpCallItem)
+    assert (first.status, first.server_label, first.name) == ("failed", "", "nothing")
+    assert first.error is not None
+    assert first.error["code"] == -32602
+    assert isinstance(second, FunctionCallItem)
 
 
 # --- what goes wrong --------------------------------------------------------------------
