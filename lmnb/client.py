@@ -229,6 +229,14 @@ class Client:
         """How a model writes thinking and calls: the fields of `lmnb.server.inspecting.Inspected`."""
         return self._call("POST", "/lmnb/inspect", {"model": _absolute(model)})
 
+    def render(self, path: str, body: Json) -> Json:
+        """The prompt that a request would be: `{text, tokens}`. Nothing is generated or loaded.
+
+        `path` is `/v1/messages`, `/v1/responses` or `/v1/chat/completions`, and `body` what would be
+        sent there.
+        """
+        return self._call("POST", f"/lmnb/render{path}", body, timeout=_SILENCE)
+
     def unload(
         self,
         name: str | None = None,

@@ -257,6 +257,24 @@ async def tokenize(request: Request, worker: Worker, renderer: Renderer) -> tupl
     return await worker.tokenize(prompt.segments)
 
 
+class PromptText(msgspec.Struct, frozen=True):
+    """A prompt as the model reads it, control tokens spelled out, and how many tokens it has.
+
+    A picture or a sound is `<media>` in the text, and none of the `tokens`.
+    """
+
+    text: str
+    tokens: int
+
+
+async def prompt_text(request: Request, worker: Worker, renderer: Renderer) -> PromptText:
+    """The prompt that `generate` would use. Waits for no generation."""
+    ensure_supported(request)
+    prompt = await _prompt(request, worker.info, renderer)
+    text = "".join("<media>" if part.media else part.text for part in prompt.segments)
+    return PromptText(text, len(await worker.tokenize(prompt.segments)))
+
+
 async def _prompt(request: Request, info: ModelInfo, renderer: Renderer) -> Prompted:
     if isinstance(request.prompt, str) and request.suffix is not None:
         return _gap(request.prompt, request.suffix, info)

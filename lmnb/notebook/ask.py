@@ -6,29 +6,27 @@ import importlib
 from argparse import Namespace
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from lmnb.errors import LmnbError
 from lmnb.notebook import images, schemas, tools
 from lmnb.notebook.api import Api, Request
-from lmnb.notebook.arguments import Parser, integer, names, number, thinking, variable
+from lmnb.notebook.arguments import Parser
+from lmnb.notebook.conversations import remember
 from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.failures import Interrupted, UsageMistake
 from lmnb.notebook.interpolate import interpolate
-from lmnb.notebook.models import choose, ready, use
+from lmnb.notebook.models import asked as asked_model
+from lmnb.notebook.models import choose, ready
+from lmnb.notebook.options import make_parser
 from lmnb.notebook.output import note, shell
+from lmnb.notebook.progress import transient
 from lmnb.notebook.reply import Reply
 from lmnb.notebook.schemas import Schema, UnfitAnswer
 from lmnb.notebook.turns import Turn
 
-EPILOG = """\
-Tools are functions of the notebook, with type hints and a docstring; they run here, in the kernel,
-when the model calls them, and each call is shown. With --schema, -o holds the value that the answer
-stands for. --image takes a variable (bytes, path, Pillow, matplotlib, array), a file or an address.
-
-{{name}} in the cell (and in --system) becomes the value of the variable `name`; a name that is no
-variable stays as typed. The conversation goes on from cell to cell; a system prompt stays until
-another is given. The answer is also in _ and Out[n]. The ■ button stops it and keeps what came."""
+if TYPE_CHECKING:
+    from lmnb.notebook.dry_run import DryRun
 
 
 class Conversation:
@@ -51,49 +49,14 @@ class AskMagic:
     @cached_property
     def parser(self) -> Parser:
         """The options."""
-        parser = Parser(prog=f"%%{self.name}", description=self.description, epilog=EPILOG)
-        add = parser.add_argument
-        add("-m", "--model", help="model to ask (default: the one that is loaded)")
-        add("-s", "--system", metavar="TEXT", help="system prompt")
-        add("-o", "--out", type=variable, metavar="NAME", help="variable to keep the answer in")
-        add("--temperature", type=number(0), metavar="T", help="0 is greedy")
-        add("--top-p", type=number(0, 1), metavar="P", help="nucleus sampling, 0 to 1")
-        add("--max-tokens", type=integer(1), metavar="N", help="longest answer, in tokens")
-        add("--seed", type=integer(-(2**63), 2**64 - 1), metavar="N", help="for the same answer")
-        add("--raw", action="store_true", help="take the cell as it is: {{name}} means nothing")
-        add("--new", action="store_true", help="start a new conversation")
-        add("--image", action="append", metavar="X", help="show it a picture; may be repeated")
-        add("--tools", type=names, metavar="F,G", help="functions that it may call")
-        add("--max-steps", type=integer(1), default=10, metavar="N", help="answers at most (10)")
-        add("--schema", metavar="NAME", help="pydantic model, dataclass, other type or JSON schema")
-        group = parser.add_mutually_exclusive_group()
-        group.add_argument(
-            "--thinking",
-            nargs="?",
-            const=True,
-            type=thinking,
-            metavar="HOW",
-            help="think: tokens at most, or low, medium, high, …",
-        )
-        group.add_argument(
-            "--no-thinking",
-            dest="thinking",
-            action="store_false",
-            default=None,
-            help="do not think",
-        )
-        if len(self.apis) > 1:
-            apis = list(self.apis)
-            add("--api", choices=apis, default=apis[0], help=f"default: {apis[0]}")
-        return parser
+        return make_parser(self.name, self.description, list(self.apis))
 
-    def __call__(self, line: str, cell: str) -> Reply:
+    def __call__(self, line: str, cell: str) -> Reply | DryRun:
         """Ask, show the answer as it comes, and keep it."""
         args = self.parser.parse_line(line)
         if not cell.strip():
             raise UsageMistake("The cell is empty.", hint=f"Write the message below %%{self.name}.")
-        if args.new:
-            self.conversation = Conversation()
+        said = Conversation() if args.new else self.conversation
         prompt, system = self._texts(args, cell.removesuffix("\n"))
         question: Turn = {"role": "user", "content": prompt}
         variables = shell().user_ns
@@ -101,11 +64,11 @@ class AskMagic:
             question["images"] = [images.load(name, variables) for name in args.image]
         toolbox = tools.find(args.tools, variables) if args.tools else None
         schema = schemas.find(args.schema, variables) if args.schema else None
-        asked = Exchange([*self.conversation.turns, question], toolbox, args.max_steps)
+        asked = Exchange([*said.turns, question], toolbox, args.max_steps)
         request = Request(
             model="",
             turns=(),
-            system=(self.conversation.system if system is None else system) or None,
+            system=(said.system if system is None else system) or None,
             temperature=args.temperature,
             top_p=args.top_p,
             max_tokens=args.max_tokens,
@@ -114,7 +77,14 @@ class AskMagic:
             schema=schema.json if schema else None,
             tools=list(toolbox.tools.values()) if toolbox else (),
         )
+        if args.dry_run:
+            return self._rehearse(args, request._replace(turns=asked.turns))
+        self.conversation = said
         return self._ask(args, asked, request, schema)
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.conversation = Conversation()
 
     def help(self) -> str:
         """What `%%name?` shows."""
@@ -134,6 +104,19 @@ class AskMagic:
             left = ", ".join(f"{{{{{name}}}}}" for name in dict.fromkeys(unknown))
             note(f"Left as typed, because there is no such variable: {left}")
         return message, system
+
+    def _rehearse(self, args: Namespace, request: Request) -> DryRun:
+        """What would be asked. It changes nothing but `-o`."""
+        with transient("Rendering the prompt"):
+            from lmnb.client import attach
+            from lmnb.notebook.dry_run import dry_run
+
+            client = attach()
+            model = args.model or choose(client)
+            found = dry_run(client, self._api(args), request._replace(model=model))
+        if args.out:
+            shell().user_ns[args.out] = found
+        return found
 
     def _ask(
         self, args: Namespace, asked: Exchange, request: Request, schema: Schema | None
@@ -164,7 +147,7 @@ class AskMagic:
             client = attach()
             model = ready(client, args.model or choose(client), waiting)
             waiting("Importing the SDK")
-            use(model.identifier)
+            asked_model(model.identifier, named=args.model is not None)
             api = self._api(args)
             resource = api.connect(client)
         asked.run(api, resource, request._replace(model=model.identifier), model)
@@ -184,6 +167,7 @@ class AskMagic:
 
     def _keep(self, args: Namespace, reply: Reply, system: str | None, value: Any) -> None:
         """Go on from this answer, unless it is empty, and put `value` where `-o` says."""
+        remember(reply)
         if len(reply.conversation) > len(self.conversation.turns):
             self.conversation.turns = list(reply.conversation)
             self.conversation.system = system

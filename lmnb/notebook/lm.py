@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import ModelNotFound
 from lmnb.notebook.arguments import Parser, integer, number
+from lmnb.notebook.conversations import (
+    add_history,
+    add_reset,
+    add_show,
+    run_history,
+    run_reset,
+    run_show,
+)
 from lmnb.notebook.failures import HelpShown, UsageMistake
-from lmnb.notebook.models import use
+from lmnb.notebook.inspecting import add_inspect, run_inspect
+from lmnb.notebook.models import choose, use
 from lmnb.notebook.output import note, show
 from lmnb.notebook.progress import Progress, transient
 from lmnb.notebook.requests import requests
@@ -53,6 +62,9 @@ class LmMagic:
         args = self.parser.parse_line(line)
         if args.command == "help":
             raise HelpShown(self._help_for(args.topic))
+        if args.command in _LOCAL:
+            _LOCAL[args.command](args)
+            return
         with transient("Starting the lmnb server"):
             from lmnb.client import attach
 
@@ -114,6 +126,15 @@ def _load(commands: Any) -> None:
     add("--ttl", type=number(0), metavar="S", help="unload when idle for S seconds (never)")
     add("--identifier", metavar="NAME", help="a name of your own for the loaded model")
     add("--estimate-only", action="store_true", help="say how much memory it takes; load nothing")
+
+
+def _use(commands: Any) -> None:
+    parser = commands.add_parser(
+        "use",
+        help="choose the model that cells ask",
+        description="From now on, cells that name no model ask this one, which is loaded if need be.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="alone: which it is now")
 
 
 def _unload(commands: Any) -> None:
@@ -231,7 +252,12 @@ _PARSERS: tuple[Callable[[Any], None], ...] = (
     _ls,
     _ps,
     _load,
+    _use,
     _unload,
+    add_inspect,
+    add_history,
+    add_reset,
+    add_show,
     _serve,
     _launch,
     _connect,
@@ -339,6 +365,17 @@ def _run_load(client: Client, args: Namespace) -> None:
     )
     lines = [text, *(f"Warning: {warning}" for warning in row["warnings"])]
     progress.finish(joined(paragraph("\n".join(lines)), *gpu_hint(client.status()["device"])))
+
+
+def _run_use(client: Client, args: Namespace) -> None:
+    if args.model is None:
+        note(f"Cells ask {choose(client)}.")
+        return
+    known = {row["id"] for row in client.ps()} | {row["key"] for row in client.ls()}
+    # Names may be shortened; whoever looks into the model finds out which is meant.
+    name = args.model if args.model in known else client.inspect(args.model)["model"]
+    use(name, picked=True)
+    note(f"Cells ask {name} from now on.")
 
 
 def _run_unload(client: Client, args: Namespace) -> None:
@@ -458,7 +495,9 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "ls": _show_ls,
     "ps": _show_ps,
     "load": _run_load,
+    "use": _run_use,
     "unload": _run_unload,
+    "inspect": run_inspect,
     "serve": _run_serve,
     "settings": _run_settings,
     "mcp": _run_mcp,
@@ -468,5 +507,12 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "endpoints": _show_endpoints,
     "log": _show_log,
 }
+
+_LOCAL: dict[str, Callable[[Namespace], None]] = {
+    "history": run_history,
+    "reset": run_reset,
+    "show": run_show,
+}
+"""Those that need no server."""
 
 lm = LmMagic()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lmnb.notebook.ask import AskMagic, Conversation
+from lmnb.notebook import conversations
+from lmnb.notebook.ask import AskMagic
 from lmnb.notebook.models import use
 
 claude = AskMagic(
@@ -21,5 +22,6 @@ openai = AskMagic(
 def forget() -> None:
     """Start all conversations anew, with no model chosen."""
     use(None)
+    conversations.forget()
     for magic in (claude, openai):
-        magic.conversation = Conversation()
+        magic.reset()

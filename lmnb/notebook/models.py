@@ -22,15 +22,28 @@ class _Current:
     """The model that this notebook has loaded or asked last."""
 
     name: str | None = None
+    picked = False
+    """Whether the user has said so, by `%lm use`."""
 
 
-def use(name: str | None) -> None:
-    """From now on cells that name no model ask this one, as long as it is loaded."""
-    _Current.name = name
+def use(name: str | None, *, picked: bool = False) -> None:
+    """From now on cells that name no model ask this one, as long as it is loaded.
+
+    One that was `picked` is asked even if it has to be loaded for it.
+    """
+    _Current.name, _Current.picked = name, picked
+
+
+def asked(identifier: str, *, named: bool) -> None:
+    """A cell asks this model, which it may have `named`."""
+    if named or not _Current.picked:
+        use(identifier)
 
 
 def choose(client: Client) -> str:
     """The model of a cell that names none."""
+    if _Current.picked and _Current.name is not None:
+        return _Current.name
     return selection.choose(client, _Current.name)
 
 

@@ -13,8 +13,8 @@ A plain one::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -28,7 +28,8 @@ from lmnb.chat.said import Said
 from lmnb.engine.client import Worker
 from lmnb.engine.gguf import Kind
 from lmnb.engine.protocol import LoadConfig, TokenLogprob
-from lmnb.errors import EngineCrashed
+from lmnb.errors import EngineCrashed, NotSupported
+from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Lease
 from lmnb.models.matryoshka import may_be_cut
@@ -397,11 +398,8 @@ async def count_tokens(state: State, request: Request) -> int:
         return await counting.count(state, target, request)
     entry = await state.models.unloaded(request.model)
     if entry is not None and chat.is_all_words(request):
-        worker = await Worker.start(entry.path, LoadConfig(), only_vocabulary=True)
-        try:
+        async with _vocabulary(entry) as worker:
             return len(await chat.tokenize(request, worker, state.renderer))
-        finally:
-            await worker.stop()
 
     async def work(instance: Instance, _generation: Generation) -> int:
         worker = instance.worker
@@ -411,6 +409,41 @@ async def count_tokens(state: State, request: Request) -> int:
     return await _use(
         state, request.model, "llm", work, ttl=request.ttl, options=_load_config(request)
     )
+
+
+async def render(state: State, request: Request) -> chat.PromptText:
+    """The prompt that `request` would be, found as for `count_tokens`. Nothing stands in the journal.
+
+    Raises
+    ------
+    NotSupported
+        An endpoint has the model, and renders the prompt itself.
+    """
+    chat.ensure_supported(request)
+    if await routing.find(state, request.model) is not None:
+        raise NotSupported(
+            f"{request.model} is on another server, which does not show its prompts.",
+            param="model",
+        )
+    entry = await state.models.unloaded(request.model)
+    if entry is not None and chat.is_all_words(request):
+        async with _vocabulary(entry) as worker:
+            return await chat.prompt_text(request, worker, state.renderer)
+    options = _load_config(request)
+    async with state.models.lease(request.model, "llm", options=options) as lease:
+        worker = lease.instance.worker
+        wanted = await documents.shown(request, state.documents, sees=worker.info.sees)
+        return await chat.prompt_text(wanted, worker, state.renderer)
+
+
+@asynccontextmanager
+async def _vocabulary(entry: ModelEntry) -> AsyncIterator[Worker]:
+    """A worker for a moment, without the weights."""
+    worker = await Worker.start(entry.path, LoadConfig(), only_vocabulary=True)
+    try:
+        yield worker
+    finally:
+        await worker.stop()
 
 
 async def _use(

@@ -10,9 +10,11 @@ from lmnb.chat.formats.default import CALLS
 from lmnb.chat.formats.examples import examples
 from lmnb.chat.formats.format import Format
 from lmnb.chat.rendering.renderer import Renderer, choose_template
-from lmnb.engine.gguf import read_header
+from lmnb.engine.gguf import LongArray, Scalar, read_header
 from lmnb.errors import InvalidRequest
 from lmnb.models.entry import ModelEntry
+
+_TEMPLATE = "chat_template"
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +26,10 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
         Calls are written in lmnb's own syntax, since the template has none.
     written
         `answer`, `call` and perhaps `calls`: texts as the model writes them.
+    templates
+        The chat templates of the file by name, such as `default` and `tool_use`.
+    metadata
+        What else the file says of itself, lists left out.
     """
 
     model: str
@@ -31,6 +37,8 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     default_calls: bool
     format: Format
     written: dict[str, str]
+    templates: dict[str, str]
+    metadata: dict[str, Scalar]
 
 
 async def inspect(entry: ModelEntry, renderer: Renderer) -> Inspected:
@@ -54,4 +62,10 @@ async def inspect(entry: ModelEntry, renderer: Renderer) -> Inspected:
         default_calls=form.calls is None,
         format=msgspec.structs.replace(form, calls=form.calls or CALLS),
         written=examples(form),
+        templates=header.chat_templates,
+        metadata={
+            key: value
+            for key, value in header.metadata.items()
+            if not isinstance(value, tuple | LongArray) and _TEMPLATE not in key
+        },
     )

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmnb.chat.conversation import Request as Asked
 from lmnb.errors import ModelNotFound
 from lmnb.server.anthropic import batches
 from lmnb.server.anthropic.answer import Form, message
@@ -50,11 +51,20 @@ async def create(request: Request) -> Response:
 
 async def count(request: Request) -> Response:
     """Count the tokens of a prompt. Waits for no generation."""
-    state = state_of(request)
-    body = await _with_files(state, await read(request, CountBody))
-    wanted = translate(body, await resolve(state, body.model), request.headers)
-    tokens = await until_disconnect(request, count_tokens(state, wanted))
+    wanted = await _asked(request, CountBody)
+    tokens = await until_disconnect(request, count_tokens(state_of(request), wanted))
     return reply({"input_tokens": tokens})
+
+
+async def asked(request: Request) -> Asked:
+    """What the body of `POST /v1/messages` asks for."""
+    return await _asked(request, MessagesBody)
+
+
+async def _asked(request: Request, kind: type[CountBody]) -> Asked:
+    state = state_of(request)
+    body = await _with_files(state, await read(request, kind))
+    return translate(body, await resolve(state, body.model), request.headers)
 
 
 async def _with_files(state: State, body: B) -> B:

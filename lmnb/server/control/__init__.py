@@ -14,11 +14,12 @@ from lmnb.server.control import (
     endpoints,
     mcp,
     models,
+    rendering,
     requests,
     server,
     settings,
 )
 
 router = APIRouter(prefix="/lmnb")
-for _part in (server, models, downloads, requests, access, settings, endpoints, mcp):
+for _part in (server, models, rendering, downloads, requests, access, settings, endpoints, mcp):
     router.include_router(_part.router)

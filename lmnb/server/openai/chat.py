@@ -7,6 +7,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmnb.chat.conversation import Request as Asked
 from lmnb.server.attached import attach
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.generation import begin, count_tokens, generate
@@ -21,22 +22,24 @@ from lmnb.server.sse import stream
 from lmnb.server.state import state_of
 
 
+async def read(request: Request) -> tuple[ChatBody, tuple[Asked, ...]]:
+    """The body, and what it asks for, as often as it asks."""
+    body = await bodies.read(request, ChatBody)
+    messages = await attach(body.messages, state_of(request).files)
+    return body, translate(body.model_copy(update={"messages": messages}), request.headers)
+
+
 async def input_tokens(request: Request) -> Response:
     """POST /v1/chat/completions/input_tokens, llama.cpp's: how long the prompt would be."""
-    body = await bodies.read(request, ChatBody)
-    state = state_of(request)
-    messages = await attach(body.messages, state.files)
-    wanted = translate(body.model_copy(update={"messages": messages}), request.headers)
-    count = await until_disconnect(request, count_tokens(state, wanted[0]))
+    _, wanted = await read(request)
+    count = await until_disconnect(request, count_tokens(state_of(request), wanted[0]))
     return reply({"object": "chat.completion.input_tokens", "input_tokens": count})
 
 
 async def create(request: Request) -> Response:
     """Answer a conversation, `n` times, whole or streamed."""
-    body = await bodies.read(request, ChatBody)
+    body, wanted = await read(request)
     state = state_of(request)
-    messages = await attach(body.messages, state.files)
-    wanted = translate(body.model_copy(update={"messages": messages}), request.headers)
     events = fan_out(partial(generate, state), [wanted])
     with_logprobs = wanted[0].logprobs is not None
     toolbox = body.toolbox

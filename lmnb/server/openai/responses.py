@@ -15,7 +15,7 @@ from lmnb.server.openai import responses_background as background
 from lmnb.server.openai.errors import InvalidValue, ResponseNotFound, UnsupportedParameter
 from lmnb.server.openai.paging import items_page
 from lmnb.server.openai.responses_objects import with_sealed_reasoning
-from lmnb.server.openai.responses_prepare import prepare
+from lmnb.server.openai.responses_prepare import Source, prepare
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
@@ -92,12 +92,15 @@ async def input_items(request: Request) -> Response:
     return reply(items_page(await state.responses.input(id_), request.query_params))
 
 
+async def source_of(request: Request) -> Source:
+    """What would make the response that the body asks for."""
+    body = await bodies.read(request, ResponsesBody)
+    return (await prepare(state_of(request), body, request))[1]
+
+
 async def input_tokens(request: Request) -> Response:
     """POST /v1/responses/input_tokens: how long the prompt of such a request would be."""
-    body = await bodies.read(request, ResponsesBody)
-    state = state_of(request)
-    _, source = await prepare(state, body, request)
-    count = await until_disconnect(request, source.count_tokens())
+    count = await until_disconnect(request, (await source_of(request)).count_tokens())
     return reply({"object": "response.input_tokens", "input_tokens": count})
 
 

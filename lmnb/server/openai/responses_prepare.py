@@ -49,10 +49,13 @@ class Source:
         """All that happens, once."""
         return generate(self.state, self.request) if self.loop is None else self.loop.events()
 
+    async def first_request(self) -> Request:
+        """What the model is asked first, the tools of MCP servers included."""
+        return self.request if self.loop is None else await self.loop.first_request()
+
     async def count_tokens(self) -> int:
-        """Tokens of the prompt, the tools of MCP servers included."""
-        request = self.request if self.loop is None else await self.loop.first_request()
-        return await count_tokens(self.state, request)
+        """Tokens of the prompt."""
+        return await count_tokens(self.state, await self.first_request())
 
 
 async def prepare(
