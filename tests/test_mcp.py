@@ -543,12 +543,22 @@ def test_the_file(tmp_path: Path) -> None:
         ('{"mcpServers": {"a": 1}}', "a must be an object"),
         ('{"mcpServers": {"a": {}}}', "command or a url"),
         ('{"mcpServers": {"a": {"command": 1}}}', "a: Expected `str`"),
+        ('{"mcpServers": {"a": {"url": "http://["}}}', "a: 'http://\\[' is no http:// or https"),
+        ('{"mcpServers": {"a": {"url": "http://"}}}', "a: 'http://' is no http:// or https"),
+        ('{"mcpServers": {"a": {"url": "http://a b"}}}', "is no http:// or https:// URL"),
+        ('{"mcpServers": {"a": {"url": "http://x:0"}}}', "is no http:// or https:// URL"),
+        ('{"mcpServers": {"a": {"url": "http://x", "headers": {"a:": ""}}}}', "'a:' cannot be"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             servers.configured(tmp_path)
     with pytest.raises(InvalidRequest):
         servers.remote(" ", "https://x.example", None, param="x")
+    for secret in ("hush\nhush", "hüsh", "hush "):
+        # What sends it would refuse it, too, in words that repeat it.
+        with pytest.raises(InvalidRequest, match="The header K has") as caught:
+            servers.remote("x", "https://x.example", {"K": secret}, param="x")
+        assert secret.strip() not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", ["shutdown", "kill"])

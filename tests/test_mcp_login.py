@@ -189,6 +189,8 @@ def test_logins_that_come_to_nothing(
     assert browse(back.replace("mcp-oauth-callback", "other")).status_code == 404
     with pytest.raises(InvalidRequest, match="not the address"):
         client.redirect_mcp("far", f"{back}?code=1")
+    with pytest.raises(InvalidRequest, match="not the address"):
+        client.redirect_mcp("far", "http://[")
     later = client.log_in_mcp("far")
     away = next(later)["url"]
     with pytest.raises(McpConnectionFailed, match="another login has begun"):
@@ -393,6 +395,7 @@ def test_adding_and_removing(server: ServerHome) -> None:
             (["add", "files", "x"], "There is an MCP server files already."),
             (["add", "a/b", "x"], "cannot be the name"),
             (["add", "b"], "Give the command"),
+            (["add", "b", "http://["], "is no http:// or https:// URL"),
             (["add", "--header", "a: b", "b", "x"], "are for URLs"),
             (["add", "b", "https://x", "--header", "a"], "--header needs a name"),
             (["remove", "other"], "There is no MCP server 'other'."),

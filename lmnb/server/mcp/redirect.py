@@ -56,7 +56,11 @@ class Redirect:
         """
         from mcp.shared.auth import AuthorizationCodeResult
 
-        given = {name: values[0] for name, values in parse_qs(urlsplit(url.strip()).query).items()}
+        try:
+            query = urlsplit(url.strip()).query
+        except ValueError:
+            query = ""
+        given = {name: values[0] for name, values in parse_qs(query).items()}
         # The SDK compares it, too; but there a stranger's request would end the login.
         if self.state is None or given.get("state") != self.state:
             raise InvalidRequest("This is not the address that this login leads to.", param="url")

@@ -8,9 +8,11 @@ OAuth that was registered by hand: `"auth": {"CLIENT_ID", "CLIENT_SECRET", "scop
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +20,8 @@ from lmnb.config import read_json
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
 from lmnb.server.mcp.filters import ALL, NEEDLESS, Approval, Filter
 
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110, 5.6.2."""
 PLUGIN = "mcp/"
 """What comes before the label of a configured server in LM Studio's API."""
 
@@ -92,13 +96,14 @@ def remote(label: str, url: str, headers: Mapping[str, str] | None, *, param: st
     Raises
     ------
     InvalidRequest
-        The label or URL cannot be one; `param` is the field that names the server.
+        The label, the URL or a header cannot be one; `param` is the field that names the server.
     """
     if not label.strip():
         raise InvalidRequest("An MCP server needs a label.", param=param)
-    if not url.startswith(("http://", "https://")):
-        raise InvalidRequest(f"{url!r} is no http:// or https:// URL.", param=param)
-    return Remote(url, dict(headers or {}))
+    place = Remote(url, dict(headers or {}))
+    if (wrong := _wrong(place)) is not None:
+        raise InvalidRequest(wrong, param=param)
+    return place
 
 
 def path(home: Path) -> Path:
@@ -159,9 +164,29 @@ def parse(entry: Any, where: str) -> Place:
         if kinds == ["command"]:
             return msgspec.convert(entry, Local)
         place = msgspec.convert({"headers": {}, **entry, "client": None}, Remote)
-        return msgspec.structs.replace(place, client=_client(entry))
+        place = msgspec.structs.replace(place, client=_client(entry))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}.") from None
+    if (wrong := _wrong(place)) is not None:
+        raise ConfigError(f"{where}: {wrong}")
+    return place
+
+
+def _wrong(place: Remote) -> str | None:
+    """What no request could be made with. The values of headers are not repeated: they are secret."""
+    try:
+        parts = urlsplit(place.url)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or any(letter.isspace() for letter in place.url):
+        return f"{place.url!r} is no http:// or https:// URL."
+    for name, value in place.headers.items():
+        if not _HEADER.fullmatch(name):
+            return f"{name!r} cannot be the name of a header."
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            return f"The header {name} has what no HTTP header can carry, or white space around it."
+    return None
 
 
 class _CursorAuth(msgspec.Struct, rename=str.upper):
