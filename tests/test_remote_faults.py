@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -15,7 +16,7 @@ from fake_endpoint import ANSWERS, VECTORS, FakeEndpoint, running
 from server_home import ServerHome, wait_for
 
 from lmnb.client import Client
-from lmnb.errors import EndpointFailed, InvalidRequest, NotFound, NotSupported
+from lmnb.errors import ConfigError, EndpointFailed, InvalidRequest, NotFound, NotSupported
 
 FAULTS = list(ANSWERS)
 
@@ -402,6 +403,17 @@ def test_keys_come_from_the_environment_and_are_shown_nowhere(
         assert shown["key_env"] == "LOCKED_KEY"
         assert not (front.path / "secrets.json").exists()
 
+        # A server started with a wrong one takes a better one, and keeps none that is refused.
+        client.disconnect("locked")
+        client.shutdown()
+        monkeypatch.setenv("LOCKED_KEY", "sk-a-wrong-one")
+        client = front.attach()
+        with pytest.raises(EndpointFailed, match=r"does not let us in \(401\)"):
+            client.connect(locked.url, name="locked", key_env="LOCKED_KEY", save_key=True)
+        assert not (front.path / "secrets.json").exists()
+        monkeypatch.setenv("LOCKED_KEY", secret)
+        client.connect(locked.url, name="locked", key_env="LOCKED_KEY")
+
         # A server started later, without the variable, has to be told; or it is kept.
         client.connect(locked.url, name="locked", key_env="LOCKED_KEY", save_key=True)
         monkeypatch.delenv("LOCKED_KEY")
@@ -420,6 +432,27 @@ def test_keys_come_from_the_environment_and_are_shown_nowhere(
             say(client.openai(max_retries=0), "locked/good")
         kept.unlink()
         client.disconnect("locked")
+
+
+def test_a_file_that_cannot_be_read_is_not_written_over(
+    client: Client, front: ServerHome, endpoint: FakeEndpoint
+) -> None:
+    path = front.path / "endpoints.json"
+    entry = f'"kept": {{"url": "{endpoint.url}"}}'
+    client.shutdown()
+    path.write_text(broken := f'{{"endpoints": {{{entry},}}}}')
+    client = front.attach()
+    for call in (
+        client.endpoints,
+        partial(client.connect, endpoint.url, name="new"),
+        partial(client.disconnect, "kept"),
+    ):
+        with pytest.raises(ConfigError, match=r"endpoints\.json cannot be read"):
+            call()
+    assert path.read_text() == broken
+    path.write_text(f'{{"endpoints": {{{entry}}}}}')
+    assert [row["name"] for row in client.endpoints()] == ["kept"]
+    client.disconnect("kept")
 
 
 @pytest.mark.parametrize(

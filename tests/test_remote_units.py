@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_endpoint import FakeEndpoint, running
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,8 +39,9 @@ from lmnb.errors import (
 )
 from lmnb.models.remote.answers import error_of
 from lmnb.models.remote.cooldown import FIRST, LONGEST, Cooldown
-from lmnb.models.remote.endpoint import Flavour, make
+from lmnb.models.remote.endpoint import Endpoint, Flavour, make
 from lmnb.models.remote.keys import Keys
+from lmnb.models.remote.link import Link
 from lmnb.models.remote.listing import parse
 from lmnb.server.remote.chunks import Chunks
 from lmnb.server.remote.request import chat_body, text_body, tools_of
@@ -124,15 +127,29 @@ def test_a_key_file_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.stat().st_mode & 0o777 == 0o600
     assert json.loads(path.read_text()) == {"A_KEY": "sk-1", "B_KEY": "sk-2"}
     assert Keys(tmp_path).find("B_KEY") == "sk-2"
-    keys.bring("A_KEY", "sk-3")
+    monkeypatch.setenv("A_KEY", "sk-3")
     assert keys.find("A_KEY") == "sk-3"
-    monkeypatch.setenv("A_KEY", "sk-4")
+    keys.bring("A_KEY", "sk-4")
     assert keys.find("A_KEY") == "sk-4"
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="others may read it"):
         keys.find("B_KEY")
     with pytest.raises(InvalidRequest, match="no HTTP header"):
         keys.bring("A_KEY", "sk-\n1")
+
+
+def test_who_chose_an_endpoint_before_it_was_disconnected_is_told(tmp_path: Path) -> None:
+    async def ask(url: str) -> None:
+        link = Link(Endpoint(name="gone", url=url), Keys(tmp_path), lambda: 5.0, str)
+        async with link.request("GET", "/models"):
+            pass
+        await link.close(when_idle=True)
+        with pytest.raises(EndpointFailed, match="The endpoint gone was disconnected"):
+            async with link.request("GET", "/models"):
+                pass
+
+    with running(FakeEndpoint("gone", [])) as endpoint:
+        asyncio.run(ask(endpoint.url))
 
 
 def test_lists_tell_whose_server_it_is() -> None:

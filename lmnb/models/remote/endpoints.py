@@ -24,7 +24,7 @@ from lmnb.errors import (
     NotFound,
 )
 from lmnb.models.remote.endpoint import Endpoint, Flavour, RemoteModel, make
-from lmnb.models.remote.keys import Keys
+from lmnb.models.remote.keys import Keys, checked
 from lmnb.models.remote.link import Link
 
 _log = logging.getLogger(__name__)
@@ -79,17 +79,34 @@ class Endpoints:
         self._settings = settings
         self._via = via
         self._changing = asyncio.Lock()
+        self._is_read = False
         self.keys = Keys(settings.home)
         self.links: list[Link] = []
 
     async def start(self) -> None:
         """Read the file, and begin to ask what there is. A broken file is logged."""
         try:
-            found = await asyncio.to_thread(_read, self._path)
+            await self.ensure_read()
         except LmnbError as error:
             _log.error("No endpoint is used: %s", error)
+
+    async def ensure_read(self) -> None:
+        """Read the file, if it has not been yet, since it was broken.
+
+        Raises
+        ------
+        ConfigError
+            It is broken.
+        """
+        async with self._changing:
+            await self._read()
+
+    async def _read(self) -> None:
+        if self._is_read:
             return
+        found = await asyncio.to_thread(_read, self._path)
         self.links = [self._link(endpoint) for endpoint in found]
+        self._is_read = True
         for link in self.links:
             link.refresh()
 
@@ -111,8 +128,10 @@ class Endpoints:
         Parameters
         ----------
         key
-            What `key_env` holds where the server's own environment does not; it is remembered until
-            the server ends, or with `save_key` for good.
+            What `key_env` holds for whoever asks for this. If it is good it is remembered until the
+            server ends, and goes before what the server's own environment says.
+        save_key
+            Keep the key on disk, for later starts of the server.
 
         Raises
         ------
@@ -124,18 +143,24 @@ class Endpoints:
             There is no key, or it cannot be reached, or is no such server.
         """
         endpoint = make(url, name, key_env)
-        await self._keep_key(key_env, key, save=save_key)
-        async with self._changing:
-            link = self._link(endpoint)
-            try:
-                await self._get_known(link)
+        if key_env is None and save_key:
+            raise InvalidRequest("There is no key to save.", param="key_env")
+        link = self._link(endpoint, checked(key) if key_env and key else None)
+        try:
+            await self._get_known(link)
+            async with self._changing:
+                await self._read()
+                if key_env is not None and key:
+                    self.keys.bring(key_env, key)
+                if key_env is not None and link.key is not None and save_key:
+                    await asyncio.to_thread(self.keys.save, key_env, link.key)
                 kept = [one for one in self.links if one.name.casefold() != link.name.casefold()]
                 await self._write([*(one.endpoint for one in kept), endpoint])
-            except BaseException:
-                await link.close()
-                raise
-            replaced = [one for one in self.links if one not in kept]
-            self.links = [*kept, link]
+                replaced = [one for one in self.links if one not in kept]
+                self.links = [*kept, link]
+        except BaseException:
+            await link.close()
+            raise
         _close_when_done(replaced)
         return link
 
@@ -146,8 +171,11 @@ class Endpoints:
         ------
         NotFound
             There is none of that name.
+        ConfigError
+            The file cannot be used.
         """
         async with self._changing:
+            await self._read()
             link = self.named(name)
             if link is None:
                 names = ", ".join(one.name for one in self.links)
@@ -233,19 +261,11 @@ class Endpoints:
 
     # --- inside -------------------------------------------------------------------
 
-    def _link(self, endpoint: Endpoint) -> Link:
-        return Link(endpoint, self.keys, lambda: self._settings.endpoint_timeout, self._via)
+    def _link(self, endpoint: Endpoint, key: str | None = None) -> Link:
+        def timeout() -> float:
+            return self._settings.endpoint_timeout
 
-    async def _keep_key(self, variable: str | None, key: str | None, *, save: bool) -> None:
-        if variable is None:
-            if save:
-                raise InvalidRequest("There is no key to save.", param="key_env")
-            return
-        if key is not None:
-            self.keys.bring(variable, key)
-        if save:
-            known = await asyncio.to_thread(self.keys.find, variable)
-            await asyncio.to_thread(self.keys.save, variable, known)
+        return Link(endpoint, self.keys, timeout, self._via, key=key)
 
     async def _get_known(self, link: Link) -> None:
         await link.refresh()

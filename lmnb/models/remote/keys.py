@@ -1,8 +1,8 @@
 """API keys of endpoints: from the environment, or from a file that only its user can read.
 
-A key is looked for in the server's environment, then among those that were brought by whoever
-connected the endpoint (who may have a variable that the server, started before, has not), then in
-`$LMNB_HOME/secrets.json`, `{"VARIABLE": "key"}`, of mode 600. It is shown nowhere.
+A key is looked for among those that were brought by whoever connected the endpoint (whose variable
+may be newer than that of the server, which was started before), then in the server's environment,
+then in `$LMNB_HOME/secrets.json`, `{"VARIABLE": "key"}`, of mode 600. It is shown nowhere.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Keys:
 
     def bring(self, variable: str, key: str) -> None:
         """Keep a key for as long as the server runs."""
-        self._brought[variable] = _checked(key)
+        self._brought[variable] = checked(key)
 
     def save(self, variable: str, key: str) -> None:
         """Keep a key on disk. Blocks (disk)."""
-        write_json(self._path, self._read() | {variable: _checked(key)}, mode=MODE)
+        write_json(self._path, self._read() | {variable: checked(key)}, mode=MODE)
 
     def find(self, variable: str) -> str:
         """The key that `variable` stands for. Blocks (disk).
@@ -40,14 +40,14 @@ class Keys:
         ConfigError
             There is none, or the file cannot be used.
         """
-        found = os.environ.get(variable) or self._brought.get(variable)
+        found = self._brought.get(variable) or os.environ.get(variable)
         found = found or self._read().get(variable)
         if not found:
             raise ConfigError(
                 f"{variable}, which is to hold the key of the endpoint, is not set.",
                 hint=f"Set it and run `lmnb connect` again; --save-key keeps it in {self._path}.",
             )
-        return _checked(found)
+        return checked(found)
 
     def _read(self) -> dict[str, str]:
         try:
@@ -65,7 +65,14 @@ class Keys:
         return data
 
 
-def _checked(key: str) -> str:
+def checked(key: str) -> str:
+    """The key without white space around it.
+
+    Raises
+    ------
+    InvalidRequest
+        No HTTP header can carry it.
+    """
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise InvalidRequest(

@@ -48,10 +48,18 @@ class Link:
         What it was and had when it last told; None: it has not, so far.
     error
         Why it could not be asked for its models the last time; None: it could.
+    key
+        Its API key; None: not looked for yet, or there is none. One that is refused is forgotten.
     """
 
     def __init__(
-        self, endpoint: Endpoint, keys: Keys, timeout: Callable[[], float], via: Callable[[], str]
+        self,
+        endpoint: Endpoint,
+        keys: Keys,
+        timeout: Callable[[], float],
+        via: Callable[[], str],
+        *,
+        key: str | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.active = 0
@@ -68,7 +76,8 @@ class Link:
         self._opening = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._key: str | None = None
+        self.key = key
+        self._is_closed = False
         self._listed_at = -FRESH
         self._listing: asyncio.Task[None] | None = None
 
@@ -214,7 +223,7 @@ class Link:
                 method, url, content=content, headers=headers, timeout=timeout
             ) as response:
                 if response.status_code in {401, 403}:
-                    self._key = None  # It is looked for anew the next time.
+                    self.key = None  # It is looked for anew the next time.
                 if response.status_code != 200:
                     raise await refusal(self.name, response)
                 yield response
@@ -229,6 +238,7 @@ class Link:
         """End its connections, at once or after its last answer."""
         if when_idle:
             await self._idle.wait()
+        self._is_closed = True
         if self._listing is not None:
             self._listing.cancel()
             await asyncio.gather(self._listing, return_exceptions=True)
@@ -238,8 +248,12 @@ class Link:
     async def _open(self) -> tuple[httpx2.AsyncClient, str]:
         """The client, and the key, if there is to be one."""
         async with self._opening:
-            if self.endpoint.key_env is not None and self._key is None:
-                self._key = await asyncio.to_thread(self._keys.find, self.endpoint.key_env)
+            if (
+                self._is_closed
+            ):  # Who asks had chosen it before, and had something else to do first.
+                raise EndpointFailed(f"The endpoint {self.name} was disconnected.")
+            if self.endpoint.key_env is not None and self.key is None:
+                self.key = await asyncio.to_thread(self._keys.find, self.endpoint.key_env)
             if self._client is None:
                 encrypted = self.endpoint.url.startswith("https:")
                 # Loading the certificates takes 80 ms.
@@ -250,7 +264,7 @@ class Link:
                 self._client = httpx2.AsyncClient(
                     verify=verify, limits=limits, follow_redirects=False
                 )
-        return self._client, self._key or ""
+        return self._client, self.key or ""
 
     def _reason(self, error: httpx2.HTTPError) -> str:
         who = f"The endpoint {self.name}"

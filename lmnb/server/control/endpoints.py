@@ -25,7 +25,9 @@ class _Connect(msgspec.Struct, forbid_unknown_fields=True):
 @router.get("/endpoints")
 async def endpoints(request: Request) -> Response:
     """All endpoints, as far as is known; nothing is waited for long."""
-    links = await state_of(request).endpoints.listed()
+    known = state_of(request).endpoints
+    await known.ensure_read()
+    links = await known.listed()
     return answer({"endpoints": [endpoint_row(link) for link in links]})
 
 
