@@ -12,9 +12,9 @@ from typing import cast
 import msgspec
 from gguf_bytes import make_gguf, small_model
 
-from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Estimate, LoadConfig, ModelInfo
-from lmnb.errors import EngineCrashed, LmnbError
+from lmnb.engine.client import Room, Worker
+from lmnb.engine.protocol import Estimate, LoadConfig, Memory, ModelInfo
+from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager
 from lmnb.models.loading import OnProgress
@@ -74,6 +74,7 @@ class StandIn:
             system_info="",
         )
         self.stopped = False
+        self.memory = 1000
         self.answered = 1
         self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
 
@@ -98,13 +99,18 @@ class StandIn:
 
 @dataclass
 class Starter:
-    """`Worker.start`, that waits for `gate` and tells what was asked of it."""
+    """`Worker.start`, that waits for `gate` and tells what was asked of it.
+
+    What it `refuses` would not fit, whatever makes room; an `error` comes after that.
+    """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: list[tuple[str, LoadConfig]] = field(default_factory=list)
     workers: list[StandIn] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     error: Exception | None = None
+    refuses: bool = False
+    promised: Memory | None = None
     alive_at_start: list[int] = field(default_factory=list)
     report: OnProgress | None = None
 
@@ -112,11 +118,22 @@ class Starter:
         self.gate.set()
 
     async def __call__(
-        self, path: Path, config: LoadConfig, *, log: Path | None, on_progress: OnProgress | None
+        self,
+        path: Path,
+        config: LoadConfig,
+        *,
+        log: Path | None,
+        on_progress: OnProgress | None,
+        room: Room | None,
     ) -> Worker:
         assert log is not None
         assert log.parent.is_dir()
         self.begun.append((path.parent.name, config))
+        self.promised = room.memory if room else None
+        if self.refuses:
+            raise ModelLoadFailed("It does not fit.")
+        if room is not None:
+            await room.make()
         self.alive_at_start.append(sum(not one.stopped for one in self.workers))
         self.report = on_progress
         try:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import made_models
 import numpy as np
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from tiny_bert import write_model
 
 from lmnb.engine.client import Worker
 from lmnb.engine.protocol import LoadConfig
-from lmnb.errors import EngineCrashed, InvalidModel, LmnbError, ModelUnloaded
+from lmnb.errors import EngineCrashed, InvalidModel, LmnbError, ModelLoadFailed, ModelUnloaded
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert
 from lmnb.models.instances import Manager
@@ -196,4 +197,22 @@ def test_eviction_gives_the_memory_back_first(home: Path) -> None:
         assert [one.id for one in manager.loaded()] == ["maker/two"]
         assert len(workers()) == 1
 
+    run(home, scene)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_evicted(home: Path) -> None:
+    async def scene(manager: Manager) -> None:
+        chat = LoadConfig(context_length=1 << 30)
+        async with manager.lease("maker/small", options=LoadConfig(context_length=256)):
+            pass
+        with pytest.raises(ModelLoadFailed, match="would be free without the models it replaces"):
+            async with manager.lease("maker/huge", options=chat):
+                pass
+        assert [one.id for one in manager.loaded()] == ["maker/small"]
+        assert [one.pid for one in workers()] == [manager.loaded()[0].worker.pid]
+
+    for name in ("small", "huge"):
+        folder = home / "models" / "maker" / name
+        folder.mkdir()
+        made_models.llama(folder / f"{name}-F32.gguf", context=512)
     run(home, scene)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from manager_scenes import HOUR, Case, Play, player, settle
 
-from lmnb.engine.protocol import LoadConfig
-from lmnb.errors import InvalidRequest, ModelNotFound
+from lmnb.engine.protocol import LoadConfig, Memory
+from lmnb.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 
 
 @pytest.fixture
@@ -240,6 +240,19 @@ def test_what_cannot_be_loaded_for_its_options_evicts_nothing(play: Play) -> Non
         with pytest.raises(ModelNotFound, match="none"):
             async with case.manager.lease("maker/b", options=LoadConfig(draft_model="none")):
                 pass
+        assert case.ids() == ["maker/a"]
+
+    play(scene)
+
+
+def test_what_does_not_fit_evicts_nothing(play: Play) -> None:
+    async def scene(case: Case) -> None:
+        await case.use("maker/a")
+        case.starter.refuses = True
+        with pytest.raises(ModelLoadFailed, match="does not fit"):
+            await case.use("maker/b")
+        await settle()
+        assert case.starter.promised == Memory(host=1000)
         assert case.ids() == ["maker/a"]
 
     play(scene)

@@ -11,10 +11,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import msgspec
 import psutil
@@ -28,14 +29,17 @@ from lmnb.engine.protocol import (
     Embedded,
     End,
     Failed,
+    Fits,
     Generate,
     Load,
     LoadConfig,
     LoadProgress,
+    Memory,
     ModelInfo,
     Ping,
     Pong,
     PrefixFolder,
+    Proceed,
     Progress,
     Ranked,
     Ready,
@@ -62,6 +66,14 @@ _OOM_SECONDS = 60.0
 """A process that was killed needs a while to go, the longer the more memory it has."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """What makes room for a model: `make` gives `memory` back."""
+
+    memory: Memory
+    make: Callable[[], Awaitable[None]]
+
+
 class Worker:
     """One worker process and the model it has loaded. Made by `start`.
 
@@ -75,6 +87,7 @@ class Worker:
         self._process = process
         self._on_progress = on_progress
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
+        self._fits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: asyncio.Future[LmnbError | None] = asyncio.get_running_loop().create_future()
         self._queues: dict[int, asyncio.Queue[_Item]] = {}
         self._labels: dict[int, str] = {}
@@ -93,13 +106,14 @@ class Worker:
         log: Path | None = None,
         on_progress: Callable[[float], None] | None = None,
         prefixes: PrefixFolder | None = None,
+        room: Room | None = None,
         only_vocabulary: bool = False,
     ) -> Worker:
         """Start a process and load the model at `path`. Cancelling this cancels the load.
 
         Call it on the main thread: the worker dies with the thread that spawned it. With a folder
-        for `prefixes` it finds those of an earlier process again. With `only_vocabulary` it can
-        tokenize, and nothing else.
+        for `prefixes` it finds those of an earlier process again. `room` is made once it is
+        known that the model fits then. With `only_vocabulary` it can tokenize, and nothing else.
 
         Raises
         ------
@@ -116,7 +130,11 @@ class Worker:
             _, worker._channel = await asyncio.get_running_loop().create_connection(
                 lambda: _Channel(worker._receive, worker._lost), sock=ours
             )
-            worker._send(Load(str(path), config, prefixes, only_vocabulary))
+            promised = room.memory if room else None
+            worker._send(Load(str(path), config, prefixes, only_vocabulary, promised))
+            if room is not None and await worker._is_to_fit():
+                await room.make()
+                worker._send(Proceed())
             worker.info = await worker._ready
         except BaseException:
             worker._stopping = True
@@ -285,6 +303,12 @@ class Worker:
         finally:
             self._close(request, abort=not answered)
 
+    async def _is_to_fit(self) -> bool:
+        """Wait until the worker says so, or is `_ready` with the reason why not."""
+        either: set[asyncio.Future[Any]] = {self._fits, self._ready}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return self._fits.done()
+
     def _send(self, command: Command) -> None:
         assert self._channel is not None
         self._channel.send(command)
@@ -299,6 +323,9 @@ class Worker:
                     self._queues.pop(update.id, None)
         elif isinstance(reply, LoadProgress):
             self._on_progress(reply.progress)
+        elif isinstance(reply, Fits):
+            if not self._fits.done():
+                self._fits.set_result(None)
         elif isinstance(reply, Ready):
             if not self._ready.done():
                 self._ready.set_result(reply.info)

@@ -28,7 +28,7 @@ from lmnb.engine.lanes import parameters as lane_parameters
 from lmnb.engine.model import open_file
 from lmnb.engine.native import L
 from lmnb.engine.projector import find_projector
-from lmnb.engine.protocol import Estimate, LoadConfig
+from lmnb.engine.protocol import Estimate, LoadConfig, Memory
 from lmnb.errors import LmnbError, ModelLoadFailed
 
 SMALLEST_CONTEXT = 4096
@@ -63,6 +63,7 @@ class _Draft(NamedTuple):
 
 
 _NO_DRAFT = _Draft(0, Sizes(0, 0, 0), 0)
+_NONE = Memory()
 
 
 class Probe:
@@ -138,8 +139,12 @@ def _is_host(device: str) -> bool:
     return device == "CPU" or device.endswith("_Host")
 
 
-def fit(path: Path, header: Header, config: LoadConfig) -> tuple[LoadConfig, Estimate]:
+def fit(
+    path: Path, header: Header, config: LoadConfig, promised: Memory = _NONE
+) -> tuple[LoadConfig, Estimate]:
     """Options with which the model fits into what is free, and what it takes then.
+
+    What is `promised` counts as free.
 
     What `config` leaves open is made smaller until it fits: first the slots, then the context (down
     to `SMALLEST_CONTEXT`), then experts move to the CPU, then layers. What it gives is never changed.
@@ -160,13 +165,13 @@ def fit(path: Path, header: Header, config: LoadConfig) -> tuple[LoadConfig, Est
             keeps = probe.sizes(config).cache <= most
             chosen = msgspec.structs.replace(config, swa_full=keeps)
         while True:
-            estimate = _estimate(probe, chosen, tensors, base, projector)
+            estimate = _estimate(probe, chosen, tensors, base, projector, promised)
             short = _shortage(estimate)
             if short is None:
                 return chosen, estimate
             smaller = _smaller(config, chosen, estimate, header, short)
             if smaller is None:
-                raise _does_not_fit(estimate, short)
+                raise _does_not_fit(estimate, short, promised)
             placed = (smaller.gpu_layers, smaller.experts_on_cpu)
             if placed != (chosen.gpu_layers, chosen.experts_on_cpu):
                 probe.close()
@@ -190,7 +195,12 @@ def _tensors(part: Path, first: Path, header: Header) -> tuple[TensorInfo, ...]:
 
 
 def _estimate(
-    probe: Probe, config: LoadConfig, tensors: list[TensorInfo], base: int, projector: int
+    probe: Probe,
+    config: LoadConfig,
+    tensors: list[TensorInfo],
+    base: int,
+    projector: int,
+    promised: Memory,
 ) -> Estimate:
     sizes = probe.sizes(config)
     experts = placement.expert_layers(probe.header, config)
@@ -213,8 +223,8 @@ def _estimate(
         compute=sizes.compute + draft.sizes.compute,
         other=base + probe.vocabulary + draft.vocabulary,
         gpu=on_gpu + int(sizes.cache * with_cache) + sizes.gpu_compute,
-        free=free_memory() + base,
-        gpu_free=sum(device.memory_free for device in placement.gpus(config)),
+        free=free_memory() + base + promised.host,
+        gpu_free=sum(device.memory_free for device in placement.gpus(config)) + promised.gpu,
         context_length=length,
         parallel=parallel,
         gpu_layers=probe.gpu_layers,
@@ -280,10 +290,11 @@ def _smaller(
     return None
 
 
-def _does_not_fit(estimate: Estimate, short: str) -> ModelLoadFailed:
+def _does_not_fit(estimate: Estimate, short: str, promised: Memory) -> ModelLoadFailed:
     needed = estimate.gpu if short == "GPU" else estimate.total - estimate.gpu
     free = estimate.gpu_free if short == "GPU" else estimate.free
     where = "GPU memory" if short == "GPU" else "memory"
+    are_free = "are free" if promised == _NONE else "would be free without the models it replaces"
     parts = [
         f"{name} {_gb(value)}"
         for name, value in (
@@ -295,7 +306,7 @@ def _does_not_fit(estimate: Estimate, short: str) -> ModelLoadFailed:
     ]
     return ModelLoadFailed(
         f"The model would need {_gb(needed)} of {where}, and "
-        f"{_gb(free)} are free ({', '.join(parts)}).",
+        f"{_gb(free)} {are_free} ({', '.join(parts)}).",
         hint="Load it with a smaller context_length, parallel or gpu_layers, with cache_type_k and "
         "cache_type_v q8_0, or unload another model.",
         param="context_length",

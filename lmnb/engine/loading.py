@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, Literal, Protocol
@@ -21,11 +22,13 @@ from lmnb.engine.model import Model
 from lmnb.engine.protocol import (
     Embed,
     Estimate,
+    Fits,
     Generate,
     Load,
     LoadConfig,
     LoadProgress,
     ModelInfo,
+    Proceed,
     Reply,
     Rerank,
 )
@@ -99,6 +102,11 @@ def load(command: Load, channel: Channel, watch: Watch) -> tuple[Engine, ModelIn
     if command.only_vocabulary:
         words = Vocabulary(Model.only_vocabulary(command.path, header))
         return words, _describe(words, command.config, NOTHING, monotonic() - began)
+    if command.promised is not None:
+        fit(Path(command.path), header, command.config, command.promised)
+        channel.send(Fits())
+        if not isinstance(channel.receive(), Proceed):
+            sys.exit(2)
     config, estimate = fit(Path(command.path), header, command.config)
     model = Model.load(command.path, header, config, on_progress=progress)
     engine: Engine

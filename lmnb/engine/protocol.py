@@ -1,7 +1,8 @@
 """The messages between the server and a worker: length-prefixed msgpack over a socketpair.
 
 The worker is started with nothing but the file descriptor; `Load` is the first
-message it gets, `Ready` or `Failed` its answer. After that both sides speak
+message it gets, `Ready` or `Failed` its answer (with memory that is `promised`, `Fits` and
+`Proceed` come between). After that both sides speak
 freely, each reply carrying the `id` of its request. End of file is the end.
 """
 
@@ -323,13 +324,29 @@ class PrefixFolder(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """Bytes on the host and on GPUs."""
+
+    host: int = 0
+    gpu: int = 0
+
+
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Load the model file at `path` (part 1 of a split model); or its vocabulary, to tokenize."""
+    """Load the model file at `path` (part 1 of a split model); or its vocabulary, to tokenize.
+
+    `promised` is memory that others give back once the worker has said `Fits`; it takes none, and
+    chooses no options, before it hears `Proceed`.
+    """
 
     path: str
     config: LoadConfig
     prefixes: PrefixFolder | None = None
     only_vocabulary: bool = False
+    promised: Memory | None = None
+
+
+class Proceed(msgspec.Struct, frozen=True, tag="proceed"):
+    """What was promised has been given back."""
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True, omit_defaults=True):
@@ -412,7 +429,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     id: int
 
 
-Command: TypeAlias = Load | Generate | Embed | Rerank | Tokenize | Abort | Ping
+Command: TypeAlias = Load | Proceed | Generate | Embed | Rerank | Tokenize | Abort | Ping
 
 # --- worker → server ----------------------------------------------------------
 
@@ -421,6 +438,10 @@ class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
     """0 to 1; at most about twenty a second."""
 
     progress: float
+
+
+class Fits(msgspec.Struct, frozen=True, tag="fits"):
+    """The model is going to fit, with what was promised."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -530,4 +551,6 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     cache_tokens: int
 
 
-Reply: TypeAlias = LoadProgress | Ready | Step | Embedded | Ranked | Tokenized | Failed | Pong
+Reply: TypeAlias = (
+    LoadProgress | Fits | Ready | Step | Embedded | Ranked | Tokenized | Failed | Pong
+)

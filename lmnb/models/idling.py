@@ -3,8 +3,8 @@
 The rules are LM Studio's (developer docs, "Idle TTL and Auto-Evict"), with what they leave open:
 
 - The TTL runs while no request uses the instance and starts anew with each one.
-- With auto-evict, a load by request first unloads idle instances that were loaded by request; one
-  that is still busy goes as soon as it is idle. One language model and one embedding model count
+- With auto-evict, a load by request first unloads idle instances that were loaded by request, unless
+  it cannot be done or would not fit without them either; one that is still busy goes as soon as it is idle. One language model and one embedding model count
   separately: retrieval needs both in every question, and each would evict the other.
 """
 
@@ -59,12 +59,16 @@ class Idling:
         instance.timer = self._clock.call_later(instance.ttl, lambda: self._expire(instance))
 
     def evict(self, kind: Kind) -> None:
-        """With auto-evict: unload idle instances loaded by request, except the newest."""
+        """Unload what is `evictable`."""
+        for one in self.evictable(kind):
+            self._retire(one)
+
+    def evictable(self, kind: Kind) -> list[Instance]:
+        """With auto-evict: idle instances loaded by request, except the newest, or those before a load."""
         if not self._settings.auto_evict:
-            return
-        for one in self._registry.jit_of(kind)[:-1]:
-            if isinstance(one, Instance) and not one.active:
-                self._retire(one)
+            return []
+        older = self._registry.jit_of(kind)[:-1]
+        return [one for one in older if isinstance(one, Instance) and not one.active]
 
     def _expire(self, instance: Instance) -> None:
         if not instance.active and not instance.unloading:

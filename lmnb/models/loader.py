@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lmnb.engine.client import Worker
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.client import Room, Worker
+from lmnb.engine.gguf import Kind
+from lmnb.engine.protocol import LoadConfig, Memory
 from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, ModelUnloaded
 from lmnb.models.clock import Clock
 from lmnb.models.crashes import Crashes
@@ -31,7 +32,13 @@ class StartWorker(Protocol):
     """`Worker.start`, or what stands in for it."""
 
     def __call__(
-        self, path: Path, config: LoadConfig, *, log: Path | None, on_progress: OnProgress | None
+        self,
+        path: Path,
+        config: LoadConfig,
+        *,
+        log: Path | None,
+        on_progress: OnProgress | None,
+        room: Room | None,
     ) -> Coroutine[Any, Any, Worker]: ...
 
 
@@ -110,10 +117,26 @@ class Loader:
         log = await asyncio.to_thread(self._log_file, plan.id)
         await self._ending.settled()  # those that have crashed are counted then
         self._crashes.check(plan.entry)
-        if plan.jit:
-            self._idling.evict(plan.entry.kind)
+        room = self._room(plan.entry.kind) if plan.jit else None
+        return await self._start(
+            plan.entry.path, config, log=log, on_progress=load.report, room=room
+        )
+
+    def _room(self, kind: Kind) -> Room | None:
+        """What a load by request takes the place of. It goes once the load is known to fit then."""
+        leaving = self._idling.evictable(kind)
+        if not leaving:
+            return None
+        memory = Memory(
+            host=sum(one.worker.memory for one in leaving),
+            gpu=sum(one.worker.info.estimate.gpu for one in leaving),
+        )
+
+        async def make() -> None:
+            self._idling.evict(kind)
             await self._ending.settled()
-        return await self._start(plan.entry.path, config, log=log, on_progress=load.report)
+
+        return Room(memory, make)
 
     def _add(self, load: Load, worker: Worker, seconds: float) -> None:
         self._drop(load)

@@ -21,7 +21,7 @@ import uvloop
 
 from lmnb import runtime
 from lmnb.config import Settings, load_settings
-from lmnb.engine.client import Worker
+from lmnb.engine.client import Room, Worker
 from lmnb.engine.protocol import LoadConfig, PrefixFolder
 from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
@@ -120,12 +120,19 @@ def _start(settings: Settings) -> StartWorker:
     """How workers are started: with a place for prefixes on disk if the settings have one by then."""
 
     def start(
-        path: Path, config: LoadConfig, *, log: Path | None, on_progress: OnProgress | None
+        path: Path,
+        config: LoadConfig,
+        *,
+        log: Path | None,
+        on_progress: OnProgress | None,
+        room: Room | None,
     ) -> Coroutine[Any, Any, Worker]:
         size = settings.prefix_disk
         folder = str(settings.home / "cache" / "prefixes")
         prefixes = PrefixFolder(folder, size) if size else None
-        return Worker.start(path, config, log=log, on_progress=on_progress, prefixes=prefixes)
+        return Worker.start(
+            path, config, log=log, on_progress=on_progress, prefixes=prefixes, room=room
+        )
 
     return start
 

@@ -248,7 +248,7 @@ def test_the_setting_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Worker, "start", fake)
     settings = load_settings(tmp_path)
     start = _start(settings)
-    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None)
+    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None, room=None)
     change_setting(settings, "prefix_disk", 1000)
-    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None)
+    _ = start(tmp_path, LoadConfig(), log=None, on_progress=None, room=None)
     assert given == [None, PrefixFolder(str(tmp_path / "cache" / "prefixes"), 1000)]
