@@ -259,7 +259,13 @@ def test_an_explicit_load_has_no_ttl_and_a_second_gets_a_number(play: Play) -> N
 def test_identifiers(play: Play) -> None:
     async def scene(case: Case) -> None:
         await case.manager.load("maker/a", identifier="mine")
-        for wrong, words in (("mine", "already loaded"), (" ", "is empty")):
+        for wrong, words in (
+            ("mine", "already loaded"),
+            (" ", "is empty"),
+            ("a\nb", "one line"),
+            ("\x1b[2J", "printable"),
+            ("x" * 201, "at most 200"),
+        ):
             with pytest.raises(InvalidRequest, match=words) as info:
                 await case.manager.load("maker/b", identifier=wrong)
             assert info.value.param == "identifier"

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import made_models
 import openai
 import pytest
 from fake_endpoint import ANSWERS, VECTORS, FakeEndpoint, running
@@ -493,6 +495,18 @@ def test_a_server_is_not_connected_to_itself(client: Client) -> None:
         client.connect(url, name="me")
     client.stop_serving()
     assert client.endpoints() == []
+
+
+def test_what_is_loaded_under_a_remote_name_is_what_is_meant(
+    client: Client, sdk: openai.OpenAI, connected: FakeEndpoint, tmp_path: Path
+) -> None:
+    path = made_models.llama(tmp_path / "made.gguf", context=256)
+    list(client.load(str(path), identifier="fake/good"))
+    asked = len(connected.requests)
+    assert sdk.completions.create(model="fake/good", prompt="a", max_tokens=1).choices
+    assert len(connected.requests) == asked
+    assert client.unload("fake/good") == ["fake/good"]
+    assert say(sdk, "fake/good") == "fake speaks"
 
 
 def test_loading_and_unloading_is_the_endpoints_affair(

@@ -62,8 +62,8 @@ def test_a_removed_token_is_refused_at_once(database: Database) -> None:
         tokens.remove("laptop")
 
 
-@pytest.mark.parametrize("name", ["", "  ", "laptop"])
-def test_names_are_unique_and_not_empty(database: Database, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", "laptop", "a\nb", "x" * 101])
+def test_names_are_unique_and_one_line(database: Database, name: str) -> None:
     tokens = Tokens(database)
     tokens.create("laptop")
     with pytest.raises(InvalidRequest):

@@ -14,6 +14,9 @@ from lmnb.models.loading import Load, Plan
 Present: TypeAlias = Instance | Load
 Known: TypeAlias = Instance | Load | Plan
 
+_LONGEST = 200
+"""Characters of an id that somebody chooses. It is part of the name of a file."""
+
 
 class Registry:
     """Instances, loads and the plans of crashed instances, each by id.
@@ -91,6 +94,11 @@ class Registry:
         """Raise `InvalidRequest` if no new instance can have that id."""
         if not identifier.strip():
             raise InvalidRequest("The identifier is empty.", param="identifier")
+        if not identifier.isprintable() or len(identifier) > _LONGEST:
+            raise InvalidRequest(
+                f"An identifier is one line of at most {_LONGEST} printable characters.",
+                param="identifier",
+            )
         if identifier in self.instances or identifier in self.loads:
             raise InvalidRequest(
                 f"An instance {identifier!r} is already loaded.",

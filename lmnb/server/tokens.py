@@ -18,6 +18,7 @@ from lmnb.server.database import Database
 
 _ALPHABET = string.ascii_letters + string.digits
 _TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):[A-Za-z0-9]{20}")
+_LONGEST_NAME = 100
 _NO_HASH = bytes(32)
 _COLUMNS = "id, name, created_at, permissions, hash"
 
@@ -165,6 +166,11 @@ class Tokens:
         name = name.strip()
         if not name:
             raise InvalidRequest("A token needs a name.", param="name")
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise InvalidRequest(
+                f"A token's name is one line of at most {_LONGEST_NAME} printable characters.",
+                param="name",
+            )
         if any(name in {token.id, token.name} for token in self._tokens.values()):
             raise InvalidRequest(
                 f"There is a token named {name!r} already.",

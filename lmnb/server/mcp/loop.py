@@ -235,11 +235,11 @@ class ToolLoop:
     async def _sees(self) -> bool:
         """Whether the model that goes on can be shown images."""
         instance = self._finished[-1].instance if self._finished else self._request.model
-        if (target := await self._state.endpoints.at(instance)) is not None:
-            return bool(target.model.sees)
-        return any(
-            one.id == instance and one.worker.info.sees for one in self._state.models.loaded()
-        )
+        for one in self._state.models.loaded():
+            if one.id == instance:
+                return one.worker.info.sees
+        target = await self._state.endpoints.at(instance)
+        return target is not None and bool(target.model.sees)
 
     @property
     def _is_to_be_called(self) -> bool:

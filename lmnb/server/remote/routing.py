@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 async def find(state: State, name: str) -> Target | None:
     """What `name` means, if it is a model of an endpoint: `endpoint/model`, or an id that no model
-    of this machine has.
+    of this machine has. What is loaded here under that very name goes first: somebody chose it.
 
     Raises
     ------
     ModelNotFound
         It names an endpoint, which has no such model.
     """
-    if not name.strip() or not state.endpoints.links:
+    if not name.strip() or not state.endpoints.links or _is_loaded(state, name):
         return None
     if (target := await state.endpoints.at(name)) is not None:
         return target
@@ -59,12 +59,13 @@ async def ensure_here(state: State, name: str, param: str = "model") -> None:
         )
 
 
-async def _is_here(state: State, name: str) -> bool:
+def _is_loaded(state: State, name: str) -> bool:
     wanted = name.strip().casefold()
-    if any(instance.id.casefold() == wanted for instance in state.models.loaded()):
-        return True
-    if any(load.id.casefold() == wanted for load in state.models.loading()):
-        return True
+    ids = [one.id for one in state.models.loaded()] + [one.id for one in state.models.loading()]
+    return any(id_.casefold() == wanted for id_ in ids)
+
+
+async def _is_here(state: State, name: str) -> bool:
     try:
         await state.catalog.resolve(name)
     except ModelNotFound:
