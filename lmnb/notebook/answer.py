@@ -6,46 +6,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lmnb.notebook.api import End, Part, Thinking
+from lmnb.notebook.api import Part, Text
+from lmnb.notebook.collected import Collected
 from lmnb.notebook.markdown import CURSOR, balance, for_jupyter
-from lmnb.notebook.output import Bundle, Elapsed, Live, Output, is_notebook, show
+from lmnb.notebook.output import NOTHING, Bundle, Elapsed, Live, Output, is_notebook
 from lmnb.notebook.reply import Reply, bundle, folded, footer_bundle
 
 
-class Answer:
-    """Collects text and thinking, measures, and shows both as they grow.
+class Answer(Collected):
+    """Shows text and thinking as they grow.
 
     A notebook shows Markdown that is redrawn; a terminal gets the text as it comes.
     """
 
     def __init__(self) -> None:
-        self._text: list[str] = []
-        self._thinking: list[str] = []
+        super().__init__()
         self._output = Output()
         self._live = Live(self._output, self._draw)
         self._notebook = is_notebook()
+        self._footer = Output()
         self._status = ""
         self._waited = Elapsed()
-        self._sent = Elapsed()
-        self._last = 0.0
-        self.first: float | None = None
-        """Seconds from the request to the first part."""
-        self.end: End | None = None
 
-    @property
-    def text(self) -> str:
-        """What has come of the answer."""
-        return "".join(self._text)
+    def reserve(self) -> None:
+        """Take the place in the notebook now; what comes later may come while another cell runs."""
+        self._output.draft(NOTHING)
+        self._footer.draft(NOTHING)
 
-    @property
-    def thinking(self) -> str:
-        """What has come of the thinking."""
-        return "".join(self._thinking)
-
-    @property
-    def generation(self) -> float:
-        """Seconds from the first part to the last."""
-        return 0.0 if self.first is None else self._last - self.first
+    def break_off(self, why: str) -> None:
+        """The answer ends in an error that nobody else shows."""
+        self._output.show(bundle(self.text, self.thinking) if self.text else NOTHING)
+        self._footer.show(footer_bundle(f"✗ {why}"))
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -59,24 +50,11 @@ class Answer:
             self._status, self._waited = status, Elapsed()
         self._live.touch()
 
-    def sent(self) -> None:
-        """The request goes out now."""
-        self._sent = Elapsed()
-
     def add(self, part: Part) -> None:
         """A part of the answer has come."""
-        if isinstance(part, End):
-            self.end = part
-            return
-        self._last = self._sent()
-        if self.first is None:
-            self.first = self._last
-        if isinstance(part, Thinking):
-            self._thinking.append(part.text)
-        else:
-            self._text.append(part.text)
-            if not self._notebook:
-                self._type(part.text)
+        super().add(part)
+        if isinstance(part, Text) and not self._notebook:
+            self._type(part.text)
         self._live.touch()
 
     def settle(self) -> None:
@@ -95,7 +73,7 @@ class Answer:
                 self._output.show(reply.bundle(), reply.metadata())
             else:
                 self._output.clear()
-            show(footer_bundle(reply.footer()))
+            self._footer.show(footer_bundle(reply.footer()))
         else:
             gap = "\n" if self.text and not self.text.endswith("\n") else ""
             sys.stdout.write(f"{gap}[{reply.footer()}]\n")
@@ -107,7 +85,7 @@ class Answer:
             self._output.clear()
         elif self._notebook:
             self._output.show(bundle(self.text, self.thinking))
-            show(footer_bundle("✗ the answer ends here because of an error"))
+            self._footer.show(footer_bundle("✗ the answer ends here because of an error"))
         else:
             sys.stdout.write("\n")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from lmnb.errors import ContextOverflow, LmnbError, ServerError
 from lmnb.notebook.reply import Usage
+from lmnb.notebook.tokens import Token
 from lmnb.notebook.turns import Call, Turn
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Request(NamedTuple):
     """What a cell asks. None is "not given": the server decides.
 
     `thinking` is whether to think, how hard (one of `EFFORTS`), or for how many tokens. `schema` is
-    the JSON schema that the answer must follow.
+    the JSON schema that the answer must follow. `logprobs` asks for those of the tokens, with so many
+    alternatives to each.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Request(NamedTuple):
     thinking: bool | int | str | None = None
     schema: dict[str, Any] | None = None
     tools: Sequence[Tool] = ()
+    logprobs: int | None = None
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the named fields that were given."""
@@ -53,9 +56,10 @@ class Request(NamedTuple):
 
 
 class Text(NamedTuple):
-    """More of the answer."""
+    """More of the answer, with its tokens if those were asked for."""
 
     text: str
+    tokens: Sequence[Token] = ()
 
 
 class Thinking(NamedTuple):
@@ -68,7 +72,7 @@ class End(NamedTuple):
     """The answer has ended. `stop_reason` is the API's own word.
 
     `complete` is whether the model ended it, rather than a limit; only then it has `calls`.
-    `signature` belongs to the thinking before them.
+    `signature` belongs to the thinking before them. `raw` is the SDK's object of the whole answer.
     """
 
     stop_reason: str
@@ -76,6 +80,7 @@ class End(NamedTuple):
     complete: bool = True
     calls: Sequence[Call] = ()
     signature: str = ""
+    raw: Any = None
 
 
 Part: TypeAlias = Text | Thinking | End

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
-from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from lmnb.errors import LmnbError
-from lmnb.notebook import images, schemas, tools
-from lmnb.notebook.api import Api, Request
+from lmnb.notebook.api import Api
 from lmnb.notebook.arguments import Parser
+from lmnb.notebook.background import Background
 from lmnb.notebook.conversations import remember
 from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.failures import Interrupted, UsageMistake
-from lmnb.notebook.interpolate import interpolate
 from lmnb.notebook.models import asked as asked_model
 from lmnb.notebook.models import choose, ready
-from lmnb.notebook.options import make_parser
-from lmnb.notebook.output import note, shell
+from lmnb.notebook.options import check, make_parser
+from lmnb.notebook.output import note, shell, show
+from lmnb.notebook.parsing import parsed
 from lmnb.notebook.progress import transient
+from lmnb.notebook.question import Conversation, Question, make_question
 from lmnb.notebook.reply import Reply
-from lmnb.notebook.schemas import Schema, UnfitAnswer
-from lmnb.notebook.turns import Turn
+from lmnb.notebook.samples import Samples, Sampling
 
 if TYPE_CHECKING:
     from lmnb.notebook.dry_run import DryRun
 
-
-class Conversation:
-    """What one magic has said and heard so far. Changed only when a cell is done."""
-
-    def __init__(self) -> None:
-        self.turns: list[Turn] = []
-        self.system: str | None = None
+    Result: TypeAlias = Reply | Samples | Background | DryRun
 
 
 class AskMagic:
@@ -51,36 +44,22 @@ class AskMagic:
         """The options."""
         return make_parser(self.name, self.description, list(self.apis))
 
-    def __call__(self, line: str, cell: str) -> Reply | DryRun:
+    def __call__(self, line: str, cell: str) -> Result:
         """Ask, show the answer as it comes, and keep it."""
         args = self.parser.parse_line(line)
         if not cell.strip():
             raise UsageMistake("The cell is empty.", hint=f"Write the message below %%{self.name}.")
+        check(self.parser, args)
         said = Conversation() if args.new else self.conversation
-        prompt, system = self._texts(args, cell.removesuffix("\n"))
-        question: Turn = {"role": "user", "content": prompt}
-        variables = shell().user_ns
-        if args.image:
-            question["images"] = [images.load(name, variables) for name in args.image]
-        toolbox = tools.find(args.tools, variables) if args.tools else None
-        schema = schemas.find(args.schema, variables) if args.schema else None
-        asked = Exchange([*said.turns, question], toolbox, args.max_steps)
-        request = Request(
-            model="",
-            turns=(),
-            system=(said.system if system is None else system) or None,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            max_tokens=args.max_tokens,
-            seed=args.seed,
-            thinking=args.thinking,
-            schema=schema.json if schema else None,
-            tools=list(toolbox.tools.values()) if toolbox else (),
-        )
+        question = make_question(args, cell, said)
         if args.dry_run:
-            return self._rehearse(args, request._replace(turns=asked.turns))
+            return self._rehearse(question)
         self.conversation = said
-        return self._ask(args, asked, request, schema)
+        if args.bg:
+            return self._ask_behind(question)
+        if (args.samples or 1) > 1:
+            return self._ask_often(question, args.samples)
+        return self._ask(question)
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -90,89 +69,121 @@ class AskMagic:
         """What `%%name?` shows."""
         return self.parser.format_help()
 
-    def _texts(self, args: Namespace, cell: str) -> tuple[str, str | None]:
-        """The message and the system prompt, with the values of variables put in."""
-        system: str | None = args.system
-        if args.raw:
-            return cell, system
-        variables = shell().user_ns
-        message, unknown = interpolate(cell, variables)
-        if system is not None:
-            system, unknown_too = interpolate(system, variables)
-            unknown += unknown_too
-        if unknown:
-            left = ", ".join(f"{{{{{name}}}}}" for name in dict.fromkeys(unknown))
-            note(f"Left as typed, because there is no such variable: {left}")
-        return message, system
+    # --- one answer ---------------------------------------------------------------
 
-    def _rehearse(self, args: Namespace, request: Request) -> DryRun:
-        """What would be asked. It changes nothing but `-o`."""
-        with transient("Rendering the prompt"):
-            from lmnb.client import attach
-            from lmnb.notebook.dry_run import dry_run
-
-            client = attach()
-            model = args.model or choose(client)
-            found = dry_run(client, self._api(args), request._replace(model=model))
-        if args.out:
-            shell().user_ns[args.out] = found
-        return found
-
-    def _ask(
-        self, args: Namespace, asked: Exchange, request: Request, schema: Schema | None
-    ) -> Reply:
+    def _ask(self, question: Question) -> Reply:
+        args, request, schema = question.args, question.request, question.schema
+        asked = Exchange(request.turns, question.toolbox, args.max_steps)
         try:
-            self._converse(args, asked, request)
+            self._converse(question, asked)
         except KeyboardInterrupt:
-            self._keep_interrupted(args, asked, request.system, schema)
+            self._keep_interrupted(question, asked)
         except LmnbError:
             asked.answer.fail()
             raise
-        reply, problem = asked.reply(), None
-        if schema is not None:
-            reply, problem = _parsed(reply, schema, complete=asked.complete)
+        reply, problem = parsed(asked.reply(), schema, complete=asked.complete)
         asked.answer.finish(reply)
-        self._keep(args, reply, request.system, reply if schema is None else reply.parsed)
+        if reply.logprobs:
+            show(reply.heatmap.bundle())
+        self._keep(question, reply, reply if schema is None else reply.parsed)
         if problem is not None:
             shell().displayhook.update_user_ns(reply)
             raise problem
+        if args.code:
+            _into_next_cell(reply)
         return reply
 
-    def _converse(self, args: Namespace, asked: Exchange, request: Request) -> None:
+    def _converse(self, question: Question, asked: Exchange) -> None:
         with asked.answer.streaming():
             waiting = asked.answer.waiting
             waiting("Starting the lmnb server")
             from lmnb.client import attach
 
             client = attach()
-            model = ready(client, args.model or choose(client), waiting)
+            model = ready(client, question.args.model or choose(client), waiting)
             waiting("Importing the SDK")
-            asked_model(model.identifier, named=args.model is not None)
-            api = self._api(args)
+            asked_model(model.identifier, named=question.args.model is not None)
+            api = self._api(question.args)
             resource = api.connect(client)
-        asked.run(api, resource, request._replace(model=model.identifier), model)
+        asked.run(api, resource, question.request._replace(model=model.identifier), model)
 
-    def _keep_interrupted(
-        self, args: Namespace, asked: Exchange, system: str | None, schema: Schema | None
-    ) -> NoReturn:
-        reply = asked.reply(interrupted=True)
+    def _keep_interrupted(self, question: Question, asked: Exchange) -> NoReturn:
+        reply, whole = asked.reply(interrupted=True), question.schema is None
         asked.answer.finish(reply)
-        self._keep(args, reply, system, reply if schema is None else None)
+        self._keep(question, reply, reply if whole else None)
         if not reply.text and not reply.calls:
             raise Interrupted("nothing of the answer had come yet") from None
         # A cell that raises has no result, but `_` should still hold what came.
         shell().displayhook.update_user_ns(reply)
-        kept = f"{args.out} and _" if args.out and schema is None else "_"
+        out = question.args.out
+        kept = f"{out} and _" if out and whole else "_"
         raise Interrupted(f"what came of the answer is kept in {kept}") from None
 
-    def _keep(self, args: Namespace, reply: Reply, system: str | None, value: Any) -> None:
-        """Go on from this answer, unless it is empty, and put `value` where `-o` says."""
+    # --- other ways to be answered --------------------------------------------------
+
+    def _ask_often(self, question: Question, count: int) -> Samples:
+        with transient("Loading the model"):
+            from lmnb.client import attach
+
+            client = attach()
+            model = ready(client, question.args.model or choose(client), lambda _: None)
+            asked_model(model.identifier, named=question.args.model is not None)
+            api = self._api(question.args)
+        request = question.request._replace(model=model.identifier)
+        sampling = Sampling(client, api, request, count, model)
+        try:
+            sampling.run()
+        except KeyboardInterrupt:
+            samples = sampling.finish(question.schema, interrupted=True)
+            self._keep(question, samples[0], samples)
+            shell().displayhook.update_user_ns(samples)
+            raise Interrupted("what came of the answers is kept in _") from None
+        samples = sampling.finish(question.schema)
+        value: Any = samples
+        if question.schema is not None:
+            value = [reply.parsed for reply in samples]
+        self._keep(question, samples[0], value)
+        return samples
+
+    def _ask_behind(self, question: Question) -> Background:
+        with transient("Starting the lmnb server"):
+            from lmnb.client import attach
+
+            client = attach()
+            model = question.args.model or choose(client)
+        handle = Background(question, client, partial(self._go_on, question))
+        asked_model(model, named=question.args.model is not None)
+        if question.args.out:
+            shell().user_ns[question.args.out] = handle
+        handle.begin(partial(self._api, question.args), model)
+        return handle
+
+    def _rehearse(self, question: Question) -> DryRun:
+        """What would be asked. It changes nothing but `-o`."""
+        with transient("Rendering the prompt"):
+            from lmnb.client import attach
+            from lmnb.notebook.dry_run import dry_run
+
+            client = attach()
+            model = question.args.model or choose(client)
+            api = self._api(question.args)
+            found = dry_run(client, api, question.request._replace(model=model))
+        if question.args.out:
+            shell().user_ns[question.args.out] = found
+        return found
+
+    def _keep(self, question: Question, reply: Reply, value: Any) -> None:
+        """Go on from this answer, and put `value` where `-o` says."""
+        self._go_on(question, reply)
+        if question.args.out:
+            shell().user_ns[question.args.out] = value
+
+    def _go_on(self, question: Question, reply: Reply) -> None:
+        """The next cell goes on from this answer, unless it is empty, or another went on before."""
         remember(reply)
-        if len(reply.conversation) > len(self.conversation.turns):
-            self.conversation.turns = list(reply.conversation)
-            self.conversation.system = system
-        if args.out:
-            shell().user_ns[args.out] = value
+        said, before = self.conversation, len(question.request.turns) - 1
+        if len(reply.conversation) > before == len(said.turns):
+            said.turns, said.system = list(reply.conversation), question.request.system
 
     def _api(self, args: Namespace) -> Api:
         target = self.apis[getattr(args, "api", None) or next(iter(self.apis))]
@@ -180,10 +191,8 @@ class AskMagic:
         return cast("Api", api)
 
 
-def _parsed(reply: Reply, schema: Schema, *, complete: bool) -> tuple[Reply, UnfitAnswer | None]:
-    """The reply with the value that it stands for, or why it stands for none."""
-    try:
-        value = schema.parse(reply.text, reply.stop_reason, complete=complete)
-    except UnfitAnswer as error:
-        return reply, error
-    return replace(reply, parsed=value), None
+def _into_next_cell(reply: Reply) -> None:
+    if reply.code:
+        shell().set_next_input(reply.code)
+    else:
+        note("There is no code in the answer.")

@@ -20,7 +20,7 @@ from lmnb.notebook.api import (
     server_gone,
 )
 from lmnb.notebook.reply import Usage
-from lmnb.notebook.responses import effort, error_message
+from lmnb.notebook.responses import effort, error_message, tokens
 from lmnb.notebook.turns import Call, Turn
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def _options(request: Request) -> dict[str, Any]:
     if request.schema is not None:
         form = {"name": "answer", "schema": request.schema}
         options["response_format"] = {"type": "json_schema", "json_schema": form}
+    if request.logprobs is not None:
+        options |= {"logprobs": True, "top_logprobs": request.logprobs}
     if (thinking := request.thinking) is not None:
         options["reasoning_effort"] = effort(thinking)
         if isinstance(thinking, int) and not isinstance(thinking, bool):
@@ -116,12 +118,14 @@ def _parts(chunks: Any) -> Generator[Part, None, None]:
             if thinking := getattr(choice.delta, "reasoning_content", None):
                 yield Thinking(thinking)
             if choice.delta.content:
-                yield Text(choice.delta.content)
+                scored = choice.logprobs and choice.logprobs.content
+                yield Text(choice.delta.content, tokens(scored))
             reason = choice.finish_reason or reason
     if reason is None:
         raise server_gone()
-    calls = _calls(state.current_completion_snapshot) if reason == "tool_calls" else []
-    yield End(reason, usage, reason != "length", calls)
+    raw = state.current_completion_snapshot
+    calls = _calls(raw) if reason == "tool_calls" else []
+    yield End(reason, usage, reason != "length", calls, raw=raw)
 
 
 def _calls(completion: Any) -> list[Call]:

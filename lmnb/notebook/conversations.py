@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import NotFound
@@ -27,6 +27,11 @@ _replies: deque[Reply] = deque(maxlen=_KEPT)
 def remember(reply: Reply) -> None:
     """Keep an answer for `%lm show`: a page that was reloaded while it came has lost it."""
     _replies.append(reply)
+
+
+def replies() -> Sequence[Reply]:
+    """The answers that are kept, the last one last."""
+    return tuple(_replies)
 
 
 def forget() -> None:
@@ -65,6 +70,23 @@ def add_show(commands: Any) -> None:
     parser.add_argument(
         "count", nargs="?", type=integer(1), default=1, metavar="N", help="how many"
     )
+
+
+def add_stop(commands: Any) -> None:
+    """Declare `%lm stop`."""
+    commands.add_parser(
+        "stop",
+        help="stop answers in the background",
+        description="Stop the answers that --bg has begun in this notebook; what came is kept.",
+    )
+
+
+def run_stop(_: Namespace) -> None:
+    """Stop what runs in the background."""
+    from lmnb.notebook.background import stop_all
+
+    count = stop_all()
+    note(f"Stopped: {count}" if count else "Nothing runs in the background.")
 
 
 def run_history(args: Namespace) -> None:

@@ -45,6 +45,7 @@ class Exchange:
         self._first: float | None = None
         self._generation = 0.0
         self._model = Ready("", None)
+        self._cell = shell().execution_count
 
     @property
     def turns(self) -> Sequence[Turn]:
@@ -54,7 +55,7 @@ class Exchange:
     @property
     def complete(self) -> bool:
         """Whether the last answer ended by itself."""
-        return self.answer.end is not None and self.answer.end.complete
+        return self.answer.complete
 
     def run(self, api: Api, resource: Any, request: Request, model: Ready) -> None:
         """Ask, do what is called for, and ask again, until there is an answer."""
@@ -90,7 +91,7 @@ class Exchange:
             interrupted=interrupted,
             conversation=tuple(kept),
             steps=tuple(self._steps),
-            shown_in=shell().execution_count,
+            shown_in=self._cell,
         )
 
     def _ask(self, api: Api, resource: Any, request: Request) -> Sequence[Call]:
@@ -142,12 +143,11 @@ class Exchange:
         self._open = list(calls)
 
     def _add_step(self) -> None:
-        answer, end = self.answer, self.answer.end
+        answer = self.answer
         if self._first is None:
             self._first = answer.first
         self._generation += answer.generation
-        reason, usage = (end.stop_reason, end.usage) if end else (None, None)
-        self._steps.append(Step(answer.text, answer.thinking, reason, usage))
+        self._steps.append(answer.step())
 
 
 def _result(call: Call, text: str, *, failed: bool) -> Turn:

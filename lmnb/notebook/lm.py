@@ -13,9 +13,11 @@ from lmnb.notebook.conversations import (
     add_history,
     add_reset,
     add_show,
+    add_stop,
     run_history,
     run_reset,
     run_show,
+    run_stop,
 )
 from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.inspecting import add_inspect, run_inspect
@@ -258,6 +260,7 @@ _PARSERS: tuple[Callable[[Any], None], ...] = (
     add_history,
     add_reset,
     add_show,
+    add_stop,
     _serve,
     _launch,
     _connect,
@@ -512,6 +515,7 @@ _LOCAL: dict[str, Callable[[Namespace], None]] = {
     "history": run_history,
     "reset": run_reset,
     "show": run_show,
+    "stop": run_stop,
 }
 """Those that need no server."""
 

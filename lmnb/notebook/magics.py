@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmnb.notebook import conversations
+from lmnb.notebook import background, conversations
 from lmnb.notebook.ask import AskMagic
 from lmnb.notebook.models import use
 
@@ -22,6 +22,7 @@ openai = AskMagic(
 def forget() -> None:
     """Start all conversations anew, with no model chosen."""
     use(None)
+    background.stop_all()
     conversations.forget()
     for magic in (claude, openai):
         magic.reset()

@@ -96,10 +96,11 @@ def _parts(events: Any) -> Generator[Part, None, None]:
                 reason = event.delta.stop_reason or reason
     if reason is None:
         raise server_gone()
-    yield _end(reason, _usage(usage), events.current_message_snapshot.content)
+    yield _end(reason, _usage(usage), events.current_message_snapshot)
 
 
-def _end(reason: str, usage: Usage, content: Any) -> End:
+def _end(reason: str, usage: Usage, raw: Any) -> End:
+    content = raw.content
     complete = reason not in {"max_tokens", "model_context_window_exceeded"}
     calls: list[Call] = [
         {"id": block.id, "name": block.name, "arguments": json.dumps(block.input)}
@@ -107,7 +108,7 @@ def _end(reason: str, usage: Usage, content: Any) -> End:
         if block.type == "tool_use" and reason == "tool_use"
     ]
     signatures = [block.signature for block in content if block.type == "thinking"]
-    return End(reason, usage, complete, calls, signatures[-1] if signatures else "")
+    return End(reason, usage, complete, calls, signatures[-1] if signatures else "", raw)
 
 
 def _count(usage: dict[str, int], reported: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 from lmnb.notebook.arguments import Parser, integer, names, number, thinking, variable
+from lmnb.notebook.output import is_notebook
 
 EPILOG = """\
 Tools are functions of the notebook, with type hints and a docstring; they run here, in the kernel,
@@ -14,6 +16,16 @@ stands for. --image takes a variable (bytes, path, Pillow, matplotlib, array), a
 {{name}} in the cell (and in --system) becomes the value of the variable `name`; a name that is no
 variable stays as typed. The conversation goes on from cell to cell; a system prompt stays until
 another is given. The answer is also in _ and Out[n]. The ■ button stops it and keeps what came."""
+
+
+_APART = (
+    ("bg", "tools"),
+    ("bg", "samples"),
+    ("bg", "code"),
+    ("samples", "tools"),
+    ("samples", "code"),
+)
+_SPELLED = {"samples": "-n"}
 
 
 def make_parser(name: str, description: str, apis: Sequence[str]) -> Parser:
@@ -31,10 +43,39 @@ def make_parser(name: str, description: str, apis: Sequence[str]) -> Parser:
     add("--max-steps", type=integer(1), default=10, metavar="N", help="answers at most (10)")
     add("--schema", metavar="NAME", help="pydantic model, dataclass, other type or JSON schema")
     _add_thinking(parser)
+    add("--cells", type=integer(0), default=0, metavar="N", help="show it the last N cells")
+    add("--code", action="store_true", help="put the code of the answer into the next cell")
+    add("-n", "--samples", type=integer(1, 16), metavar="N", help="N answers, side by side")
+    if "messages" not in apis:
+        add(
+            "--logprobs",
+            nargs="?",
+            const=5,
+            type=integer(0, 20),
+            metavar="N",
+            help="how sure it is of each token, with N alternatives (5)",
+        )
+    add("--bg", action="store_true", help="answer while other cells run; %%lm stop stops it")
     add("--dry-run", action="store_true", help="show what would be asked, and ask nothing")
     if len(apis) > 1:
         add("--api", choices=list(apis), default=apis[0], help=f"default: {apis[0]}")
     return parser
+
+
+def check(parser: Parser, args: Namespace) -> None:
+    """Refuse options that make no sense together.
+
+    Raises
+    ------
+    UsageMistake
+        There are such.
+    """
+    for first, second in _APART:
+        if getattr(args, first) and getattr(args, second):
+            names_ = " and ".join(_SPELLED.get(one, f"--{one}") for one in (first, second))
+            parser.error(f"{names_} do not go together")
+    if args.bg and not is_notebook():
+        parser.error("--bg needs a notebook: a terminal has one place to write to")
 
 
 def _add_sampling(parser: Parser) -> None:

@@ -19,6 +19,9 @@ from typing import Any, TypeAlias
 Bundle: TypeAlias = dict[str, str]
 """What to show, by MIME type. `text/plain` is always there in a final state."""
 
+NOTHING: Bundle = {"text/html": "", "text/plain": ""}
+"""Takes no room, being HTML; as text alone it would be an empty line."""
+
 _BYTES_PER_SECOND = 150_000
 """Each update sends the whole text again. Jupyter drops output beyond 1 MB/s; stay far below."""
 
@@ -94,8 +97,7 @@ class Output:
     def clear(self) -> None:
         """Take an intermediate state away again."""
         if self._notebook and self._published:
-            # As HTML, nothing takes no room; as text it would be an empty line.
-            self._publish({"text/html": "", "text/plain": ""}, None)
+            self._publish(NOTHING, None)
             self._published = False
             _vacant[:] = [(self._cell(), self._id)]
             self._id = _new_id()

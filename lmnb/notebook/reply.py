@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lmnb.notebook.code import code_of
 from lmnb.notebook.markdown import closed, for_jupyter
 from lmnb.notebook.output import Bundle, shell
+from lmnb.notebook.tokens import Heatmap, Token, frame
 from lmnb.notebook.tools import ToolRun
 from lmnb.notebook.turns import Turn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Usage(NamedTuple):
@@ -42,6 +47,8 @@ class Step(NamedTuple):
     stop_reason: str | None = None
     usage: Usage | None = None
     calls: tuple[ToolRun, ...] = ()
+    logprobs: tuple[Token, ...] = ()
+    raw: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +82,37 @@ class Reply:
     def calls(self) -> tuple[ToolRun, ...]:
         """The calls of tools that were made, in their order."""
         return tuple(call for step in self.steps for call in step.calls)
+
+    @property
+    def code(self) -> str:
+        """The code in the text: its blocks in Python or no language, else all; empty without any."""
+        return code_of(self.text)
+
+    @property
+    def logprobs(self) -> tuple[Token, ...]:
+        """The tokens of the text with their log probabilities, if `--logprobs` was given."""
+        return self.steps[-1].logprobs if self.steps else ()
+
+    @property
+    def raw(self) -> Any:
+        """The SDK's own object of the answer; None if that did not end."""
+        return self.steps[-1].raw if self.steps else None
+
+    @property
+    def tokens(self) -> pd.DataFrame:
+        """A row for each token: `token`, `logprob` and `alternatives` (token: log probability).
+
+        Raises
+        ------
+        NotFound, NotSupported
+            `--logprobs` was not given, or pandas is not installed.
+        """
+        return frame(self.logprobs)
+
+    @property
+    def heatmap(self) -> Heatmap:
+        """The text, coloured by how sure the model was. Raises `NotFound` without `--logprobs`."""
+        return Heatmap(self.logprobs)
 
     @property
     def tokens_per_second(self) -> float | None:

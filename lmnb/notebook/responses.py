@@ -19,6 +19,7 @@ from lmnb.notebook.api import (
     server_gone,
 )
 from lmnb.notebook.reply import Usage
+from lmnb.notebook.tokens import Token
 from lmnb.notebook.turns import Call, Turn
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def _options(request: Request) -> dict[str, Any]:
     if request.schema is not None:
         form = {"type": "json_schema", "name": "answer", "schema": request.schema}
         options["text"] = {"format": form}
+    if request.logprobs is not None:
+        options["include"] = ["message.output_text.logprobs"]
+        options["top_logprobs"] = request.logprobs
     if (thinking := request.thinking) is not None:
         options["reasoning"] = {"effort": effort(thinking)}
         if isinstance(thinking, int) and not isinstance(thinking, bool):
@@ -88,6 +92,14 @@ def effort(thinking: bool | int | str) -> str:
     return thinking if isinstance(thinking, str) else "medium" if thinking else "none"
 
 
+def tokens(entries: Any) -> list[Token]:
+    """The SDK's log probabilities, of both of OpenAI's APIs; None is none."""
+    return [
+        Token(one.token, one.logprob, tuple((top.token, top.logprob) for top in one.top_logprobs))
+        for one in entries or ()
+    ]
+
+
 def error_message(error: Any) -> str:
     """The server's own message of an `openai.APIError`, without the SDK's wrapping."""
     body = error.body
@@ -98,17 +110,18 @@ def _parts(events: Any) -> Generator[Part, None, None]:
     for event in events:
         match event.type:
             case "response.output_text.delta":
-                yield Text(event.delta)
+                yield Text(event.delta, tokens(event.logprobs))
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
                 yield Thinking(event.delta)
             case "response.completed":
-                calls = _calls(event.response.output)
-                yield End("completed", _usage(event.response.usage), calls=calls)
+                calls, usage = _calls(event.response.output), _usage(event.response.usage)
+                yield End("completed", usage, calls=calls, raw=event.response)
                 return
             case "response.incomplete":
                 details = event.response.incomplete_details
                 reason = (details and details.reason) or "incomplete"
-                yield End(reason, _usage(event.response.usage), complete=False)
+                usage = _usage(event.response.usage)
+                yield End(reason, usage, complete=False, raw=event.response)
                 return
             case "response.failed":
                 error = event.response.error
