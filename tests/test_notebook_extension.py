@@ -57,6 +57,7 @@ def test_loading_the_extension_imports_next_to_nothing() -> None:
         "lmnb",
         "lmnb.notebook",
         "lmnb.notebook.extension",
+        "lmnb.notebook.traits",
     }
 
 

@@ -92,6 +92,19 @@ class Parser(argparse.ArgumentParser):
         """The option strings this parser knows, long forms included."""
         return [word for action in self._actions for word in action.option_strings]
 
+    def values_of(self, option: str) -> argparse.Action | None:
+        """The option whose value comes next, if it has to have one."""
+        action = self._option_string_actions.get(option)
+        return None if action is None or action.nargs in {0, "?"} else action
+
+    def places(self) -> list[argparse.Action]:
+        """What may stand without an option, sub-commands left out."""
+        return [
+            action
+            for action in self._get_positional_actions()
+            if not isinstance(action, argparse._SubParsersAction)  # noqa: SLF001 - no public way
+        ]
+
     def commands(self) -> dict[str, Parser]:
         """The sub-commands by name; empty if there are none."""
         for action in self._actions:

@@ -12,6 +12,7 @@ from lmnb.notebook.api import Api
 from lmnb.notebook.arguments import Parser
 from lmnb.notebook.background import Background
 from lmnb.notebook.conversations import remember
+from lmnb.notebook.defaults import fill_in
 from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.failures import Interrupted, UsageMistake
 from lmnb.notebook.models import asked as asked_model
@@ -50,6 +51,7 @@ class AskMagic:
         if not cell.strip():
             raise UsageMistake("The cell is empty.", hint=f"Write the message below %%{self.name}.")
         check(self.parser, args)
+        fill_in(args)
         said = Conversation() if args.new else self.conversation
         question = make_question(args, cell, said)
         if args.dry_run:

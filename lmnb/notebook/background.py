@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import LmnbError
 from lmnb.notebook.api import Api
-from lmnb.notebook.cuttable import Cuttable
 from lmnb.notebook.exchange import Exchange
 from lmnb.notebook.models import ready
 from lmnb.notebook.output import Bundle, shell
@@ -30,6 +29,8 @@ class Background:
     """
 
     def __init__(self, question: Question, client: Client, keep: Callable[[Reply], None]) -> None:
+        from lmnb.notebook.cuttable import Cuttable
+
         self._question = question
         self._keep = keep
         self._line = Cuttable(client)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from lmnb.notebook.traits import register, unregister
+
 _MAGICS = {
     "lm": ("line", "lmnb.notebook.lm"),
     "claude": ("cell", "lmnb.notebook.magics"),
@@ -20,6 +22,7 @@ def load(ipython: Any) -> None:
     for name, (kind, module) in _MAGICS.items():
         ipython.register_magic_function(_lazy(name, module), kind, name)
     ipython.Completer.custom_matchers.append(_matcher)
+    register(ipython)
 
 
 def unload(ipython: Any) -> None:
@@ -28,6 +31,7 @@ def unload(ipython: Any) -> None:
         ipython.magics_manager.magics[kind].pop(name, None)
     if _matcher in ipython.Completer.custom_matchers:
         ipython.Completer.custom_matchers.remove(_matcher)
+    unregister(ipython)
     if magics := sys.modules.get("lmnb.notebook.magics"):
         magics.forget()
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from lmnb.inspected import TITLES, facts
+from lmnb.notebook.defaults import model_name
 from lmnb.notebook.output import Bundle, show
 from lmnb.notebook.table import joined, paragraph, table
 
@@ -21,7 +22,7 @@ def add_inspect(commands: Any) -> None:
         help="how a model writes",
         description="A model's template, how it writes thinking and calls, and its metadata. Loads nothing.",
     )
-    parser.add_argument("model", metavar="MODEL", help="as %%lm ls shows it")
+    parser.add_argument("model", type=model_name, metavar="MODEL", help="as %%lm ls shows it")
 
 
 def run_inspect(client: Client, args: Namespace) -> None:

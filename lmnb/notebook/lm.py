@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import ModelNotFound
+from lmnb.notebook.aliases import add_alias, run_alias
 from lmnb.notebook.arguments import Parser, integer, number
 from lmnb.notebook.conversations import (
     add_history,
@@ -19,6 +20,7 @@ from lmnb.notebook.conversations import (
     run_show,
     run_stop,
 )
+from lmnb.notebook.defaults import model_name
 from lmnb.notebook.failures import HelpShown, UsageMistake
 from lmnb.notebook.inspecting import add_inspect, run_inspect
 from lmnb.notebook.models import choose, use
@@ -123,7 +125,13 @@ def _ps(commands: Any) -> None:
 def _load(commands: Any) -> None:
     parser = commands.add_parser("load", help="load a model", description="Load a model.")
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help=f"default: {DEFAULT_CHAT_MODEL}")
+    add(
+        "model",
+        nargs="?",
+        type=model_name,
+        metavar="MODEL",
+        help=f"default: {DEFAULT_CHAT_MODEL}",
+    )
     add("--context-length", type=integer(1), metavar="N", help="in tokens")
     add("--ttl", type=number(0), metavar="S", help="unload when idle for S seconds (never)")
     add("--identifier", metavar="NAME", help="a name of your own for the loaded model")
@@ -136,12 +144,16 @@ def _use(commands: Any) -> None:
         help="choose the model that cells ask",
         description="From now on, cells that name no model ask this one, which is loaded if need be.",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="alone: which it is now")
+    parser.add_argument(
+        "model", nargs="?", type=model_name, metavar="MODEL", help="alone: which it is now"
+    )
 
 
 def _unload(commands: Any) -> None:
     parser = commands.add_parser("unload", help="unload a model", description="Unload a model.")
-    parser.add_argument("model", nargs="?", metavar="NAME", help="default: the only one")
+    parser.add_argument(
+        "model", nargs="?", type=model_name, metavar="NAME", help="default: the only one"
+    )
     parser.add_argument("--all", action="store_true", help="every loaded model")
     parser.add_argument("--wait", action="store_true", help="finish what is being answered first")
 
@@ -179,7 +191,12 @@ def _launch(commands: Any) -> None:
     )
     add = parser.add_argument
     add("agent", choices=("claude", "codex", "opencode"), help="Claude Code, Codex or opencode")
-    add("-m", "--model", help="a loaded or downloaded model (default: the one that is loaded)")
+    add(
+        "-m",
+        "--model",
+        type=model_name,
+        help="a loaded or downloaded model (default: the one that is loaded)",
+    )
     add("--context-length", type=integer(1), metavar="N", help="tokens to load it with (65536)")
     add("--port", type=integer(0, 65535), help="port to listen on (1234); 0 takes a free one")
 
@@ -255,6 +272,7 @@ _PARSERS: tuple[Callable[[Any], None], ...] = (
     _ps,
     _load,
     _use,
+    add_alias,
     _unload,
     add_inspect,
     add_history,
@@ -512,6 +530,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
 }
 
 _LOCAL: dict[str, Callable[[Namespace], None]] = {
+    "alias": run_alias,
     "history": run_history,
     "reset": run_reset,
     "show": run_show,

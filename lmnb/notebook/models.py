@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmnb import selection
+from lmnb.notebook.defaults import aliases, default
 
 if TYPE_CHECKING:
     from lmnb.client import Client
@@ -44,6 +45,9 @@ def choose(client: Client) -> str:
     """The model of a cell that names none."""
     if _Current.picked and _Current.name is not None:
         return _Current.name
+    name: str | None = default("model")
+    if name is not None and _Current.name not in {row["id"] for row in client.ps()}:
+        return aliases().get(name, name)
     return selection.choose(client, _Current.name)
 
 

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from lmnb.notebook.arguments import Parser, integer, names, number, thinking, variable
+from lmnb.notebook.defaults import model_name
 from lmnb.notebook.output import is_notebook
 
 EPILOG = """\
@@ -15,7 +16,8 @@ stands for. --image takes a variable (bytes, path, Pillow, matplotlib, array), a
 
 {{name}} in the cell (and in --system) becomes the value of the variable `name`; a name that is no
 variable stays as typed. The conversation goes on from cell to cell; a system prompt stays until
-another is given. The answer is also in _ and Out[n]. The ■ button stops it and keeps what came."""
+another is given. What no option says is taken from %config Lmnb and from [tool.lmnb] of the nearest
+pyproject.toml. The answer is also in _ and Out[n]. The ■ button stops it and keeps what came."""
 
 
 _APART = (
@@ -32,7 +34,7 @@ def make_parser(name: str, description: str, apis: Sequence[str]) -> Parser:
     """The options of the magic `name`, whose `apis` can be chosen if there are several."""
     parser = Parser(prog=f"%%{name}", description=description, epilog=EPILOG)
     add = parser.add_argument
-    add("-m", "--model", help="model to ask (default: the one that is loaded)")
+    add("-m", "--model", type=model_name, help="model to ask (default: the one that is loaded)")
     add("-s", "--system", metavar="TEXT", help="system prompt")
     add("-o", "--out", type=variable, metavar="NAME", help="variable to keep the answer in")
     _add_sampling(parser)
@@ -43,7 +45,7 @@ def make_parser(name: str, description: str, apis: Sequence[str]) -> Parser:
     add("--max-steps", type=integer(1), default=10, metavar="N", help="answers at most (10)")
     add("--schema", metavar="NAME", help="pydantic model, dataclass, other type or JSON schema")
     _add_thinking(parser)
-    add("--cells", type=integer(0), default=0, metavar="N", help="show it the last N cells")
+    add("--cells", type=integer(0), metavar="N", help="show it the last N cells")
     add("--code", action="store_true", help="put the code of the answer into the next cell")
     add("-n", "--samples", type=integer(1, 16), metavar="N", help="N answers, side by side")
     if "messages" not in apis:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lmnb.notebook import images, schemas, tools
 from lmnb.notebook.api import Request
+from lmnb.notebook.defaults import default
 from lmnb.notebook.earlier import earlier_cells
 from lmnb.notebook.interpolate import interpolate
 from lmnb.notebook.output import note, shell
@@ -42,7 +43,7 @@ def make_question(args: Namespace, cell: str, said: Conversation) -> Question:
     """
     prompt, system = _texts(args, cell.removesuffix("\n"))
     variables = shell().user_ns
-    turn: Turn = {"role": "user", "content": earlier_cells(args.cells) + prompt}
+    turn: Turn = {"role": "user", "content": earlier_cells(args.cells or 0) + prompt}
     if args.image:
         turn["images"] = [images.load(name, variables) for name in args.image]
     toolbox = tools.find(args.tools, variables) if args.tools else None
@@ -50,7 +51,7 @@ def make_question(args: Namespace, cell: str, said: Conversation) -> Question:
     request = Request(
         model="",
         turns=(*said.turns, turn),
-        system=(said.system if system is None else system) or None,
+        system=(said.system or default("system") if system is None else system) or None,
         temperature=args.temperature,
         top_p=args.top_p,
         max_tokens=args.max_tokens,

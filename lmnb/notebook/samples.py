@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, overload
 from lmnb.errors import LmnbError
 from lmnb.notebook.api import Api, Part, Request
 from lmnb.notebook.collected import Collected
-from lmnb.notebook.cuttable import Cuttable
 from lmnb.notebook.models import Ready
 from lmnb.notebook.output import Bundle, Live, Output, shell
 from lmnb.notebook.parsing import parsed
@@ -22,6 +21,7 @@ from lmnb.notebook.turns import Turn
 
 if TYPE_CHECKING:
     from lmnb.client import Client
+    from lmnb.notebook.cuttable import Cuttable
 
 _FAREWELL = 2.0
 """Seconds for threads to end after their connections were cut."""
@@ -69,6 +69,8 @@ class Sampling:
     def __init__(
         self, client: Client, api: Api, request: Request, count: int, model: Ready
     ) -> None:
+        from lmnb.notebook.cuttable import Cuttable
+
         self._model = model
         self._turns = tuple(request.turns)
         self._output = Output()
