@@ -67,22 +67,23 @@ def error_frame(error: LmnbError) -> bytes:
 
 
 async def rows(instances: Iterable[Instance]) -> list[dict[str, Any]]:
-    """Instances as `ps` shows them, with what they are doing now."""
-    return list(await asyncio.gather(*map(_current_row, instances)))
+    """Instances as `ps` shows them, as they are at the call, with what their workers say then."""
+    known = [(row(instance), instance) for instance in instances]
+    told = await asyncio.gather(*(_queue(instance) for _, instance in known))
+    return [shown | now for (shown, _), now in zip(known, told, strict=True)]
 
 
-async def _current_row(instance: Instance) -> dict[str, Any]:
-    """`row`, and the requests that are computed and that wait; None if it does not say in time."""
-    now: dict[str, Any] = {"running": None, "waiting": None, "cache_tokens": None}
+async def _queue(instance: Instance) -> dict[str, Any]:
+    """The requests that are computed and that wait; None if it does not say in time."""
     with contextlib.suppress(TimeoutError, LmnbError):
         async with asyncio.timeout(_PATIENCE):
             pong = await instance.worker.ping()
-        now = {
+        return {
             "running": pong.running,
             "waiting": pong.waiting,
             "cache_tokens": pong.cache_tokens,
         }
-    return row(instance) | now
+    return {"running": None, "waiting": None, "cache_tokens": None}
 
 
 def row(instance: Instance) -> dict[str, Any]:

@@ -66,29 +66,28 @@ async def ps(request: Request) -> Response:
     """What is loaded, being loaded, being unloaded, not loaded after crashes; and endpoints."""
     state = state_of(request)
     manager = state.models
-    return answer(
-        {
-            "loaded": await rows(manager.loaded()),
-            "loading": [
-                {"id": load.id, "model": load.entry.key, "progress": load.progress}
-                for load in manager.loading()
-            ],
-            "unloading": [
-                {"id": instance.id, "model": instance.entry.key, "active": instance.active}
-                for instance in manager.leaving()
-            ],
-            "resting": [
-                {
-                    "model": row.entry.key,
-                    "crashes": row.count,
-                    "seconds_left": left,
-                    "cause": row.error.message,
-                }
-                for row, left in manager.crashes.resting()
-            ],
-            "endpoints": [endpoint_row(link) for link in state.endpoints.links],
-        }
-    )
+    found = {
+        "loading": [
+            {"id": load.id, "model": load.entry.key, "progress": load.progress}
+            for load in manager.loading()
+        ],
+        "unloading": [
+            {"id": instance.id, "model": instance.entry.key, "active": instance.active}
+            for instance in manager.leaving()
+        ],
+        "resting": [
+            {
+                "model": row.entry.key,
+                "crashes": row.count,
+                "seconds_left": left,
+                "cause": row.error.message,
+            }
+            for row, left in manager.crashes.resting()
+        ],
+        "endpoints": [endpoint_row(link) for link in state.endpoints.links],
+    }
+    # Last: workers are asked for it, and meanwhile everything may change.
+    return answer({"loaded": await rows(manager.loaded()), **found})
 
 
 @router.post("/load")
