@@ -1,7 +1,8 @@
 """lmnb: LM Studio for notebooks.
 
 `%load_ext lmnb` gives a notebook the magics `%lm`, `%%claude` and `%%openai`. In Python,
-`lmnb.openai()` and `lmnb.anthropic()` are the official SDKs' clients of the same local models.
+`lmnb.openai()` and `lmnb.anthropic()` are the official SDKs' clients of the same local models. pandas'
+tables have `.lm` with it, or by `import lmnb.frame`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from lmnb.client import Client, attach
     from lmnb.errors import LmnbError
+    from lmnb.frame.run import last_partial
 
 __version__ = "0.1.0"
 
@@ -23,12 +25,18 @@ __all__ = [
     "__version__",
     "anthropic",
     "attach",
+    "last_partial",
     "load_ipython_extension",
     "openai",
     "unload_ipython_extension",
 ]
 
-_HOMES = {"Client": "lmnb.client", "LmnbError": "lmnb.errors", "attach": "lmnb.client"}
+_HOMES = {
+    "Client": "lmnb.client",
+    "LmnbError": "lmnb.errors",
+    "attach": "lmnb.client",
+    "last_partial": "lmnb.frame.run",
+}
 
 
 def openai() -> _openai.OpenAI:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -31,6 +31,7 @@ Notify = Callable[[str], None]
 
 _ANSWER = 15.0  # Seconds for what the server answers at once, on a machine that is busy.
 _SILENCE = 60.0  # Streams of the server say something every 15 s.
+_READING = 900.0  # The digest of a model's file is made once; the largest have hundreds of GB.
 _START = 60.0
 _OTHER_STARTS = 90.0
 _NOTICE = 1.0  # Waits longer than this are announced.
@@ -237,6 +238,31 @@ class Client:
         """
         return self._call("POST", f"/lmnb/render{path}", body, timeout=_SILENCE)
 
+    def identify(self, model: str) -> Json:
+        """Which model a name means: the fields of `lmnb.server.identities.Identity`. Loads nothing."""
+        body = {"model": _absolute(model)}
+        return self._call("POST", "/lmnb/identify", body, timeout=_READING)
+
+    def answers(
+        self,
+        path: str,
+        bodies: Sequence[Json],
+        *,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+    ) -> Generator[Json, None, None]:
+        """Send many requests to one of `/v1/…`, at low priority; the answers as they come.
+
+        Yields `{"number", "status", "body"}`, `number` being the place in `bodies`. The server has as
+        many under way as the model computes together, at most `concurrency`. One that takes longer
+        than `timeout` seconds is answered with status 408. Leaving the iterator stops them all.
+        """
+        body = {"path": path, "bodies": bodies, "concurrency": concurrency, "timeout": timeout}
+        with closing(self._stream("/lmnb/answers", body)) as events:
+            for event in events:
+                if event["type"] == "answer":
+                    yield event
+
     def unload(
         self,
         name: str | None = None,
@@ -395,7 +421,7 @@ class Client:
 
     def _stream(
         self, path: str, body: Json | None = None, *, params: Json | None = None
-    ) -> Iterator[Json]:
+    ) -> Generator[Json, None, None]:
         """The events of a POST, or a GET if there is no `body`, until `done`."""
         method = "GET" if body is None else "POST"
         limit = httpx2.Timeout(_ANSWER, read=_SILENCE)

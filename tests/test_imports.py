@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "lmnb"
 EVERYWHERE = {"errors", "config", "runtime", "__init__"}
 ALLOWED = {
-    "__init__": {"notebook", "client"},
+    "__init__": {"notebook", "client", "frame"},
     "__main__": {"cli"},
     "errors": set(),
     "runtime": set(),
@@ -25,7 +25,8 @@ ALLOWED = {
     "selection": {"client"},
     "agents": {"client", "selection"},
     "cli": {"agents", "client", "journal", "launch", "logs"},
-    "notebook": {"agents", "client", "selection"},
+    "frame": {"client", "selection"},
+    "notebook": {"agents", "client", "frame", "selection"},
     "server": {"chat", "models", "engine", "journal", "logs"},
     "chat": {"engine"},
     "models": {"engine"},

@@ -58,6 +58,7 @@ def test_loading_the_extension_imports_next_to_nothing() -> None:
         "lmnb.notebook",
         "lmnb.notebook.extension",
         "lmnb.notebook.traits",
+        "lmnb.notebook.tables",
     }
 
 

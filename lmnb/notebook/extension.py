@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from lmnb.notebook import tables
 from lmnb.notebook.traits import register, unregister
 
 _MAGICS = {
@@ -18,7 +19,8 @@ _MAGICS = {
 
 
 def load(ipython: Any) -> None:
-    """Register the magics and their completion."""
+    """Register the magics and their completion, and `.lm` of tables."""
+    tables.register()
     for name, (kind, module) in _MAGICS.items():
         ipython.register_magic_function(_lazy(name, module), kind, name)
     ipython.Completer.custom_matchers.append(_matcher)
@@ -27,6 +29,7 @@ def load(ipython: Any) -> None:
 
 def unload(ipython: Any) -> None:
     """Take everything back, and forget the conversations. Models and server stay as they are."""
+    tables.unregister()
     for name, (kind, _) in _MAGICS.items():
         ipython.magics_manager.magics[kind].pop(name, None)
     if _matcher in ipython.Completer.custom_matchers:

@@ -96,6 +96,7 @@ async def _serve(settings: Settings, own: Own | None) -> None:
     state = make_state(settings)
     public = public_app(state)
     state.tcp.app = public
+    state.low = Recorded(public_app(state.at_low_priority()), state.journal)
     _handle_signals(state)
     dispatch = Dispatch(Recorded(public, state.journal), control_app(state))
     private = _Private(settings.home, dispatch, state.activity)
@@ -108,8 +109,7 @@ async def _serve(settings: Settings, own: Own | None) -> None:
         await state.endpoints.start()
         await private.open()
         state.downloads.resume_all()
-        low = public_app(state.at_low_priority())
-        await state.batches.start(Recorded(low, state.journal))
+        await state.batches.start(state.low)
         _log.info("Started, process %d", os.getpid())
         await _until_done(state, private)
     finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
 from lmnb.chat.documents.reader import Reader
 from lmnb.chat.rendering.renderer import Renderer
@@ -21,6 +22,7 @@ from lmnb.server.batches.runner import Runner
 from lmnb.server.conversations import ConversationStore
 from lmnb.server.database import Database
 from lmnb.server.devices import Devices
+from lmnb.server.digests import Digests
 from lmnb.server.downloads import Downloads
 from lmnb.server.files import Files
 from lmnb.server.journal import Journal
@@ -34,6 +36,9 @@ from lmnb.server.tokens import Tokens
 from lmnb.server.tracking import Activity
 
 _LOW = 1
+_SLOTS = 4
+"""Requests computed together by a model that is not loaded yet: the engine's default."""
+_POOLED = ("/v1/embeddings", "/v1/rerank")
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,11 @@ class State:
         That of the requests in the engine: lower values go first.
     documents
         Reads documents, PDFs in a process of their own each.
+    digests
+        The digests of models' files.
+    low
+        The public app at low priority: everybody else's requests go before those sent to it. Set
+        once the server runs.
     """
 
     settings: Settings
@@ -105,6 +115,8 @@ class State:
     batches: Runner = field(init=False)
     priority: int = 0
     documents: Reader = field(default_factory=Reader)
+    digests: Digests = field(init=False)
+    low: ASGIApp = field(init=False)
 
     def __post_init__(self) -> None:
         self.mcp_logins = Logins(self.home)
@@ -118,6 +130,7 @@ class State:
         )
         self.conversations = ConversationStore(self.database)
         self.background = Background(self.activity)
+        self.digests = Digests(self.database)
 
     @property
     def home(self) -> Path:
@@ -135,6 +148,12 @@ class State:
             or self.batches.busy
             or self.downloads.busy
         )
+
+    def slots(self, path: str) -> int:
+        """How many requests to a path the loaded models of the needed kind compute together."""
+        kind = "embedding" if path in _POOLED else "llm"
+        loaded = [one for one in self.models.loaded() if one.entry.kind == kind]
+        return max((one.config.parallel or 1 for one in loaded), default=_SLOTS)
 
     def at_low_priority(self) -> State:
         """The same state, for requests that everybody else's go before."""

@@ -9,6 +9,19 @@ from starlette.types import ASGIApp, Message, Scope
 from lmnb.server.batches.batch import Answer
 from lmnb.server.errors import REQUEST_ID
 
+_UNLOADED = 409
+_TRIES = 3
+"""Of a request whose model was unloaded under it: that is not the request's fault."""
+
+
+async def insist(app: ASGIApp, path: str, body: bytes) -> Answer:
+    """`call`, again if the model was unloaded meanwhile."""
+    for _ in range(_TRIES - 1):
+        answer = await call(app, path, body)
+        if answer.status != _UNLOADED:
+            return answer
+    return await call(app, path, body)
+
 
 async def call(app: ASGIApp, path: str, body: bytes) -> Answer:
     """POST JSON to `app`. Cancelling this ends the request at once, as a client that leaves does."""

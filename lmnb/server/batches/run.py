@@ -9,16 +9,13 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from lmnb.server.batches.batch import Answer, Batch, Line
-from lmnb.server.batches.calls import call
+from lmnb.server.batches.calls import insist
 from lmnb.server.batches.store import BatchStore
 
 _PAGE = 64
 """Lines that are read at once."""
-_SPARE = 2
+SPARE = 2
 """Requests under way beyond those that can be computed together."""
-_UNLOADED = 409
-_TRIES = 3
-"""Of a request whose model was unloaded under it: that is not the request's fault."""
 
 
 class Run:
@@ -76,7 +73,7 @@ class Run:
 
     async def _fill(self) -> bool:
         """Start as many lines as there is room for; whether any are under way."""
-        while len(self._running) < self._slots(self.batch.endpoint) + _SPARE:
+        while len(self._running) < self._slots(self.batch.endpoint) + SPARE:
             if not self._next and not self._gives_way:
                 page = await asyncio.to_thread(
                     self._store.unanswered, self.batch.id, self._last, _PAGE
@@ -86,16 +83,9 @@ class Run:
                 break
             line, body = self._next.popleft()
             self._last = line.number
-            self._running[asyncio.ensure_future(self._answer(body))] = line
+            answer = insist(self._app, self.batch.endpoint, body)
+            self._running[asyncio.ensure_future(answer)] = line
         return bool(self._running)
-
-    async def _answer(self, body: bytes) -> Answer:
-        answer = await call(self._app, self.batch.endpoint, body)
-        for _ in range(_TRIES - 1):
-            if answer.status != _UNLOADED:
-                break
-            answer = await call(self._app, self.batch.endpoint, body)
-        return answer
 
     async def _keep(self, done: set[asyncio.Task[Answer]]) -> None:
         """Store the answers that have come; those who were cancelled have none."""

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from lmnb.server.control import (
     access,
+    answers,
     downloads,
     endpoints,
     mcp,
@@ -21,5 +22,17 @@ from lmnb.server.control import (
 )
 
 router = APIRouter(prefix="/lmnb")
-for _part in (server, models, rendering, downloads, requests, access, settings, endpoints, mcp):
+_PARTS = (
+    server,
+    models,
+    rendering,
+    answers,
+    downloads,
+    requests,
+    access,
+    settings,
+    endpoints,
+    mcp,
+)
+for _part in _PARTS:
     router.include_router(_part.router)

@@ -15,7 +15,7 @@ from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
-from lmnb.server import inspecting, sse
+from lmnb.server import identities, inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.control.form import answer, encode, error_frame, read, rows
 from lmnb.server.disconnect import until_disconnect
@@ -159,6 +159,13 @@ async def estimate(request: Request) -> Response:
     if error is not None:
         raise ModelLoadFailed(f"What {plan.entry.key} would take could not be found out: {error}")
     return answer(found)
+
+
+@router.post("/identify")
+async def identify(request: Request) -> Response:
+    """Which model a name means, and all that decides what it answers: `Identity`. Loads nothing."""
+    body = await read(request, _Inspect)
+    return answer(await identities.identify(state_of(request), body.model))
 
 
 @router.post("/inspect")

@@ -1,0 +1,241 @@
+"""`map`: a question for each row, an answer in new columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import pandas as pd
+
+from lmnb import selection
+from lmnb.client import Client, attach
+from lmnb.errors import InvalidRequest, LmnbError
+from lmnb.frame import cache as caches
+from lmnb.frame.cache import Cache
+from lmnb.frame.run import Rows, resumable
+from lmnb.frame.schemas import Columns, Schema, Unfit, text_column
+from lmnb.frame.sending import Answer, send
+from lmnb.frame.tally import Tally
+from lmnb.frame.templates import Template
+from lmnb.frame.values import is_null
+
+Json = dict[str, Any]
+Table: TypeAlias = "pd.DataFrame | pd.Series[Any]"
+Example = tuple[Mapping[str, Any], Any]
+
+_PATH = "/v1/chat/completions"
+_MAX_TOKENS = 1024
+_MORE = 4
+"""How many times as many tokens an answer may have that was cut."""
+
+
+class RowFailed(LmnbError):
+    """A row has no answer, and `on_error="raise"` was given."""
+
+    code = "row_failed"
+    status = 422
+
+
+@dataclass(kw_only=True)
+class Options:
+    """How rows are asked; the words of `FrameAccessor.map`."""
+
+    schema: Any = None
+    system: str | None = None
+    examples: Sequence[Example] = ()
+    model: str | None = None
+    concurrency: int | None = None
+    on_error: Literal["column", "raise"] = "column"
+    retries: int = 1
+    timeout: float | None = None
+    cache: bool = True
+    progress: bool | None = None
+    max_tokens: int = _MAX_TOKENS
+    temperature: float = 0.0
+    seed: int = 0
+    sampling: Json = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in {"column", "raise"}:
+            raise InvalidRequest(f"on_error is 'column' or 'raise', not {self.on_error!r}.")
+        for name, least in (("retries", 0), ("max_tokens", 1), ("concurrency", 1)):
+            given = getattr(self, name)
+            if given is not None and given < least:
+                raise InvalidRequest(f"{name} is at least {least}, not {given!r}.")
+        if self.timeout is not None and self.timeout <= 0:
+            raise InvalidRequest(f"timeout is more than 0 seconds, not {self.timeout!r}.")
+
+
+class Asking:
+    """Questions to a model, one a row, and the answers that are there.
+
+    Parameters
+    ----------
+    values
+        The values of the template's fields: a mapping a row.
+    """
+
+    def __init__(
+        self, template: Template, values: Sequence[Mapping[str, Any]], options: Options
+    ) -> None:
+        self.options = options
+        self.schema = None if options.schema is None else Schema(options.schema)
+        self._template = template
+        self._begin = self._examples()
+        self._prompts = [self._prompt(one) for one in values]
+        self._client: Client = attach()
+        name = options.model or selection.choose(self._client, by="model=")
+        self._identity = self._client.identify(name)
+        self.model: str = self._identity["key"]
+        self._name = name
+        self._bodies: dict[bytes, Json] = {}
+        self.tally = Tally(len(values), "map")
+        self.rows = Rows([self._key(*one) for one in enumerate(self._prompts)], self.tally)
+
+    def run(self, make: Callable[[], Table]) -> None:
+        """Ask all. `make` makes of what is there what the caller would be given."""
+        options = self.options
+        home = self._client.home if options.cache else None
+        with (
+            caches.opened(home) as cache,
+            resumable(self.tally, make, kept=options.cache, progress=options.progress),
+        ):
+            missing = self.rows.recall(cache, json.loads)
+            # Equal beginnings side by side, so that what is read of one is there for the next.
+            missing.sort(key=lambda key: _text(self._bodies[key]))
+            if missing:
+                self._load()
+            for attempt in range(options.retries + 1):
+                if missing:
+                    last = attempt == options.retries
+                    missing = list(self._ask(missing, cache, attempt, last=last))
+
+    def columns(self, index: pd.Index[Any], into: str) -> Columns:
+        """The answers, and the column `{into}_error`."""
+        results, name = self.rows.results(), f"{into}_error"
+        found: Columns = (
+            {into: text_column(results, index, into)}
+            if self.schema is None
+            else self.schema.columns(results, index)
+        )
+        return {**found, name: text_column(self.rows.reasons(), index, name)}
+
+    def names(self, into: str) -> list[str]:
+        """The columns that there will be."""
+        return [*(self.schema.fields if self.schema else (into,)), f"{into}_error"]
+
+    def attributes(self) -> Json:
+        """What `attrs` say of the run."""
+        return {**self.tally.counts(), "model": self.model}
+
+    # --- questions -------------------------------------------------------------------
+
+    def _prompt(self, values: Mapping[str, Any]) -> str | None:
+        if any(is_null(values[name]) for name in self._template.fields):
+            return None
+        return self._template.render(values)
+
+    def _examples(self) -> list[Json]:
+        system = self.options.system
+        found = [] if system is None else [{"role": "system", "content": system}]
+        for values, answer in self.options.examples:
+            missing = [name for name in self._template.fields if name not in values]
+            if missing:
+                raise InvalidRequest(f"An example has no {missing[0]!r}, which the template has.")
+            said = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+            found += [
+                {"role": "user", "content": self._template.render(values)},
+                {"role": "assistant", "content": said},
+            ]
+        return found
+
+    def _key(self, row: int, prompt: str | None) -> bytes | None:
+        """The key of a row's question, of which the body is kept."""
+        if prompt is None:
+            return None
+        options = self.options
+        body: Json = {
+            "messages": [*self._begin, {"role": "user", "content": prompt}],
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            **options.sampling,
+        }
+        if options.temperature > 0:  # else equal questions have equal answers
+            body["seed"] = options.seed + row
+        if self.schema is not None:
+            form = {"name": "answer", "schema": self.schema.json}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        identity = self._identity
+        try:
+            found = caches.key(identity["digest"], identity["options"], body, options.retries)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"An option cannot be sent to the server: {error}.") from None
+        self._bodies[found] = body
+        return found
+
+    # --- answers ---------------------------------------------------------------------
+
+    def _load(self) -> None:
+        if self._identity["endpoint"] is None:
+            for _ in self._client.load(self._name, jit=True):
+                pass
+
+    def _ask(
+        self, keys: Sequence[bytes], cache: Cache, attempt: int, *, last: bool
+    ) -> Iterator[bytes]:
+        """Ask for these; those that should be asked once more."""
+        options = self.options
+        limit = options.max_tokens * _MORE**attempt
+        bodies = [{**self._bodies[key], "model": self._name, "max_tokens": limit} for key in keys]
+        sent = send(
+            self._client, _PATH, bodies, concurrency=options.concurrency, timeout=options.timeout
+        )
+        with closing(sent) as answers:
+            for answer in answers:
+                key = keys[answer.number]
+                self.tally.tokens += (answer.body.get("usage") or {}).get("completion_tokens", 0)
+                value, error = self._read(answer, limit)
+                if error is None:
+                    cache.put({key: json.dumps(value).encode()})
+                    self.rows.add(key, value)
+                elif answer.error is None and not last:
+                    yield key
+                else:
+                    self._fail(key, error)
+
+    def _fail(self, key: bytes, error: str) -> None:
+        self.rows.fail(key, error)
+        if self.options.on_error == "raise":
+            raise RowFailed(
+                f"Row {self.rows.keys.index(key)} has no answer: {error}",
+                hint="Without on_error='raise' it is one row of the column of errors.",
+            )
+
+    def _read(self, answer: Answer, limit: int) -> tuple[Any, str | None]:
+        """What was answered, or why that cannot be used."""
+        if answer.error is not None:
+            return None, answer.error
+        choice = answer.body["choices"][0]
+        text = choice["message"].get("content") or ""
+        if choice["finish_reason"] == "length":
+            return None, f"length: output cut at {limit} tokens"
+        if self.schema is None:
+            return text, None
+        try:
+            return self.schema.parse(text), None
+        except Unfit as error:
+            return None, f"schema: {error}"
+
+
+def values_of(frame: pd.DataFrame, template: Template) -> list[dict[str, Any]]:
+    """The values of the template's fields, a mapping a row. Columns are there; see `Template.check`."""
+    columns = {name: frame[name].tolist() for name in template.fields}
+    return [{name: column[row] for name, column in columns.items()} for row in range(len(frame))]
+
+
+def _text(body: Json) -> str:
+    found: str = body["messages"][-1]["content"]
+    return found
