@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server_home import CHAT, EMBEDDING, ENDLESS, wait_for
@@ -14,11 +14,11 @@ from lmnb.client import Client
 from lmnb.errors import InvalidRequest, ModelNotFound
 
 _PATH = "/v1/chat/completions"
-_WORDS = [{"role": "user", "content": "One, two, three,"}]
+_WORDS: Any = [{"role": "user", "content": "One, two, three,"}]
 _ENDLESS = {key: value for key, value in ENDLESS.items() if key != "prompt"} | {"messages": _WORDS}
 
 
-def running(client: Client) -> int:
+def active(client: Client) -> int:
     return sum(row["active"] for row in client.ps())
 
 
@@ -47,25 +47,22 @@ def test_everybody_else_goes_first_and_leaving_ends_all(client: Client) -> None:
     for _ in client.load(CHAT, parallel=2):
         pass
     sdk = client.openai(timeout=60, max_retries=0)
-    with closing(client.answers(_PATH, [_ENDLESS] * 10)) as many:
-        thread = threading.Thread(target=lambda: next(many, None))
-        thread.start()
-        wait_for(lambda: running(client) == 4, "two slots and two spare ones to be taken")
-        # At the same priority this would wait for thousands of tokens.
-        said = sdk.chat.completions.create(model=CHAT, messages=_messages(), max_tokens=4)
-        assert said.usage is not None
-        assert running(client) == 4
-        client.unload(CHAT)
-        thread.join()
-    client.unload(all=True)
-
-
-def test_leaving_ends_all(client: Client) -> None:
     short = {**_ENDLESS, "max_tokens": 1}
-    with closing(client.answers(_PATH, [short, *[_ENDLESS] * 9], concurrency=2)) as many:
+    with closing(client.answers(_PATH, [short, *[_ENDLESS] * 9])) as many:
         assert next(many)["number"] == 0
-        wait_for(lambda: running(client) == 2, "as many as were allowed to run")
-    wait_for(lambda: running(client) == 0, "the others to end")
+        wait_for(lambda: active(client) == 4, "two slots and two spare ones to be taken")
+        # At the same priority this would wait for thousands of tokens.
+        said = sdk.chat.completions.create(model=CHAT, messages=_WORDS, max_tokens=4)
+        assert said.usage is not None
+        assert active(client) == 4
+    wait_for(lambda: active(client) == 0, "the others to end")
+
+
+def test_no_more_are_under_way_than_wanted(client: Client) -> None:
+    short = {**_ENDLESS, "max_tokens": 1}
+    with closing(client.answers(_PATH, [short, *[_ENDLESS] * 9], concurrency=1)) as many:
+        assert next(many)["number"] == 0
+        wait_for(lambda: active(client) == 1, "the next one to be under way")
 
 
 def test_a_request_that_takes_too_long(client: Client) -> None:
@@ -85,7 +82,3 @@ def test_a_model_is_known_by_its_file(client: Client, chat_model_path: Path) -> 
     client.unload("mine")
     with pytest.raises(ModelNotFound):
         client.identify("nobody/has-this")
-
-
-def _messages() -> list[dict[str, str]]:
-    return _WORDS

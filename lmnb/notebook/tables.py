@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 def register() -> None:
@@ -33,8 +33,11 @@ def _register() -> None:
     register()
 
 
-class _Finder(MetaPathFinder):
-    """Finds pandas once, as everybody else would."""
+class _Finder:
+    """Finds pandas once, as everybody else would.
+
+    No subclass of what `importlib.abc` has: importing that would take as long as all the rest.
+    """
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
@@ -44,18 +47,20 @@ class _Finder(MetaPathFinder):
         unregister()
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            loader: Any = _Loader(spec.loader)
+            spec.loader = loader
         return spec
 
 
-class _Loader(Loader):
+class _Loader:
     """Loads pandas, and registers `.lm` when that is done."""
 
-    def __init__(self, own: Loader) -> None:
+    def __init__(self, own: Any) -> None:
         self._own = own
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._own.create_module(spec)
+        module: ModuleType | None = self._own.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
