@@ -79,6 +79,7 @@ class Kernel:
         # ipykernel does not forward what native code prints while it believes to be under test.
         self.environment.pop("PYTEST_CURRENT_TEST", None)
         self.executions: dict[str, Execution] = {}
+        self._shown_by: dict[str, Execution] = {}
 
     def __enter__(self) -> Self:
         self.manager.start_kernel(env=self.environment)
@@ -135,8 +136,14 @@ class Kernel:
         except queue.Empty:
             return
         execution = self.executions.get(message["parent_header"].get("msg_id", ""))
+        display = message["content"].get("transient", {}).get("display_id", "")
+        if message["msg_type"] == "update_display_data":
+            # As front ends do: it belongs to the cell that has shown it, whichever is running.
+            execution = self._shown_by.get(display, execution)
         if execution is None:
             return
+        if message["msg_type"] == "display_data" and display:
+            self._shown_by[display] = execution
         if message["msg_type"] == "execute_reply":
             execution.reply = message["content"]
         elif message["msg_type"] == "status":

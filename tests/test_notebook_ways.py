@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 from made_models.scripted import MARKERS, Answer, scripted
 from notebook_kernel import Kernel
@@ -20,7 +26,9 @@ ANSWERS = [
     Answer("The sea is blue."),
     Answer(CODE, MARKERS[0]),
 ]
-ENDLESS = f"-m {CHAT} --new --max-tokens 4000\nCount from one to ten thousand, in words."
+ENDLESS = (
+    f"-m {CHAT} --new --max-tokens 6000 --temperature 0\nWrite a very long story about the sea."
+)
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +263,41 @@ def test_options_that_do_not_go_together(kernel: Kernel, options: str, words: st
     assert failed.error is not None
     assert failed.error["ename"] == "UsageMistake"
     assert f"{words} do not go together" in failed.error["evalue"]
+
+
+def test_a_saved_notebook_reads_well(kernel: Kernel, server: ServerHome) -> None:
+    cells = [
+        f"%load_ext lmnb\n%lm use {TALKS}",
+        "%%claude --bg -o later\nHello.",
+        "later.wait(60);",
+        "%%openai -n 2\nHello.",
+        "%%openai --logprobs\nHello.",
+        "%%claude --dry-run\nHello.",
+    ]
+    v4: Any = nbformat.v4
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbformat.validate(notebook)
+    behind, waited, often, scored, dry = (cell.outputs for cell in notebook.cells[1:])
+    # What came while another cell ran stands where it was asked for.
+    assert behind[0].data["text/markdown"] == behind[0].data["text/plain"] == "The sea is blue."
+    assert behind[1].data["text/plain"].startswith(f"[{TALKS} · ")
+    assert waited == []
+    assert [output.data["text/plain"].count("The sea is blue.") for output in often] == [2]
+    assert "<span style=" in scored[-1].data["text/html"]
+    assert "POST /v1/messages" in dry[0].data["text/plain"]
+
+
+def test_a_terminal_has_no_background(server: ServerHome) -> None:
+    script = f"%load_ext lmnb\n%lm use {TALKS}\nask = get_ipython().run_cell_magic\n"
+    script += "ask('openai', '-n 2', 'Hello.')\nask('claude', '--bg', 'Hello.')\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--colors=nocolor", "--no-banner"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LMNB_HOME": str(server.path)},
+    )
+    assert "── 2 ──\nThe sea is blue." in done.stdout
+    assert "--bg needs a notebook" in done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -56,9 +55,9 @@ class Background:
         """Start. Its place in the notebook is below the running cell."""
         self._exchange.answer.reserve()
         _running.append(self)
-        # The thread inherits the context, and with it the cell that its outputs belong to.
-        run = contextvars.copy_context().run
-        threading.Thread(target=run, args=(self._run, api, model), daemon=True).start()
+        # Without this context, what the thread sends belongs to whatever cell runs then: nbclient hears
+        # nothing else. Its outputs are found by their display ids, so they stay in their cell.
+        threading.Thread(target=self._run, args=(api, model), daemon=True).start()
 
     def stop(self) -> None:
         """Stop it, and keep what has come. Nothing happens if it has ended."""
