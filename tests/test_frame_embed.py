@@ -61,6 +61,8 @@ def test_texts_of_any_dtype_and_no_texts(embedding: Client) -> None:
         assert found.lm.matrix().shape == (2, 384)
     empty = pd.Series([], dtype=object).lm.embed()
     assert empty.lm.matrix().shape == (0, 0)
+    assert pd.Series([], dtype=object).lm.similarity("cat").empty
+    assert pd.Series([None, ""]).lm.similarity("cat").isna().all()
     with pytest.raises(InvalidRequest, match="Row 1 of 'n' holds int"):
         pd.Series(["a", 1], name="n", dtype=object).lm.embed()
 

@@ -78,7 +78,7 @@ INDEXES = [
 @pytest.mark.parametrize("index", INDEXES, ids=["labels", "levels", "days", "numbers"])
 def test_the_index_is_kept_and_the_table_is_not_changed(tables: Client, index: Any) -> None:
     frame = pd.DataFrame({"text": [YES, "?", NO], "n": [1, 2, 3]}, index=index)
-    frame.columns.name = None
+    frame.columns.name = "field"
     before = frame.copy(deep=True)
     found = ask(frame)
     pd.testing.assert_frame_equal(frame, before)
@@ -87,6 +87,7 @@ def test_the_index_is_kept_and_the_table_is_not_changed(tables: Client, index: A
     assert found["out"].tolist() == ["yes indeed", "Fine.", "no"]
     assert found["out_error"].isna().all()
     assert list(found.columns) == ["text", "n", "out", "out_error"]
+    assert found.columns.name == "field"
 
 
 def test_an_empty_table_gets_its_columns(tables: Client) -> None:

@@ -196,12 +196,16 @@ def matrix(series: pd.Series[Any]) -> Vector:
 def cosine(vectors: Vector, others: ArrayLike) -> NDArray[np.float64]:
     """The cosine of each row with a vector, or with the same row of others: (rows,).
 
+    Without any vector on one side (all rows are null) it is NaN.
+
     Raises
     ------
     InvalidRequest
         They differ in length.
     """
     other = np.atleast_2d(np.asarray(others, np.float64))
+    if not (vectors.shape[1] and other.shape[1]):
+        return np.full(len(vectors), np.nan)
     if other.shape[1] != vectors.shape[1] or other.shape[0] not in {1, len(vectors)}:
         raise InvalidRequest(
             f"Vectors of {vectors.shape[1]} dimensions cannot be compared with {other.shape[1]}.",

@@ -77,6 +77,7 @@ def added(
     )
     result.index = frame.index
     result.columns = pd.Index([*kept.columns, *columns], dtype=object).infer_objects()
+    result.columns.name = frame.columns.name
     result.attrs = dict(frame.attrs)
     return result
 
