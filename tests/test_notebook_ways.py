@@ -91,18 +91,6 @@ def test_without_log_probabilities_there_is_no_table(kernel: Kernel) -> None:
     assert "unknown option --logprobs" in failed.error["evalue"]
 
 
-def test_without_pandas_the_error_says_so(kernel: Kernel) -> None:
-    kernel.run("%%openai --new --logprobs -o reply\nHello.")
-    kernel.run("kept = sys.modules.pop('pandas', None); sys.modules['pandas'] = None")
-    try:
-        failed = kernel.run("reply.tokens", ok=False)
-    finally:
-        kernel.run("del sys.modules['pandas']\nif kept: sys.modules['pandas'] = kept")
-    assert failed.error is not None
-    assert failed.error["ename"] == "NotSupported"
-    assert "%pip install pandas" in "\n".join(failed.error["traceback"])
-
-
 @pytest.mark.parametrize(
     ("magic", "kind", "text"),
     [

@@ -104,8 +104,8 @@ class Reply:
 
         Raises
         ------
-        NotFound, NotSupported
-            `--logprobs` was not given, or pandas is not installed.
+        NotFound
+            `--logprobs` was not given.
         """
         return frame(self.logprobs)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmnb.errors import NotFound, NotSupported
+from lmnb.errors import NotFound
 from lmnb.notebook.output import Bundle
 
 if TYPE_CHECKING:
@@ -39,17 +39,10 @@ def frame(tokens: Sequence[Token]) -> pd.DataFrame:
     ------
     NotFound
         There are none.
-    NotSupported
-        pandas is not installed; it is imported here only.
     """
     _need(tokens)
-    try:
-        import pandas as pd
-    except ImportError:
-        raise NotSupported(
-            "pandas, of which reply.tokens is a DataFrame, is not installed.",
-            hint="`%pip install pandas` installs it; reply.logprobs does without.",
-        ) from None
+    import pandas as pd
+
     rows = [(one.token, one.logprob, dict(one.alternatives)) for one in tokens]
     return pd.DataFrame(rows, columns=["token", "logprob", "alternatives"])
 
