@@ -11,9 +11,10 @@ import ctypes
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -36,12 +37,15 @@ _ALPHA = "adapter.lora.alpha"
 _FLOAT32 = 6  # gguf.h, enum gguf_type
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterSet:
-    """Adapters by number, with their scales, in order; none of the scales is 0."""
+    """Adapters by number, with their scales, in order; none of the scales is 0.
+
+    Equal sets are the same object (`Adapters.choose`), since every step compares all requests'.
+    """
 
     scales: tuple[tuple[int, float], ...] = ()
-    salt: Tokens | None = field(default=None, compare=False)
+    salt: Tokens | None = None
 
     def keys(self, tokens: Tokens) -> Tokens:
         """What tokens computed with this set are called in the KV cache, (length,).
@@ -71,6 +75,7 @@ class Adapters:
     def __init__(self, model: Model, wanted: Iterable[LoadAdapter]) -> None:
         self._adapters: list[_Adapter] = []
         self._applied = PLAIN
+        self._sets = WeakValueDictionary[tuple[tuple[int, float], ...], AdapterSet]()
         for adapter in wanted:
             name = adapter.name or Path(adapter.path).stem
             if name in self.names:
@@ -111,7 +116,7 @@ class Adapters:
 
     def apply(self, context: Any, chosen: AdapterSet) -> None:
         """Have the forward passes of a context use a set from now on."""
-        if chosen == self._applied:
+        if chosen is self._applied:
             return
         count = len(chosen.scales)
         handles = [self._adapters[number].handle for number, _ in chosen.scales]
@@ -141,12 +146,15 @@ class Adapters:
         used = tuple(sorted((number, scale) for number, scale in scales.items() if scale))
         if not used:
             return PLAIN
+        if (known := self._sets.get(used)) is not None:
+            return known
         digest = hashlib.blake2b(digest_size=32)
         for number, scale in used:
             digest.update(self._adapters[number].digest + np.float32(scale).tobytes())
         # A key tells as a token does whether it takes a position.
         salt = np.frombuffer(digest.digest(), np.int32) & np.int32(~TELLING_BITS)
-        return AdapterSet(used, salt)
+        made = self._sets[used] = AdapterSet(used, salt)
+        return made
 
 
 def _load(model: Model, path: Path) -> tuple[Any, bytes]:

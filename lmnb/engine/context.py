@@ -71,6 +71,8 @@ class Context:
         self.dimensions: int = 4 if L.llama_model_rope_type(model.handle) in _MROPE else 1
         """Of the position of an embedding."""
         self._taken = [0] * self.parallel
+        self._logits = np.empty((0, 0), np.float32)
+        self._seen_logits = (0, 0)
         self.swa_full = bool(params.swa_full)
         self.partial = not L.llama_model_is_recurrent(model.handle)
         self.can_retract = self._trims()
@@ -145,9 +147,14 @@ class Context:
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """The logits of the last forward pass, (rows, vocabulary), a writable view."""
-        n_vocab = self.model.n_vocab
-        logits = native.floats(L.llama_get_logits(self.handle), rows * n_vocab)
-        return logits.reshape(rows, n_vocab)
+        pointer = L.llama_get_logits(self.handle)
+        # They lie where those of the last pass were, as long as passes have as many.
+        seen = (native.address(pointer), rows)
+        if seen != self._seen_logits:
+            n_vocab = self.model.n_vocab
+            self._logits = native.floats(pointer, rows * n_vocab).reshape(rows, n_vocab)
+            self._seen_logits = seen
+        return self._logits
 
     # --- slots of the cache ------------------------------------------------------
 

@@ -250,6 +250,8 @@ class Generator:
                 self._recover([(sequence, 0)], result)
 
     def _drop_cancelled(self) -> list[End]:
+        if not self._cancelled:
+            return []
         cancelled = [self._sequences[i] for i in self._cancelled if i in self._sequences]
         self._cancelled.clear()
         for sequence in cancelled:
@@ -258,10 +260,10 @@ class Generator:
 
     def _run(self, plan: list[tuple[Sequence, int]]) -> None:
         """One forward pass over some tokens of each sequence, and the tokens it brings."""
-        # llama.cpp computes neighbouring slots together only if they come in order.
-        plan.sort(key=lambda row: row[0].slot or 0)
         if not plan:
             return
+        # llama.cpp computes neighbouring slots together only if they come in order.
+        plan.sort(key=lambda row: row[0].slot or 0)
         tokens = sum(count for _, count in plan)
         with self.watch.passing(tokens, [sequence.id for sequence, _ in plan]):
             outputs = [_outputs(sequence, count) for sequence, count in plan]

@@ -159,10 +159,10 @@ class Sampler:
             constraint.mask(row)
         if self.greedy:
             top = int(row.argmax())  # finds a NaN first
-            self._check(row[top], constraint)
+            self._check(float(row[top]), constraint)
             return top
         columns = peaks(row)
-        highest = columns[-1]  # NaN if there is one
+        highest = float(columns[-1])  # NaN if there is one
         self._check(highest, constraint)
         if self._sigma is not None:
             candidates.adjust(self._sigma, row)
@@ -175,11 +175,11 @@ class Sampler:
         if self._history is not None:
             self._history.accept(token)
 
-    def _candidates(self, row: Row, columns: Row, highest: np.float32) -> Ids | None:
+    def _candidates(self, row: Row, columns: Row, highest: float) -> Ids | None:
         """Tokens that can still be drawn; None for all. Why that is exact: see the module."""
         options = self.options
         if options.mirostat:
-            return np.flatnonzero(row >= float(highest) - _UNDERFLOW * options.temperature)
+            return np.flatnonzero(row >= highest - _UNDERFLOW * options.temperature)
         if 0 < options.top_k < len(row):
             ids = best(row, columns, options.top_k)
             if options.typical_p < 1:
@@ -192,13 +192,13 @@ class Sampler:
             return np.flatnonzero(row >= highest - _UNDERFLOW)
         if options.min_p > 0 and options.top_p >= 1 and not options.top_k:
             # llama.cpp's threshold is rounded otherwise, so a little more is kept for it.
-            slack = 1e-3 + 1e-6 * abs(float(highest))
-            return np.flatnonzero(row >= float(highest) + math.log(options.min_p) - slack)
+            slack = 1e-3 + 1e-6 * abs(highest)
+            return np.flatnonzero(row >= highest + math.log(options.min_p) - slack)
         return None
 
-    def _check(self, highest: np.float32, constraint: Constraint | None) -> None:
+    def _check(self, highest: float, constraint: Constraint | None) -> None:
         if not math.isfinite(highest):
-            raise self._no_choice(float(highest), constraint)
+            raise self._no_choice(highest, constraint)
 
     def _no_choice(self, highest: float, constraint: Constraint | None) -> Exception:
         if highest == -math.inf and len(self._bias):
@@ -250,7 +250,7 @@ def best(row: Row, columns: Row, count: int) -> Ids:
     return near
 
 
-def _border(columns: Row, count: int) -> np.float32 | None:
+def _border(columns: Row, count: int) -> float | None:
     """A logit that at least `count` reach, and few more; None where none is found quickly.
 
     As many columns as are looked for have a highest logit of so much or more.
@@ -258,9 +258,9 @@ def _border(columns: Row, count: int) -> np.float32 | None:
     width = len(columns)
     if width < 4 * count:
         return None
-    border: np.float32 = columns[width - count]
+    border, beyond = float(columns[width - count]), float(columns[width - 2 * count])
     # The columns at the border itself may be many: those a grammar forbids, or all of them equal.
-    return None if border == -np.inf or border == columns[width - 2 * count] else border
+    return None if border in {-math.inf, beyond} else border
 
 
 def _is_greedy(options: Sampling) -> bool:

@@ -154,6 +154,8 @@ class Scheduler:
 
         llama.cpp computes a run of neighbouring slots together; every gap costs a pass of its own.
         """
+        if len(self.running) == self._context.parallel:
+            return
         answers = {s.slot: s for s in self._active() if s.slot is not None and not s.reading}
         if len(answers) < 2 or max(answers) - min(answers) < len(answers):
             return
@@ -177,7 +179,7 @@ class Scheduler:
 
     def _active(self) -> list[Sequence]:
         turn = self._turns.current
-        return [s for s in self.running if s.adapters == turn and s.reason is None]
+        return [s for s in self.running if s.adapters is turn and s.reason is None]
 
     def decoding(self) -> list[tuple[Sequence, int]]:
         """Sequences that wait for their next token, and how many tokens are computed of each.
@@ -196,10 +198,10 @@ class Scheduler:
     def prefilling(self) -> list[tuple[Sequence, int]]:
         """Sequences whose prompts are read in this step, and how many tokens of each."""
         waiting = [s for s in self._active() if s.reading and s.readable]
-        scored = [s for s in waiting if s.command.score_prompt]
-        waiting = [s for s in waiting if s not in scored[1:]]  # their logits would not fit
         if not waiting:
             return []
+        scored = [s for s in waiting if s.command.score_prompt]
+        waiting = [s for s in waiting if s not in scored[1:]]  # their logits would not fit
         answers = sum(not sequence.reading for sequence in self.running)
         seconds, room = _seconds(len(waiting), answers), self._context.batch_size
         waiting.sort(key=lambda s: (s.missing, *_queue_order(s)))

@@ -142,6 +142,8 @@ class Sequence:
     @property
     def medium_here(self) -> Span | None:
         """The medium that is to be computed next, if it is not text."""
+        if not self.media:
+            return None
         return next((span for span in self.media if span.start == self.computed), None)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from bisect import bisect_right
 
 from lmnb.engine.protocol import TokenLogprob
 
@@ -19,16 +20,22 @@ class TextStream:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self._ready = ""
-        self._pending: list[tuple[int, TokenLogprob | None]] = []  # end of a token in the text
+        self._ends: list[int] = []  # of tokens that were not taken yet, in the text
+        self._logprobs: list[TokenLogprob] = []  # of the same tokens, or none
         self._length = 0  # of all text seen
         self.stop: str | None = None
         """The stop string that was met."""
 
     def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> bool:
-        """Take the bytes of one token; True once a stop string is complete."""
+        """Take the bytes of one token; True once a stop string is complete.
+
+        All tokens have a `logprob`, or none.
+        """
         new = self._decoder.decode(piece)
         self._length += len(new)
-        self._pending.append((self._length, logprob))
+        self._ends.append(self._length)
+        if logprob is not None:
+            self._logprobs.append(logprob)
         if not self._stops:
             self._ready += new
             return False
@@ -39,7 +46,8 @@ class TextStream:
             self._ready += self._held[:position]
             self._held = ""
             self._length = cut
-            self._pending = [entry for entry in self._pending if entry[0] <= cut]
+            count = bisect_right(self._ends, cut)
+            del self._ends[count:], self._logprobs[count:]
             return True
         keep = self._possible_stop()
         self._ready += self._held[: len(self._held) - keep]
@@ -59,13 +67,10 @@ class TextStream:
         A token's end is counted in characters of the whole text.
         """
         text, self._ready = self._ready, ""
-        final = self._length - len(self._held)
-        count = 0
-        while count < len(self._pending) and self._pending[count][0] <= final:
-            count += 1
-        done, self._pending = self._pending[:count], self._pending[count:]
-        logprobs = tuple(entry for _, entry in done if entry is not None)
-        return text, logprobs, tuple(end for end, _ in done)
+        count = bisect_right(self._ends, self._length - len(self._held))
+        logprobs, ends = tuple(self._logprobs[:count]), tuple(self._ends[:count])
+        del self._ends[:count], self._logprobs[:count]
+        return text, logprobs, ends
 
     def _find_stop(self) -> int | None:
         """Where the earliest stop string begins in the held text."""

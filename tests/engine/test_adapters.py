@@ -127,9 +127,9 @@ def test_several_adapters_add_up(
 def test_what_a_model_is_loaded_with_is_the_default(base: Path, files: dict[str, Path]) -> None:
     engine = load(base, files["a"], scale=0.75)
     chosen = engine.generator.adapters
-    assert chosen.choose(None) == chosen.choose([AdapterChoice("a", 0.75)])
-    assert chosen.choose(None) == chosen.choose([AdapterChoice(0, 0.75)])
-    assert chosen.choose([]) != chosen.choose(None)
+    assert chosen.choose(None) is chosen.choose([AdapterChoice("a", 0.75)])
+    assert chosen.choose(None) is chosen.choose([AdapterChoice(0, 0.75)])
+    assert chosen.choose([]) is not chosen.choose(None)
     assert [adapter.name for adapter in chosen.loaded] == ["a"]
 
 
