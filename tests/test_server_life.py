@@ -304,7 +304,9 @@ def test_a_thousand_operations_leave_nothing_behind(fresh_home: ServerHome) -> N
     wait_for(lambda: server.num_fds() <= files + 1, f"the files to be closed ({told})")
     assert server.memory_info().rss - memory < MEMORY, told
     log = fresh_home.log()
-    assert "ERROR" not in log, told
+    errors = [line for line in log.splitlines() if "ERROR" in line]
+    # Workers were killed on purpose, and each of them is told.
+    assert [line for line in errors if "Requests that were computed" not in line] == [], told
     assert "Traceback" not in log, told
 
     # And it goes on.
