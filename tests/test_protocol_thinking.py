@@ -202,3 +202,49 @@ def test_each_of_several_answers_has_its_own_bound(gpt: openai.OpenAI) -> None:
         reasoning = found.usage.completion_tokens_details.reasoning_tokens
         assert reasoning is not None
         assert 3 * tokens <= reasoning <= 3 * (tokens + MARKS) < 3 * most
+
+
+@pytest.fixture(scope="module")
+def refusing(loaded: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A model that says no instead of calling, and begins to in the token that ends its thinking."""
+    name = "scripted-refuser"
+    path = scripted(
+        tmp_path_factory.mktemp("scripted") / "refuser.gguf",
+        [Answer([Segment(f"{THOUGHT}\n</think>\n\nI would rather not.")])],
+        template=TEMPLATE.replace("if begun", "if true"),
+        controls=("<|im_start|>",),
+        end="<|im_end|>",
+        seed=1,
+    )
+    list(loaded.load(str(path), identifier=name))
+    yield name
+    loaded.unload(name)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_forced_call_follows_at_once(
+    claude: anthropic.Anthropic, refusing: str, *, streamed: bool
+) -> None:
+    tool = {"name": "look", "input_schema": {"type": "object", "properties": {}}}
+    ask: Any = ASK | {"model": refusing, "max_tokens": 500, "tools": [tool]}
+    ask["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
+    if streamed:
+        with claude.messages.stream(**ask) as stream:
+            found = stream.get_final_message()
+    else:
+        found = claude.messages.create(**ask)
+    thought, call = found.content
+    assert thought.type == "thinking"
+    assert thought.thinking.strip() == THOUGHT.strip()
+    assert call.type == "tool_use"
+    assert call.name == "look"
+
+
+def test_forced_calls_of_several_answers(gpt: openai.OpenAI, refusing: str) -> None:
+    tool: Any = {"type": "function", "function": {"name": "look"}}
+    ask: Any = ASK | {"model": refusing, "n": 3, "tools": [tool], "tool_choice": "required"}
+    found = gpt.chat.completions.create(**ask, parallel_tool_calls=False)
+    for choice in found.choices:
+        message: Any = choice.message
+        assert message.reasoning_content.strip() == THOUGHT.strip()
+        assert [call.function.name for call in message.tool_calls] == ["look"]

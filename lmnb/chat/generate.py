@@ -221,6 +221,7 @@ def _constraint(
         prompt,
         calls=None if not tools.tools else "free" if free else "forced",
         wanted=_template_arguments(request).get("enable_thinking"),
+        continued=request.continue_final,
     )
     if not tools.tools:
         return constraint(request.output_format, opening=opening, after=after)

@@ -11,10 +11,10 @@ Row = NDArray[np.float32]
 
 
 def only(token: int, row: Row) -> None:
-    """Forbid all but this token."""
+    """Forbid all but this token, which has not been forbidden then, whoever did so."""
     logit = row[token]
     row.fill(-np.inf)
-    row[token] = logit
+    row[token] = 0 if logit == -np.inf else logit
 
 
 class Constraint(Protocol):
@@ -22,6 +22,10 @@ class Constraint(Protocol):
 
     Every token of the answer, sampled or forced, goes through `accept`; nothing else advances it.
     """
+
+    @property
+    def begun(self) -> bool:
+        """Whether the answer that it binds has begun. What is thought before is none of its business."""
 
     @property
     def finished(self) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lmnb.engine import grammar_source, native
 from lmnb.engine.constraint import Row, only
+from lmnb.engine.crossing import Crossings
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import ConstraintSpec, Segment
 from lmnb.errors import InvalidRequest, LmnbError
@@ -25,6 +26,7 @@ CONTROL = b"\xff"
 """Stands before the text of a control token. No other text has this byte."""
 
 _MOST_COMPILED = 32
+_MOST_CROSSED = 16
 _MOST_FORCED = 64
 _CLOSER = re.compile(rb"\s*(?:[\"'\])}]+\s*|</[^<]*|<\|\"\|>)")
 _STRONGEST_PULL = 40.0
@@ -47,10 +49,14 @@ class Vocabulary:
     def __init__(self, model: Model) -> None:
         self.pieces = model.special_pieces()
         self.marked = [
-            piece if shown else CONTROL + piece
+            CONTROL + piece if piece and not shown else piece
             for piece, shown in zip(self.pieces, model.pieces, strict=True)
         ]
-        """The pieces as llguidance wants them: those that show no text begin with `CONTROL`."""
+        """The pieces as llguidance wants them: those that show no text begin with `CONTROL`.
+
+        Tokens without any text have none here either: `CONTROL` alone would pass for the beginning of
+        whatever control token a grammar demands.
+        """
         self.ends = np.array(sorted(model.end_tokens), np.int64)
         closers = (token for token, piece in enumerate(self.pieces) if _CLOSER.fullmatch(piece))
         self.closers = np.array(sorted({*closers, *model.end_tokens}), np.int64)
@@ -61,6 +67,16 @@ class Vocabulary:
             eos_token=sorted(model.end_tokens),
         )
         self.mask = np.zeros((model.n_vocab + 31) // 32 * 4, np.uint8)
+        self._crossings: dict[bytes, Crossings] = {}
+
+    def crossings(self, text: bytes) -> Crossings:
+        """The tokens that may end this text and say more. A model's template makes for one or two."""
+        found = self._crossings.get(text)
+        if found is None:
+            if len(self._crossings) >= _MOST_CROSSED:
+                self._crossings.clear()
+            found = self._crossings[text] = Crossings(self.pieces, text)
+        return found
 
     def tokens(self, text: bytes) -> list[int]:
         """Tokens of a text in mid-answer: nothing is put in front of it, no control token is read."""
@@ -113,8 +129,9 @@ class Grammar:
 
     It waits while the model thinks, that is until `after` has been written, if the spec says so.
     With an `opening` the model may begin to think or answer at once; its first token decides.
-    While it waits everything is allowed but an end: an answer that ended in mid-thought would have
-    escaped the grammar.
+    While it waits everything is allowed but an end, since an answer that ended in mid-thought would
+    have escaped the grammar; and but tokens that end the thinking and go on as the grammar does not.
+    Where the model wants one of those, the thinking is ended.
     """
 
     def __init__(
@@ -125,16 +142,23 @@ class Grammar:
         self._after = (spec.after or "").encode()
         self._opening = opening if self._after else []
         self._waiting = bool(self._after) and not self._opening
+        self._crossings = vocabulary.crossings(self._after) if self._after else None
         self._seen = b""  # the end of the thinking, as far as `after` may have begun in it
+        self._ending: list[int] = []  # what ends the thinking, if the next token is the first of it
         self._ahead: deque[int] = deque()
         self.most: int | None = None
         """Tokens the answer may have, if it is to be drawn to its end."""
         self.written = 0
 
     @property
+    def begun(self) -> bool:
+        """Whether it binds, and no longer waits for the thinking to begin or to end."""
+        return not (self._waiting or self._opening)
+
+    @property
     def finished(self) -> bool:
         """Whether only the end of the text may follow."""
-        return not (self._waiting or self._opening) and self._matcher.is_stopped()
+        return self.begun and self._matcher.is_stopped()
 
     def mask(self, row: Row) -> None:
         """Set the logits of forbidden tokens to -inf, in place. `row` is (vocabulary,).
@@ -147,8 +171,9 @@ class Grammar:
         if self._ahead:
             only(self._ahead[0], row)
             return
-        if self._waiting:
+        if self._crossings is not None and self._waiting:
             row[self.vocabulary.ends] = -np.inf
+            self._stop_at_the_border(self._crossings, row)
             return
         mask = self.vocabulary.mask
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -174,6 +199,9 @@ class Grammar:
             self._ahead.popleft()
         else:
             self._ahead.clear()
+        ending, self._ending = self._ending, []
+        if ending and ending[0] == token:
+            self._ahead.extend(ending[1:])
         opening, self._opening = self._opening, []
         if opening and opening[0] == token:
             self._waiting = True
@@ -185,7 +213,7 @@ class Grammar:
 
     def begin(self, tokens: list[int]) -> bool:
         """Begin with tokens that have been written; False, and nothing done, if it does not so."""
-        if self._matcher.validate_tokens(tokens) < len(tokens):
+        if not self._may_begin(tokens):
             return False
         self._consume(tokens)
         return True
@@ -195,7 +223,7 @@ class Grammar:
 
         They are those that the tokenizer would make of the text.
         """
-        if not (self._ahead or self._waiting or self._opening):
+        if self.begun and not self._ahead:
             self._ahead.extend(self._matcher.compute_ff_tokens())
             self._check()
         return list(islice(self._ahead, _MOST_FORCED))
@@ -215,16 +243,32 @@ class Grammar:
                 return count + 1  # what comes then is for the grammar to say
         return len(tokens)
 
+    def _may_begin(self, tokens: list[int]) -> bool:
+        return self._matcher.validate_tokens(tokens) == len(tokens)
+
+    def _stop_at_the_border(self, crossings: Crossings, row: Row) -> None:
+        """Forbid what ends the thinking and goes on wrongly. If it is likely, so is the end alone."""
+        best, ending = np.float32(-np.inf), b""
+        for one in crossings.at(self._seen):
+            if not self._may_begin(self.vocabulary.tokens(one.beyond)):
+                if row[one.token] > best:
+                    best, ending = row[one.token], one.ending
+                row[one.token] = -np.inf
+        if ending:
+            tokens = self.vocabulary.tokens(ending)
+            if row[tokens[0]] < best:
+                row[tokens[0]] = best
+                self._ending = tokens
+
     def _watch(self, token: int) -> None:
         """See whether the thinking is over. What its last token says beyond is the answer's."""
         seen = self._seen + self.vocabulary.pieces[token]
-        position = seen.find(self._after)
-        if position < 0:
+        _, over, begun = seen.partition(self._after)
+        if not over:
             self._seen = seen[-len(self._after) :]
             return
         self._waiting, self._seen = False, b""
-        begun = seen[position + len(self._after) :].strip()
-        if begun:
+        if begun := begun.lstrip():
             self._consume(self.vocabulary.tokens(begun))
 
     def _consume(self, tokens: list[int]) -> None:

@@ -131,6 +131,9 @@ class ThinkingLimit:
 
     That is done once: a model that thinks again at once would do so for ever. In an answer of several
     messages no further one can begin to be thinking, as soon as its header tells it from others.
+
+    Once the answer has begun that is bound, there is no thinking: whoever binds it knows best, as with
+    an end that is spelled out where the model has a control token for it.
     """
 
     def __init__(self, model: Model, budget: ThinkingBudget, inner: Constraint | None) -> None:
@@ -150,6 +153,11 @@ class ThinkingLimit:
         self._telling = marked(model, budget.opening).removeprefix(shared)
         self._ahead: deque[int] = deque()
         self._done = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer has begun that is bound."""
+        return self._inner is not None and self._inner.begun
 
     @property
     def finished(self) -> bool:
@@ -188,34 +196,34 @@ class ThinkingLimit:
         """The rest of an end that has been begun for the model; else what binds the answer forces."""
         if self._ahead:
             return list(self._ahead)
-        if self._inner is None or self._is_spent(self._thoughts):
-            return []
-        return self._inner.forced()
+        return [] if self._inner is None else self._within(self._inner.forced())
 
     def allowed(self, tokens: list[int]) -> int:
         """How many of these, in order, are possible before the end has to come."""
-        thoughts = self._thoughts
-        if self._ahead or self._is_spent(thoughts):
+        if self._ahead:
             return 0
-        if not (thoughts.over or self._done):
-            thoughts = thoughts.copy()
-            for count, token in enumerate(tokens, 1):
-                if self._is_shut(thoughts) and self._opens(token):
-                    tokens = tokens[: count - 1]
-                    break
-                thoughts.feed(self._piece(token))
-                if self._is_spent(thoughts):
-                    tokens = tokens[:count]
-                    break
+        tokens = self._within(tokens)
         return len(tokens) if self._inner is None else self._inner.allowed(tokens)
 
+    def _within(self, tokens: list[int]) -> list[int]:
+        """Of these the first, up to where the end has to come, or a message must not go on so."""
+        if self.begun or self._done or self._thoughts.over:
+            return tokens
+        thoughts = self._thoughts.copy()
+        for count, token in enumerate(tokens):
+            if self._is_spent(thoughts) or (self._is_shut(thoughts) and self._opens(token)):
+                return tokens[:count]
+            thoughts.feed(self._piece(token))
+        return tokens
+
     def _is_spent(self, thoughts: Thoughts) -> bool:
-        return not self._done and thoughts.is_spent(self._budget.tokens)
+        return not (self._done or self.begun) and thoughts.is_spent(self._budget.tokens)
 
     def _is_shut(self, thoughts: Thoughts) -> bool:
         """Whether the next token decides if a message is one of thinking, and it must not be."""
-        spent = bool(self._shared) and thoughts.count >= self._budget.tokens
-        return spent and thoughts.header == self._shared
+        if not self._shared or self.begun or thoughts.count < self._budget.tokens:
+            return False
+        return thoughts.header == self._shared
 
     def _opens(self, token: int) -> bool:
         piece = self._piece(token)

@@ -135,6 +135,11 @@ class Triggered:
         self._grammar: Grammar | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether the answer has come to a trigger."""
+        return self._grammar is not None
+
+    @property
     def finished(self) -> bool:
         """Whether only the end of the text may follow."""
         return self._grammar is not None and self._grammar.finished

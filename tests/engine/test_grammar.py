@@ -318,9 +318,39 @@ def test_what_follows_the_marker_in_one_token_counts(writer: Writer) -> None:
     grammar = writer.start(VARIED["flat"], after="\n")
     grammar.accept(space)
     assert json.loads(writer.text(writer.write(grammar)))
-    grammar = writer.start(VARIED["array lengths"], after=":")
-    with pytest.raises(LmnbError, match="grammar of the answer failed"):
+
+
+@pytest.mark.parametrize(
+    ("after", "thought"), [(":", "So"), ("</think>", "So </think"), (" so", "And")]
+)
+def test_no_token_ends_the_thinking_and_goes_on_wrongly(
+    writer: Writer, after: str, thought: str
+) -> None:
+    """Precisely those are forbidden, of all tokens that there are."""
+    grammar = writer.grammars.start(ConstraintSpec(kind="regex", text="[a-f!]+", after=after))
+    for token in writer.model.continuation(thought):
         grammar.accept(token)
+    row = np.zeros(writer.model.n_vocab, np.float32)
+    row[sorted(writer.model.end_tokens)] = -np.inf
+    expected = row.copy()
+    for token, piece in enumerate(writer.grammars._vocabulary.pieces):  # type: ignore[union-attr]
+        beyond = (thought.encode() + piece).partition(after.encode())[2].lstrip()
+        if not re.fullmatch(rb"[a-f!]*", beyond):
+            expected[token] = -np.inf
+    grammar.mask(row)
+    assert np.flatnonzero(row != expected).tolist() == []
+    assert np.isneginf(expected).sum() > 10 + len(writer.model.end_tokens)
+
+
+def test_a_model_that_wants_to_end_the_thinking_and_go_on_wrongly_ends_it(writer: Writer) -> None:
+    pieces = writer.model.pieces
+    grammar = writer.start(VARIED["array lengths"], after=":")
+    row = np.zeros(writer.model.n_vocab, np.float32)
+    row[pieces.index(b":{")] = 9
+    grammar.mask(row)
+    assert pieces[int(row.argmax())] == b":"
+    grammar.accept(int(row.argmax()))
+    assert grammar.begun
 
 
 def test_the_model_may_think_or_answer_at_once(writer: Writer) -> None:

@@ -15,7 +15,12 @@ _SHORTEST = 3
 
 
 def thinking_around(
-    form: Format, prompt: str, *, calls: Literal["free", "forced"] | None, wanted: bool | None
+    form: Format,
+    prompt: str,
+    *,
+    calls: Literal["free", "forced"] | None,
+    wanted: bool | None,
+    continued: bool = False,
 ) -> tuple[str | None, str | None]:
     """The text that may begin the thinking, and the one that ends it, for a constraint.
 
@@ -28,6 +33,8 @@ def thinking_around(
         What the constraint is for: calls where the model begins one, calls alone, or (None) words.
     wanted
         Whether the caller wants thinking; None leaves it to the model.
+    continued
+        The prompt ends within an answer, as for `Splitter`.
     """
     if form.thinking is None:
         return None, None
@@ -37,7 +44,7 @@ def thinking_around(
         if calls == "free":
             return None, None  # a header tells a call from a thought
     begin, end = form.thinking.begin.strip(), form.thinking.end.strip()
-    if thinking_open(form.thinking, prompt):
+    if thinking_open(form.thinking, prompt, continued=continued):
         return None, end
     ending = prompt.rstrip()
     if not begin or not end or ending.endswith(end) or wanted is False:
