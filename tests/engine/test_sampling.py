@@ -322,6 +322,7 @@ def test_a_history_forgets_what_left_its_window() -> None:
 class Nothing:
     """A grammar that has no way on."""
 
+    begun = True
     finished = False
 
     def mask(self, row: Row) -> None:

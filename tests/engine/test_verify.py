@@ -136,6 +136,8 @@ def test_more_rows_with_logits_than_reserved_are_refused(engine: Engine) -> None
 class Script:
     """A grammar that allows one text only, and forces all of it but what it leaves to the model."""
 
+    begun = True
+
     def __init__(self, text: list[int], free: set[int]) -> None:
         self.text, self.free, self.position = text, free, 0
         self.asked: list[int] = []
