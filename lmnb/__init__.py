@@ -28,6 +28,7 @@ __all__ = [
     "last_partial",
     "load_ipython_extension",
     "openai",
+    "ui",
     "unload_ipython_extension",
 ]
 
@@ -51,6 +52,14 @@ def anthropic() -> _anthropic.Anthropic:
     from lmnb.client import attach
 
     return attach().anthropic()
+
+
+def ui(panel: str | None = None) -> None:
+    """Show the panels, or one of them: what `%lm ui` does."""
+    from lmnb.client import attach
+    from lmnb.notebook.widgets.ui import show
+
+    show(attach(), panel)
 
 
 def load_ipython_extension(ipython: Any) -> None:

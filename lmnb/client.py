@@ -61,6 +61,10 @@ class Client:
             trust_env=False,
         )
 
+    def close(self) -> None:
+        """Close its connections."""
+        httpx2.Client.close(self.http)
+
     def openai(self, **options: Any) -> openai.OpenAI:
         """The official OpenAI client. `options` are those of `openai.OpenAI`."""
         import openai
@@ -121,6 +125,14 @@ class Client:
         """
         params = _given({"words": int(words), "model": model, "status": status, "route": route})
         return self._stream("/lmnb/requests/follow", params=params)
+
+    def events(self) -> Generator[Json, None, None]:
+        """What there is, each time that it changes; see `lmnb.server.control.events`.
+
+        Yields `{"type": "state", …}`, the first at once, for ever. `lmnb.follow` does so in the
+        background.
+        """
+        return self._stream("/lmnb/events")
 
     def shutdown(self, *, if_idle: bool = False) -> bool:
         """End the server, and wait until it has ended; whether it did (see `if_idle`).
@@ -487,7 +499,7 @@ def forget(home: Path) -> None:
     """Close the connections that `attach` keeps to the server of `home`."""
     client = _attached.pop(home, None)
     if client is not None:
-        httpx2.Client.close(client.http)
+        client.close()
 
 
 @atexit.register

@@ -28,7 +28,7 @@ def load(ipython: Any) -> None:
 
 
 def unload(ipython: Any) -> None:
-    """Take everything back, and forget the conversations. Models and server stay as they are."""
+    """Take everything back: conversations are forgotten, panels closed. Models and server stay as they are."""
     tables.unregister()
     for name, (kind, _) in _MAGICS.items():
         ipython.magics_manager.magics[kind].pop(name, None)
@@ -37,6 +37,8 @@ def unload(ipython: Any) -> None:
     unregister(ipython)
     if magics := sys.modules.get("lmnb.notebook.magics"):
         magics.forget()
+    if widgets := sys.modules.get("lmnb.notebook.widgets.ui"):
+        widgets.close()
 
 
 def _lazy(name: str, module: str) -> Callable[..., Any]:

@@ -55,12 +55,12 @@ def shorten(error: LmnbError) -> LmnbError:
 
 
 def _lines(error: LmnbError) -> Iterator[str]:
-    yield f"{_RED}{type(error).__name__}{_RESET}: {_in_magics(error.message)}"
+    yield f"{_RED}{type(error).__name__}{_RESET}: {in_magics(error.message)}"
     if error.hint:
-        yield f"Hint: {_in_magics(error.hint)}"
+        yield f"Hint: {in_magics(error.hint)}"
 
 
-def _in_magics(text: str) -> str:
+def in_magics(text: str) -> str:
     """Commands that are named for the command line, as what they are called in a notebook."""
     return _COMMAND.sub(r"`%lm \1", text)
 

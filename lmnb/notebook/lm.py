@@ -41,6 +41,7 @@ from lmnb.notebook.status import (
 )
 from lmnb.notebook.table import joined, link, paragraph
 from lmnb.notebook.units import duration, size
+from lmnb.notebook.widgets import NAMES
 from lmnb.selection import DEFAULT_CHAT_MODEL
 
 if TYPE_CHECKING:
@@ -245,6 +246,13 @@ def _endpoints(commands: Any) -> None:
     )
 
 
+def _ui(commands: Any) -> None:
+    parser = commands.add_parser(
+        "ui", help="panels to click", description="All panels as tabs, or one of them alone."
+    )
+    parser.add_argument("panel", nargs="?", choices=NAMES, metavar="PANEL", help=", ".join(NAMES))
+
+
 def _log(commands: Any) -> None:
     parser = commands.add_parser(
         "log",
@@ -286,6 +294,7 @@ _PARSERS: tuple[Callable[[Any], None], ...] = (
     _endpoints,
     _settings,
     _mcp,
+    _ui,
     _log,
     _help,
 )
@@ -501,6 +510,12 @@ def _log_in(client: Client, args: Namespace) -> None:
             client.redirect_mcp(args.name, input(asked))
 
 
+def _show_ui(client: Client, args: Namespace) -> None:
+    from lmnb.notebook.widgets.ui import show as show_panel
+
+    show_panel(client, args.panel)
+
+
 def _show_log(client: Client, args: Namespace) -> None:
     if args.server:
         note("\n".join(client.log(args.lines)) or "The log is empty.")
@@ -526,6 +541,7 @@ _COMMANDS: dict[str, Callable[[Client, Namespace], None]] = {
     "connect": _run_connect,
     "disconnect": _run_disconnect,
     "endpoints": _show_endpoints,
+    "ui": _show_ui,
     "log": _show_log,
 }
 

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -84,6 +84,11 @@ class Output:
             sys.stdout.write(self._overwrite(bundle["text/plain"]) + "\n")
             sys.stdout.flush()
 
+    def show_widget(self, fallback: Bundle, model_id: str) -> None:
+        """Show a widget, in a notebook; `fallback` is for those who have no kernel."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": model_id}
+        self._publish({**fallback, "application/vnd.jupyter.widget-view+json": view}, None)
+
     def draft(self, bundle: Bundle) -> None:
         """Show an intermediate state."""
         if self._notebook:
@@ -111,7 +116,7 @@ class Output:
     def _overwrite(self, line: str) -> str:
         return f"\r{line.ljust(self._width)}" if self._width else line
 
-    def _publish(self, bundle: Bundle, metadata: dict[str, Any] | None) -> None:
+    def _publish(self, bundle: Mapping[str, Any], metadata: dict[str, Any] | None) -> None:
         if not self._published and _vacant and _vacant[0][0] == self._cell():
             self._id, self._published = _vacant.pop()[1], True
         update, self._published = self._published, True

@@ -31,6 +31,7 @@ from lmnb.models.loader import StartWorker
 from lmnb.models.loading import OnProgress
 from lmnb.models.remote.endpoints import Endpoints
 from lmnb.server.app import Dispatch, control_app, public_app
+from lmnb.server.control import events
 from lmnb.server.control.requests import WATCHING
 from lmnb.server.control.server import QUIET
 from lmnb.server.database import Database
@@ -184,7 +185,9 @@ class _Private:
         self._path = runtime.socket_path(self._home)
         sock = bind_unix(self._path)
         self._inode = self._path.stat().st_ino
-        listener = Listener(self._app, sock, self._activity, quiet=QUIET, watching=WATCHING)
+        listener = Listener(
+            self._app, sock, self._activity, quiet=QUIET, watching=WATCHING | {events.PATH}
+        )
         await listener.start()
         self._listeners.append(listener)
         # Last: who reads it can connect.

@@ -24,6 +24,7 @@ class Activity:
 
     active: int = 0
     last: float = field(default_factory=time.monotonic)
+    requests: list[Exchange] = field(default_factory=list)
 
     def idle_seconds(self) -> float:
         """Seconds since anything ran; 0 while something runs."""
@@ -54,17 +55,19 @@ class Tracked:
             await self.app(scope, receive, send)
             return
         scope.setdefault(REQUEST_ID, new_request_id())
-        exchange = _Exchange(scope, send)
+        exchange = Exchange(scope, send)
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
         counted = scope["path"] not in self.watching
         self.activity.active += counted
+        self.activity.requests.append(exchange)
         try:
             await self._run(exchange, task, receive)
         finally:
             self._running.discard(task)
             self.activity.active -= counted
+            self.activity.requests.remove(exchange)
             if counted:
                 self.activity.last = time.monotonic()
             exchange.log()
@@ -75,7 +78,7 @@ class Tracked:
         for task in self._running:
             task.cancel()
 
-    async def _run(self, exchange: _Exchange, task: asyncio.Task[None], receive: Receive) -> None:
+    async def _run(self, exchange: Exchange, task: asyncio.Task[None], receive: Receive) -> None:
         try:
             await self.app(exchange.scope, receive, exchange.send)
         except asyncio.CancelledError:
@@ -85,11 +88,17 @@ class Tracked:
             await exchange.end(receive)
 
 
-class _Exchange:
-    """One request and what has been answered to it so far."""
+class Exchange:
+    """One request and what has been answered to it so far. `started_at` is seconds since the epoch.
+
+    `path` is as it was sent: no query, nothing of the body, never a prompt.
+    """
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
+        self.method: str = scope.get("method", "WS")
+        self.path: str = scope.get("raw_path", b"").decode("ascii", "replace")
+        self.started_at = time.time()
         self.started = time.monotonic()
         self.status = 0
         self.streaming = False
@@ -123,13 +132,12 @@ class _Exchange:
             await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     def log(self) -> None:
-        """One line: the path as it was sent (no query, nothing of the body), never a prompt."""
+        """One line of the log."""
         milliseconds = (time.monotonic() - self.started) * 1000
-        path = self.scope.get("raw_path", b"").decode("ascii", "replace")
         _access.info(
             "%s %s %s %.0f ms %s",
-            self.scope.get("method", "WS"),
-            path,
+            self.method,
+            self.path,
             self.status or "-",
             milliseconds,
             self.scope[REQUEST_ID],

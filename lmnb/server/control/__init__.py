@@ -13,6 +13,7 @@ from lmnb.server.control import (
     answers,
     downloads,
     endpoints,
+    events,
     mcp,
     models,
     rendering,
@@ -33,6 +34,7 @@ _PARTS = (
     settings,
     endpoints,
     mcp,
+    events,
 )
 for _part in _PARTS:
     router.include_router(_part.router)

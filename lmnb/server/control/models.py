@@ -18,6 +18,7 @@ from lmnb.models.instances import Manager
 from lmnb.server import identities, inspecting, sse
 from lmnb.server.asking import ask
 from lmnb.server.control.form import answer, encode, error_frame, read, rows
+from lmnb.server.control.present import coming_and_going
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.remote import routing
 from lmnb.server.remote.showing import endpoint_row, loaded_row, model_row, remote_models
@@ -65,29 +66,10 @@ async def models(request: Request) -> Response:
 async def ps(request: Request) -> Response:
     """What is loaded, being loaded, being unloaded, not loaded after crashes; and endpoints."""
     state = state_of(request)
-    manager = state.models
-    found = {
-        "loading": [
-            {"id": load.id, "model": load.entry.key, "progress": load.progress}
-            for load in manager.loading()
-        ],
-        "unloading": [
-            {"id": instance.id, "model": instance.entry.key, "active": instance.active}
-            for instance in manager.leaving()
-        ],
-        "resting": [
-            {
-                "model": row.entry.key,
-                "crashes": row.count,
-                "seconds_left": left,
-                "cause": row.error.message,
-            }
-            for row, left in manager.crashes.resting()
-        ],
-        "endpoints": [endpoint_row(link) for link in state.endpoints.links],
-    }
+    connected = [endpoint_row(link) for link in state.endpoints.links]
+    found = {**coming_and_going(state), "endpoints": connected}
     # Last: workers are asked for it, and meanwhile everything may change.
-    return answer({"loaded": await rows(manager.loaded()), **found})
+    return answer({"loaded": await rows(state.models.loaded()), **found})
 
 
 @router.post("/load")

@@ -1,0 +1,75 @@
+"""Showing the panels: all of them as tabs, or one alone.
+
+A saved notebook holds what was the case when the panel was shown, for GitHub, nbconvert and
+whoever has no kernel. A panel that is shown again moves: its former place keeps that text only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from lmnb.errors import InvalidRequest
+from lmnb.notebook.output import Bundle, Output, is_notebook
+from lmnb.notebook.status import ps
+from lmnb.notebook.table import joined, paragraph
+from lmnb.notebook.widgets import NAMES
+from lmnb.notebook.widgets.load import Load
+from lmnb.notebook.widgets.loaded import Loaded
+from lmnb.notebook.widgets.panel import Panel, close_tree
+from lmnb.notebook.widgets.stage import Stage
+
+if TYPE_CHECKING:
+    from lmnb.client import Client
+
+_PANELS: dict[str, type[Panel]] = dict(zip(NAMES, (Loaded, Load), strict=True))
+
+
+class Shown:
+    """What `show` has displayed. `panels` by name."""
+
+    def __init__(self, names: list[str], text: Bundle) -> None:
+        self._text = text
+        self._stage = Stage()
+        self.panels = {name: _PANELS[name](self._stage) for name in names}
+        self._output = Output()
+        parts = [panel.root for panel in self.panels.values()]
+        titles = [panel.title for panel in self.panels.values()]
+        self._root = parts[0] if len(parts) == 1 else ipywidgets.Tab(parts, titles=titles)
+        self._output.show_widget(text, self._root.model_id)
+
+    def close(self) -> None:
+        """Leave the text behind."""
+        for panel in self.panels.values():
+            panel.close()
+        self._stage.close()
+        close_tree(self._root)
+        self._output.show(self._text)
+
+
+_shown: dict[str | None, Shown] = {}
+
+
+def show(client: Client, name: str | None = None) -> None:
+    """Show the panel of that name (one of `NAMES`), or all of them. In a terminal: a text."""
+    if name not in {None, *NAMES}:
+        raise InvalidRequest(f"There is no panel {name!r}.", hint=f"There are {', '.join(NAMES)}.")
+    text = _text(client)
+    if not is_notebook():
+        Output().show(text)
+        return
+    if name in _shown:
+        _shown.pop(name).close()
+    _shown[name] = Shown([name] if name else list(NAMES), text)
+
+
+def close() -> None:
+    """Close everything that is shown."""
+    while _shown:
+        _shown.popitem()[1].close()
+
+
+def _text(client: Client) -> Bundle:
+    line = "The lmnb panel is live in a notebook that runs. What was loaded when it was shown:"
+    return joined(paragraph(line), ps(client.ps()))
