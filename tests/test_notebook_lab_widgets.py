@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
-from server_home import CHAT, ServerHome, wait_for
+from server_home import CHAT, ServerHome
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
@@ -27,20 +26,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(PICTURES) / f"{name}.png"))
 
 
-def dark_and_narrow(page: Page) -> None:
-    change = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: '%s'})"
-    page.evaluate("void " + change % "JupyterLab Dark")
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    picture(page, "loaded-dark")
-    page.get_by_role("tab", name="Load", exact=True).click()
-    picture(page, "load-dark")
-    page.set_viewport_size({"width": 390, "height": 844})
-    picture(page, "load-phone")
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.get_by_role("tab", name="Loaded").click()
-
-
-def test_a_model_is_loaded_and_unloaded_by_clicks(fresh_home: ServerHome, tmp_path: Path) -> None:
+def test_a_model_is_loaded_by_clicks_and_followed(fresh_home: ServerHome, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
     write(folder / "ui.ipynb", "%load_ext lmnb\n%lm ui", "import time; time.sleep(600)")
@@ -73,17 +59,3 @@ def test_a_model_is_loaded_and_unloaded_by_clicks(fresh_home: ServerHome, tmp_pa
             pass
         expect(output).to_contain_text("unloads in")
         picture(page, "loaded")
-        if PICTURES:
-            dark_and_narrow(page)
-        output.get_by_role("button", name="Unload").click()
-        command(page, "notebook:interrupt-kernel")
-        expect(output).to_contain_text("No model is loaded.")
-        wait_for(lambda: client.ps() == [], "the unloading")
-
-        # Who reads the saved notebook without a kernel has a sentence.
-        page.evaluate("window.jupyterapp.commands.execute('docmanager:save').then(() => true)")
-        saved = json.loads((folder / "ui.ipynb").read_text())
-        data = saved["cells"][0]["outputs"][0]["data"]
-        assert "live in a notebook that runs" in "".join(data["text/html"])
-        assert "No model is loaded." in "".join(data["text/plain"])
-        assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
