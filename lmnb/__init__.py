@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import anthropic as _anthropic
     import openai as _openai
 
-    from lmnb.client import Client, attach
+    from lmnb.attaching import attach
+    from lmnb.client import Client
     from lmnb.errors import LmnbError
     from lmnb.frame.run import last_partial
 
@@ -35,28 +36,28 @@ __all__ = [
 _HOMES = {
     "Client": "lmnb.client",
     "LmnbError": "lmnb.errors",
-    "attach": "lmnb.client",
+    "attach": "lmnb.attaching",
     "last_partial": "lmnb.frame.run",
 }
 
 
 def openai() -> _openai.OpenAI:
     """An `openai.OpenAI` client of the lmnb server, which is started if none is running."""
-    from lmnb.client import attach
+    from lmnb.attaching import attach
 
     return attach().openai()
 
 
 def anthropic() -> _anthropic.Anthropic:
     """An `anthropic.Anthropic` client of the lmnb server, which is started if none is running."""
-    from lmnb.client import attach
+    from lmnb.attaching import attach
 
     return attach().anthropic()
 
 
 def ui(panel: str | None = None) -> None:
     """Show the panels, or one of them: what `%lm ui` does."""
-    from lmnb.client import attach
+    from lmnb.attaching import attach
     from lmnb.notebook.widgets.ui import show
 
     show(attach(), panel)

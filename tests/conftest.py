@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from server_home import ServerHome, link_models
 
-from lmnb import client as client_module
+from lmnb import attaching
 from lmnb.client import Client
 from lmnb.server import notes
 
@@ -77,7 +77,7 @@ def nothing_left_by_others() -> None:
     So no file depends on which ones ran before it, in whatever order.
     """
     for server in _shared:
-        if (found := client_module.find(server.path)) is not None:
+        if (found := attaching.find(server.path)) is not None:
             found.stop_serving()
             found.unload(all=True)
 

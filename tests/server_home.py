@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from lmnb import client, runtime
+from lmnb import attaching, runtime
 from lmnb.client import Client
 
 PATIENCE = 60.0
@@ -75,7 +75,7 @@ class ServerHome:
     path: Path
 
     def attach(self) -> Client:
-        return client.attach(home=self.path)
+        return attaching.attach(home=self.path)
 
     @property
     def pid(self) -> int:
@@ -134,6 +134,6 @@ class ServerHome:
 
     def close(self) -> None:
         """End everything, gently first."""
-        if (found := client.find(self.path)) is not None:
+        if (found := attaching.find(self.path)) is not None:
             found.shutdown()
-        client.forget(self.path)
+        attaching.forget(self.path)

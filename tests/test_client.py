@@ -13,9 +13,9 @@ import httpx2
 import pytest
 from server_home import CHAT, EMBEDDING, ENDLESS, ServerHome, wait_for
 
-from lmnb import client as client_module
-from lmnb import runtime
-from lmnb.client import Client, attach, find
+from lmnb import attaching, runtime
+from lmnb.attaching import attach, find
+from lmnb.client import Client
 from lmnb.errors import InvalidRequest, LmnbError, ModelNotFound, ServerError
 
 
@@ -146,7 +146,7 @@ def test_a_process_that_was_forked_gets_its_own_connection(
 
 
 def test_long_starts_are_announced(fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_NOTICE", 0.0)
+    monkeypatch.setattr(attaching, "_NOTICE", 0.0)
     told: list[str] = []
     attach(notify=told.append)
     assert told == ["Starting the lmnb server …"]
@@ -157,8 +157,8 @@ def test_long_starts_are_announced(fresh_home: ServerHome, monkeypatch: pytest.M
 def test_waiting_for_another_start_is_announced(
     fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_NOTICE", 0.1)
-    monkeypatch.setattr(client_module, "_OTHER_STARTS", 0.1)
+    monkeypatch.setattr(attaching, "_NOTICE", 0.1)
+    monkeypatch.setattr(attaching, "_OTHER_STARTS", 0.1)
     code = """
 import sys
 from lmnb import runtime

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "lmnb"
 EVERYWHERE = {"errors", "config", "runtime", "__init__"}
 ALLOWED = {
-    "__init__": {"notebook", "client", "frame"},
+    "__init__": {"notebook", "attaching", "client", "frame"},
     "__main__": {"cli"},
     "errors": set(),
     "runtime": set(),
@@ -22,13 +22,14 @@ ALLOWED = {
     "journal": set(),
     "inspected": set(),
     "launch": set(),
-    "client": {"launch"},
+    "attaching": {"client", "launch"},
+    "client": set(),
     "follow": {"client"},
     "selection": {"client"},
     "agents": {"client", "selection"},
-    "cli": {"agents", "client", "inspected", "journal", "launch", "logs"},
-    "frame": {"client", "selection"},
-    "notebook": {"agents", "client", "follow", "frame", "inspected", "selection"},
+    "cli": {"agents", "attaching", "client", "inspected", "journal", "launch", "logs"},
+    "frame": {"attaching", "client", "selection"},
+    "notebook": {"agents", "attaching", "client", "follow", "frame", "inspected", "selection"},
     "server": {"chat", "models", "engine", "journal", "logs"},
     "chat": {"engine"},
     "models": {"engine"},
@@ -76,8 +77,8 @@ def test_imports_run_one_way(path: Path) -> None:
     ("module", "absent"),
     [
         ("lmnb", {"httpx2", "pydantic", "openai", "anthropic", "pandas", "numpy"}),
-        ("lmnb.client", {"lmnb.server", "lmnb.engine", "lmnb.models", "lmnb.chat", "llama_cpp"}),
-        ("lmnb.client", {"openai", "anthropic", "fastapi", "pydantic", "numpy", "huggingface_hub"}),
+        ("lmnb.attaching", {"lmnb.server", "lmnb.engine", "lmnb.models", "lmnb.chat", "llama_cpp"}),
+        ("lmnb.attaching", {"openai", "anthropic", "fastapi", "pydantic", "numpy", "huggingface_hub"}),
         ("lmnb.cli", {"lmnb.server", "lmnb.engine", "lmnb.models", "fastapi", "openai", "IPython"}),
         ("lmnb.server.process", {"llama_cpp", "lmnb.engine.native", "IPython", "pandas"}),
     ],

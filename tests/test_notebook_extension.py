@@ -75,7 +75,7 @@ shell.run_cell("%%openai -h\\nhello")
 
 def test_a_kernel_never_imports_the_engine() -> None:
     modules = new_modules("""
-import lmnb.client, lmnb.notebook.lm, lmnb.notebook.completion
+import lmnb.attaching, lmnb.notebook.lm, lmnb.notebook.completion
 from lmnb.notebook import magics, answer, status
 """)
     rooms = {name.split(".")[1] for name in modules if name.startswith("lmnb.")}

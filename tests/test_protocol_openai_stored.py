@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from server_home import ServerHome, wait_for
 from test_protocol_openai_chat import ENDLESS, wait_until_idle
 
-from lmnb.client import Client, forget
+from lmnb.attaching import forget
+from lmnb.client import Client
 
 LLM = "smollm2-135m-instruct"
 SHORT: dict[str, Any] = {"model": LLM, "max_output_tokens": 4, "temperature": 0}

@@ -20,9 +20,9 @@ import psutil
 import pytest
 from server_home import CHAT, ENDLESS, ServerHome, wait_for
 
-from lmnb import client as client_module
-from lmnb import runtime
-from lmnb.client import Client, attach, find
+from lmnb import attaching, runtime
+from lmnb.attaching import attach, find
+from lmnb.client import Client
 from lmnb.errors import ConfigError, ServerError, ServerMismatch
 from lmnb.launch import clean_environment
 from lmnb.server.log import start_log
@@ -37,7 +37,7 @@ def long_answer(client: Client) -> openai.Stream[openai.types.Completion]:
 
 
 def test_two_kernels_at_the_same_instant_get_one_server(fresh_home: ServerHome) -> None:
-    code = "from lmnb.client import attach; print(attach().handshake()['pid'])"
+    code = "from lmnb.attaching import attach; print(attach().handshake()['pid'])"
     kernels = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -48,7 +48,7 @@ def test_two_kernels_at_the_same_instant_get_one_server(fresh_home: ServerHome) 
 
 
 def test_who_started_the_server_ends_without_a_word(fresh_home: ServerHome) -> None:
-    code = "from lmnb.client import attach; attach()"
+    code = "from lmnb.attaching import attach; attach()"
     done = subprocess.run(
         [sys.executable, "-W", "always::ResourceWarning", "-c", code],
         capture_output=True,
@@ -129,7 +129,7 @@ def test_terminating_ends_streams_with_an_error_and_stops_workers(fresh_home: Se
 def test_terminating_answers_plain_requests_too(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
     code = f"""
-from lmnb.client import attach
+from lmnb.attaching import attach
 print(attach().http.post("/v1/completions", json={ENDLESS!r}).text)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as asker:
@@ -221,7 +221,7 @@ def test_a_client_that_finds_no_socket_waits_for_it(fresh_home: ServerHome) -> N
 def test_a_stopped_server_does_not_hang_its_clients(
     fresh_home: ServerHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_ANSWER", 1.5)
+    monkeypatch.setattr(attaching, "_ANSWER", 1.5)
     fresh_home.attach()
     fresh_home.signal(signal.SIGSTOP)
     told: list[str] = []

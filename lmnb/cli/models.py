@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
+from lmnb.attaching import attach, find
 from lmnb.cli import output
 from lmnb.cli.endpoints import print_endpoints
-from lmnb.client import attach, find
 from lmnb.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from lmnb.client import Client, attach
+from lmnb.attaching import attach
+from lmnb.client import Client
 
 
 def connect() -> Client:

@@ -12,9 +12,10 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from lmnb import logs, runtime
+from lmnb.attaching import find
 from lmnb.cli import output
 from lmnb.cli.models import print_loaded
-from lmnb.client import Client, find
+from lmnb.client import Client
 from lmnb.errors import InvalidRequest, ServerError
 from lmnb.launch import clean_environment
 

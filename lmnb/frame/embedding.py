@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from lmnb import selection
-from lmnb.client import Client, attach
+from lmnb.attaching import attach
+from lmnb.client import Client
 from lmnb.errors import InvalidRequest
 from lmnb.frame import cache as caches
 from lmnb.frame import prefixes

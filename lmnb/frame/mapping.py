@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 
 from lmnb import selection
-from lmnb.client import Client, attach
+from lmnb.attaching import attach
+from lmnb.client import Client
 from lmnb.errors import InvalidRequest, LmnbError
 from lmnb.frame import cache as caches
 from lmnb.frame.cache import Cache

@@ -99,7 +99,7 @@ class AskMagic:
         with asked.answer.streaming():
             waiting = asked.answer.waiting
             waiting("Starting the lmnb server")
-            from lmnb.client import attach
+            from lmnb.attaching import attach
 
             client = attach()
             model = ready(client, question.args.model or choose(client), waiting)
@@ -125,7 +125,7 @@ class AskMagic:
 
     def _ask_often(self, question: Question, count: int) -> Samples:
         with transient("Loading the model"):
-            from lmnb.client import attach
+            from lmnb.attaching import attach
 
             client = attach()
             model = ready(client, question.args.model or choose(client), lambda _: None)
@@ -149,7 +149,7 @@ class AskMagic:
 
     def _ask_behind(self, question: Question) -> Background:
         with transient("Starting the lmnb server"):
-            from lmnb.client import attach
+            from lmnb.attaching import attach
 
             client = attach()
             model = question.args.model or choose(client)
@@ -163,7 +163,7 @@ class AskMagic:
     def _rehearse(self, question: Question) -> DryRun:
         """What would be asked. It changes nothing but `-o`."""
         with transient("Rendering the prompt"):
-            from lmnb.client import attach
+            from lmnb.attaching import attach
             from lmnb.notebook.dry_run import dry_run
 
             client = attach()

@@ -25,7 +25,7 @@ def known_models() -> Sequence[str]:
 
 def _look() -> None:
     try:
-        from lmnb.client import attach
+        from lmnb.attaching import attach
 
         client = attach(start=False)
         found = {row["id"] for row in client.ps()} | {row["key"] for row in client.ls()}

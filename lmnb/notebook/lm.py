@@ -71,7 +71,7 @@ class LmMagic:
             _LOCAL[args.command](args)
             return
         with transient("Starting the lmnb server"):
-            from lmnb.client import attach
+            from lmnb.attaching import attach
 
             client = attach()
         _COMMANDS[args.command or "status"](client, args)

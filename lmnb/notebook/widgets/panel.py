@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import ipywidgets
 
-from lmnb.client import Client, attach
+from lmnb.attaching import attach
+from lmnb.client import Client
 from lmnb.errors import LmnbError, ServerError
 from lmnb.follow import State
 from lmnb.notebook.failures import in_magics
