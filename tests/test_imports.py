@@ -78,7 +78,10 @@ def test_imports_run_one_way(path: Path) -> None:
     [
         ("lmnb", {"httpx2", "pydantic", "openai", "anthropic", "pandas", "numpy"}),
         ("lmnb.attaching", {"lmnb.server", "lmnb.engine", "lmnb.models", "lmnb.chat", "llama_cpp"}),
-        ("lmnb.attaching", {"openai", "anthropic", "fastapi", "pydantic", "numpy", "huggingface_hub"}),
+        (
+            "lmnb.attaching",
+            {"openai", "anthropic", "fastapi", "pydantic", "numpy", "huggingface_hub"},
+        ),
         ("lmnb.cli", {"lmnb.server", "lmnb.engine", "lmnb.models", "fastapi", "openai", "IPython"}),
         ("lmnb.server.process", {"llama_cpp", "lmnb.engine.native", "IPython", "pandas"}),
     ],

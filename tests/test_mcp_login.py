@@ -22,8 +22,9 @@ from server_home import CHAT, ServerHome
 from lmnb.chat.conversation import Text, ToolCall
 from lmnb.client import Client
 from lmnb.errors import ConfigError, InvalidRequest, LmnbError
-from lmnb.notebook import lm as lm_module
+from lmnb.notebook import server_commands
 from lmnb.notebook.failures import UsageMistake
+from lmnb.notebook.lm import lm
 from lmnb.server.mcp import login, servers
 from lmnb.server.mcp.connection import McpConnectionFailed
 from lmnb.server.mcp.login import Desk
@@ -62,12 +63,12 @@ def with_the_magic(monkeypatch: pytest.MonkeyPatch) -> None:
             assert bundle["text/html"].startswith('<a href="http://')
             browse(shown[-1].removeprefix("Log in here: "))
 
-    monkeypatch.setattr(lm_module, "show", show)
-    monkeypatch.setattr(lm_module, "note", shown.append)
-    lm_module.lm("mcp login far")
+    monkeypatch.setattr(server_commands, "show", show)
+    monkeypatch.setattr(server_commands, "note", shown.append)
+    lm("mcp login far")
     assert shown[1:] == ["Logged in to far."]
     with pytest.raises(UsageMistake, match="needs the NAME"):
-        lm_module.lm("mcp logout")
+        lm("mcp logout")
 
 
 def test_a_login_from_beginning_to_end(
