@@ -184,8 +184,9 @@ def test_what_is_loaded_is_used_and_what_is_too_small_makes_room(unloaded: Clien
     assert choose(unloaded, None, None).replaces == CHAT
     [*_, done] = choose(unloaded, None, None).load(unloaded)
     assert (done["id"], done["context_length"]) == (CHAT, 8192)
-    [row] = unloaded.ps()
-    assert choose(unloaded, None, None).row == row
+    chosen = choose(unloaded, None, None).row
+    assert chosen is not None
+    assert (chosen["id"], chosen["context_length"]) == (CHAT, 8192)
     assert choose(unloaded, "SmolLM2-135M-instruct", 4096).row is not None
     unloaded.unload(all=True)
     # The user has loaded it, so that is as it is to be.

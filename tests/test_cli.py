@@ -100,11 +100,11 @@ def test_load_ps_unload(server: ServerHome, unloaded: Client) -> None:
 def test_ps_shows_queue_and_time_left(server: ServerHome, unloaded: Client) -> None:
     list(unloaded.load(CHAT, parallel=1, ttl=500))
     with ExitStack() as stack:
-        for _ in range(5):
+        for _ in range(2):
             body = {**ENDLESS, "stream": True}
             stack.enter_context(unloaded.http.stream("POST", "/v1/completions", json=body))
         shown = server.lmnb("ps").stdout
-    assert re.search(r"busy +1 running, [1-4] waiting .* MB .*8 min after use", shown)
+    assert re.search(r"busy +1 running, 1 waiting .* MB .*8 min after use", shown)
     wait_for(lambda: unloaded.ps()[0]["active"] == 0, "both to end")
     assert re.search(r"idle +8192 .*in 8 min", server.lmnb("ps").stdout)
 

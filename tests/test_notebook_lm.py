@@ -223,10 +223,10 @@ def test_log_of_requests(kernel: Kernel, client: Client) -> None:
 def test_ps_shows_the_queue(kernel: Kernel, client: Client) -> None:
     list(client.load(MODEL, parallel=1))
     with ExitStack() as stack:
-        for _ in range(5):
+        for _ in range(2):
             body = {**ENDLESS, "stream": True}
             stack.enter_context(client.http.stream("POST", "/v1/completions", json=body))
-        assert re.search("1 running, [1-4] waiting", kernel.run("%lm ps").text)
+        assert re.search("1 running, 1 waiting", kernel.run("%lm ps").text)
     client.unload(all=True)
 
 

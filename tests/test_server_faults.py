@@ -147,7 +147,8 @@ def test_a_model_that_keeps_dying_is_shown_and_can_be_loaded(fresh_home: ServerH
     assert f"{CHAT} is not loaded for 5 min: it has crashed 3 times in a row." in shown
     fresh_home.lmnb("load", CHAT)
     assert post(client, "/v1/chat/completions", question(3))["choices"]
-    assert client.pending() == {"loading": [], "unloading": [], "resting": []}
+    pending = client.pending()
+    assert (pending["loading"], pending["unloading"], pending["resting"]) == ([], [], [])
 
 
 def test_loads_in_progress_are_shown(fresh_home: ServerHome) -> None:

@@ -25,11 +25,13 @@ from tiny_bert import write_model
 from lmnb.chat.conversation import Request, SamplingOptions
 from lmnb.chat.documents.reader import Reader
 from lmnb.chat.events import Finished, Loading, Prompt, TextDelta
+from lmnb.config import load_settings
 from lmnb.errors import EngineCrashed, KeepsCrashing
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert
 from lmnb.models.instances import Manager
 from lmnb.server.generation import count_tokens, embed, fold, generate
+from lmnb.server.journal import Journal
 from lmnb.server.metrics import Metrics
 from lmnb.server.state import State
 
@@ -68,6 +70,7 @@ def play(home: Path, scene: Scene) -> None:
             "renderer": None,
             "documents": Reader(),
             "metrics": Metrics(manager.loaded, list),
+            "journal": Journal(load_settings(home)),
             "priority": 0,
         }
         state = cast("State", SimpleNamespace(**fields))
