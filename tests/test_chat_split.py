@@ -343,7 +343,9 @@ def test_what_is_no_call_is_text(form: Format, text: str) -> None:
 @given(st.sampled_from(list(FORMATS)), st.text("<>|{}[]() \nabT_", max_size=30), CUTS)
 def test_other_text_stays_as_it_is(name: str, text: str, cuts: list[int]) -> None:
     found = split(FORMATS[name], pieces_of(text, cuts), prompt="")
-    assert "".join(entry[1] for entry in told(found)) == text
+    # An answer of harmony begins behind a mark, to which the white space belongs.
+    wanted = text.lstrip() if name == "harmony" else text
+    assert "".join(entry[1] for entry in told(found)) == wanted
 
 
 # --- what models write otherwise than their templates ---------------------------------------
