@@ -28,6 +28,17 @@ import lmnb.frame
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+def test_tables_may_be_what_imports_pandas() -> None:
+    code = """
+from lmnb.notebook import tables
+tables.register()
+import lmnb.frame
+import pandas
+assert type(pandas.Series([1]).lm).__name__ == "SeriesAccessor"
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 def test_the_stop_button_stops_and_the_next_run_goes_on(server: ServerHome) -> None:
     client = server.attach()
     with Kernel(server.path) as kernel:

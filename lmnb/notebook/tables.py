@@ -28,9 +28,8 @@ def unregister() -> None:
 
 
 def _register() -> None:
-    from lmnb.frame.accessor import register
-
-    register()
+    # Not what is in it: it may be the one that imports pandas, and not be done yet.
+    import lmnb.frame  # noqa: F401
 
 
 class _Finder:
