@@ -36,6 +36,8 @@ class Instance:
         It has been taken out of use; no request finds it any more.
     watch
         Waits for the end of the worker.
+    tokens_per_second
+        How fast its last answer was written; None before the first.
     load_seconds
         How long the load took; `warnings` are sentences for the user about it.
     """
@@ -57,6 +59,7 @@ class Instance:
     timer: Timer | None = None
     expires: float | None = None
     watch: asyncio.Task[None] | None = None
+    tokens_per_second: float | None = None
 
     @property
     def config(self) -> LoadConfig:

@@ -137,6 +137,8 @@ async def _try(
                 await alone.aclose()  # it has got through what a crash would be retried for
             if isinstance(event, Finished):
                 state.metrics.answered(event)
+                if speed := event.timings.tokens_per_second(event.usage.output):
+                    instance.tokens_per_second = speed
             yield event
 
 

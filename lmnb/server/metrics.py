@@ -26,15 +26,11 @@ class Metrics:
     """All counters of one server. Labels are routes and identifiers of models, never what was said.
 
     Names follow Prometheus' rules: base units, `_total` for counters.
-
-    speeds
-        Tokens per second of the last answer of each model.
     """
 
     def __init__(
         self, loaded: Callable[[], Iterable[Instance]], links: Callable[[], Iterable[Link]]
     ) -> None:
-        self.speeds: dict[str, float] = {}
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "lmnb_requests",
@@ -101,7 +97,6 @@ class Metrics:
         self._queue.labels(model).observe(timings.queue)
         if speed := timings.tokens_per_second(usage.output):
             self._speed.labels(model).observe(speed)
-            self.speeds[model] = speed
 
     def embedded(self, model: str, tokens: int) -> None:
         """Count tokens that were embedded or scored."""

@@ -55,12 +55,11 @@ async def events(request: Request) -> Response:
 
 
 def _snapshot(state: State) -> dict[str, Any]:
-    speeds = state.metrics.speeds
     settings = state.settings
     built: dict[str, Any] = msgspec.to_builtins(
         {
             "loaded": [
-                row(one) | {"expires": one.expires, "tokens_per_second": speeds.get(one.id)}
+                row(one) | {"expires": one.expires, "tokens_per_second": one.tokens_per_second}
                 for one in state.models.loaded()
             ],
             **coming_and_going(state),
