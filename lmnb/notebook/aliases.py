@@ -23,6 +23,7 @@ def add_alias(commands: Any) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the new name")
     parser.add_argument("model", nargs="?", metavar="MODEL", help="what it means")
     parser.add_argument("--remove", action="store_true", help="forget the name")
+    parser.set_defaults(run=run_alias, needs_server=False)
 
 
 def run_alias(args: Namespace) -> None:

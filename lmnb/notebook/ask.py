@@ -26,6 +26,7 @@ from lmnb.notebook.reply import Reply
 from lmnb.notebook.samples import Samples, Sampling
 
 if TYPE_CHECKING:
+    from lmnb.client import Client
     from lmnb.notebook.dry_run import DryRun
 
     Result: TypeAlias = Reply | Samples | Background | DryRun
@@ -99,10 +100,8 @@ class AskMagic:
         with asked.answer.streaming():
             waiting = asked.answer.waiting
             waiting("Starting the lmnb server")
-            from lmnb.attaching import attach
-
-            client = attach()
-            model = ready(client, question.args.model or choose(client), waiting)
+            client, name = _found(question)
+            model = ready(client, name, waiting)
             waiting("Importing the SDK")
             asked_model(model.identifier, named=question.args.model is not None)
             api = self._api(question.args)
@@ -125,10 +124,8 @@ class AskMagic:
 
     def _ask_often(self, question: Question, count: int) -> Samples:
         with transient("Loading the model"):
-            from lmnb.attaching import attach
-
-            client = attach()
-            model = ready(client, question.args.model or choose(client), lambda _: None)
+            client, name = _found(question)
+            model = ready(client, name, lambda _: None)
             asked_model(model.identifier, named=question.args.model is not None)
             api = self._api(question.args)
         request = question.request._replace(model=model.identifier)
@@ -149,10 +146,7 @@ class AskMagic:
 
     def _ask_behind(self, question: Question) -> Background:
         with transient("Starting the lmnb server"):
-            from lmnb.attaching import attach
-
-            client = attach()
-            model = question.args.model or choose(client)
+            client, model = _found(question)
         handle = Background(question, client, partial(self._go_on, question))
         asked_model(model, named=question.args.model is not None)
         if question.args.out:
@@ -163,11 +157,9 @@ class AskMagic:
     def _rehearse(self, question: Question) -> DryRun:
         """What would be asked. It changes nothing but `-o`."""
         with transient("Rendering the prompt"):
-            from lmnb.attaching import attach
             from lmnb.notebook.dry_run import dry_run
 
-            client = attach()
-            model = question.args.model or choose(client)
+            client, model = _found(question)
             api = self._api(question.args)
             found = dry_run(client, api, question.request._replace(model=model))
         if question.args.out:
@@ -191,6 +183,14 @@ class AskMagic:
         target = self.apis[getattr(args, "api", None) or next(iter(self.apis))]
         api: Any = importlib.import_module(target)
         return cast("Api", api)
+
+
+def _found(question: Question) -> tuple[Client, str]:
+    """The server, and the name of the model to ask."""
+    from lmnb.attaching import attach
+
+    client = attach()
+    return client, question.args.model or choose(client)
 
 
 def _into_next_cell(reply: Reply) -> None:

@@ -48,6 +48,7 @@ def add_history(commands: Any) -> None:
     )
     _add_magic(parser)
     parser.add_argument("--full", action="store_true", help="long messages, too")
+    parser.set_defaults(run=run_history, needs_server=False)
 
 
 def add_reset(commands: Any) -> None:
@@ -58,6 +59,7 @@ def add_reset(commands: Any) -> None:
         description="Forget the conversation and its system prompt; models stay loaded.",
     )
     _add_magic(parser)
+    parser.set_defaults(run=run_reset, needs_server=False)
 
 
 def add_show(commands: Any) -> None:
@@ -70,15 +72,17 @@ def add_show(commands: Any) -> None:
     parser.add_argument(
         "count", nargs="?", type=integer(1), default=1, metavar="N", help="how many"
     )
+    parser.set_defaults(run=run_show, needs_server=False)
 
 
 def add_stop(commands: Any) -> None:
     """Declare `%lm stop`."""
-    commands.add_parser(
+    parser = commands.add_parser(
         "stop",
         help="stop answers in the background",
         description="Stop the answers that --bg has begun in this notebook; what came is kept.",
     )
+    parser.set_defaults(run=run_stop, needs_server=False)
 
 
 def run_stop(_: Namespace) -> None:

@@ -23,6 +23,7 @@ def add_inspect(commands: Any) -> None:
         description="A model's template, how it writes thinking and calls, and its metadata. Loads nothing.",
     )
     parser.add_argument("model", type=model_name, metavar="MODEL", help="as %%lm ls shows it")
+    parser.set_defaults(run=run_inspect)
 
 
 def run_inspect(client: Client, args: Namespace) -> None:

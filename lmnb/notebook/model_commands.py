@@ -32,6 +32,7 @@ def add_get(commands: Any) -> None:
         f"(default: {DEFAULT_CHAT_MODEL}, 98 MB)",
     )
     parser.add_argument("-q", "--quantization", metavar="Q", help="which variant, such as Q4_K_M")
+    parser.set_defaults(run=run_get)
 
 
 def run_get(client: Client, args: Namespace) -> None:
@@ -73,6 +74,7 @@ def add_downloads(commands: Any) -> None:
     choices = ("pause", "resume", "cancel")
     parser.add_argument("action", nargs="?", choices=choices, help="pause, resume or cancel one")
     parser.add_argument("name", nargs="?", metavar="ID", help="its id, or its model")
+    parser.set_defaults(run=run_downloads)
 
 
 def run_downloads(client: Client, args: Namespace) -> None:
@@ -87,7 +89,10 @@ def run_downloads(client: Client, args: Namespace) -> None:
 
 def add_ls(commands: Any) -> None:
     """Declare `%lm ls`."""
-    commands.add_parser("ls", help="models on the disk", description="The models on the disk.")
+    parser = commands.add_parser(
+        "ls", help="models on the disk", description="The models on the disk."
+    )
+    parser.set_defaults(run=run_ls)
 
 
 def run_ls(client: Client, _: Namespace) -> None:
@@ -97,7 +102,8 @@ def run_ls(client: Client, _: Namespace) -> None:
 
 def add_ps(commands: Any) -> None:
     """Declare `%lm ps`."""
-    commands.add_parser("ps", help="loaded models", description="The loaded models.")
+    parser = commands.add_parser("ps", help="loaded models", description="The loaded models.")
+    parser.set_defaults(run=run_ps)
 
 
 def run_ps(client: Client, _: Namespace) -> None:
@@ -120,6 +126,7 @@ def add_load(commands: Any) -> None:
     add("--ttl", type=number(0), metavar="S", help="unload when idle for S seconds (never)")
     add("--identifier", metavar="NAME", help="a name of your own for the loaded model")
     add("--estimate-only", action="store_true", help="say how much memory it takes; load nothing")
+    parser.set_defaults(run=run_load)
 
 
 def run_load(client: Client, args: Namespace) -> None:
@@ -164,6 +171,7 @@ def add_use(commands: Any) -> None:
     parser.add_argument(
         "model", nargs="?", type=model_name, metavar="MODEL", help="alone: which it is now"
     )
+    parser.set_defaults(run=run_use)
 
 
 def run_use(client: Client, args: Namespace) -> None:
@@ -186,6 +194,7 @@ def add_unload(commands: Any) -> None:
     )
     parser.add_argument("--all", action="store_true", help="every loaded model")
     parser.add_argument("--wait", action="store_true", help="finish what is being answered first")
+    parser.set_defaults(run=run_unload)
 
 
 def run_unload(client: Client, args: Namespace) -> None:

@@ -32,6 +32,7 @@ def add_serve(commands: Any) -> None:
     add("--require-auth", action="store_true", help="ask clients for an API token")
     add("--allow-open", action="store_true", help="listen beyond this machine without tokens")
     add("--stop", action="store_true", help="close the port; models stay loaded")
+    parser.set_defaults(run=run_serve)
 
 
 def run_serve(client: Client, args: Namespace) -> None:
@@ -73,6 +74,7 @@ def add_launch(commands: Any) -> None:
     )
     add("--context-length", type=integer(1), metavar="N", help="tokens to load it with (65536)")
     add("--port", type=integer(0, 65535), help="port to listen on (1234); 0 takes a free one")
+    parser.set_defaults(run=run_launch)
 
 
 def run_launch(client: Client, args: Namespace) -> None:
@@ -115,6 +117,7 @@ def add_connect(commands: Any) -> None:
     add("--name", help="what its models' names begin with (its host)")
     add("--key-env", metavar="VARIABLE", help="environment variable with its API key")
     add("--save-key", action="store_true", help="keep the key, in a file that you alone can read")
+    parser.set_defaults(run=run_connect)
 
 
 def run_connect(client: Client, args: Namespace) -> None:
@@ -130,6 +133,7 @@ def add_disconnect(commands: Any) -> None:
         "disconnect", help="forget such a server", description="Forget a connected server."
     )
     parser.add_argument("name", metavar="NAME", help="as %%lm endpoints shows it")
+    parser.set_defaults(run=run_disconnect)
 
 
 def run_disconnect(client: Client, args: Namespace) -> None:
@@ -140,11 +144,12 @@ def run_disconnect(client: Client, args: Namespace) -> None:
 
 def add_endpoints(commands: Any) -> None:
     """Declare `%lm endpoints`."""
-    commands.add_parser(
+    parser = commands.add_parser(
         "endpoints",
         help="connected servers",
         description="The connected servers, and how they are.",
     )
+    parser.set_defaults(run=run_endpoints)
 
 
 def run_endpoints(client: Client, _: Namespace) -> None:
@@ -161,6 +166,7 @@ def add_settings(commands: Any) -> None:
     add("name", nargs="?", metavar="NAME", help="which one (all)")
     add("value", nargs="?", metavar="VALUE", help="what to set it to, such as 600 or off")
     add("--reset", action="store_true", help="back to its default")
+    parser.set_defaults(run=run_settings)
 
 
 def run_settings(client: Client, args: Namespace) -> None:
@@ -194,6 +200,7 @@ def add_mcp(commands: Any) -> None:
         action="store_true",
         help="for a browser on another machine: ask for the address that it ends at",
     )
+    parser.set_defaults(run=run_mcp)
 
 
 def run_mcp(client: Client, args: Namespace) -> None:
@@ -229,6 +236,7 @@ def add_ui(commands: Any) -> None:
         "ui", help="panels to click", description="All panels as tabs, or one of them alone."
     )
     parser.add_argument("panel", nargs="?", choices=NAMES, metavar="PANEL", help=", ".join(NAMES))
+    parser.set_defaults(run=run_ui)
 
 
 def run_ui(client: Client, args: Namespace) -> None:
@@ -252,6 +260,7 @@ def add_log(commands: Any) -> None:
     add("--route", metavar="PATH", help="only those whose route begins so")
     add("--prompts", action="store_true", help="with prompts and answers, as far as recorded")
     add("--server", action="store_true", help="the server's own log instead")
+    parser.set_defaults(run=run_log)
 
 
 def run_log(client: Client, args: Namespace) -> None:
