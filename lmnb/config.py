@@ -230,12 +230,16 @@ def write_json(path: Path, data: dict[str, Any], *, mode: int = 0o666) -> None:
     ConfigError
         It cannot be written.
     """
+    write_whole(path, (json.dumps(data, indent=2) + "\n").encode(), mode=mode)
+
+
+def write_whole(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a file, whole or not at all; `mode` and errors as of `write_json`."""
     part = path.with_suffix(".part")
     try:
-        part.unlink(missing_ok=True)
-        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123 (it is opened already)
-            file.write(json.dumps(data, indent=2) + "\n")
+        part.unlink(missing_ok=True)  # Its permissions could be others.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from made_models.scripted import MARKERS, Answer, scripted
 
 from lmnb.client import Client
 from lmnb.engine.protocol import Segment
+from lmnb.server.mcp.pool import Pool
+from lmnb.server.mcp.servers import Server
+from lmnb.server.mcp.toolset import Toolset, offer, opening
 
 TEMPLATE = (Path(__file__).parent / "templates" / "json_in_tags.jinja").read_text()
 CONTROLS = ("<|system|>", "<|user|>", "<|bot|>", "<|tool|>", "<|tools|>", "<call>", "</call>")
@@ -73,3 +77,13 @@ def over_http() -> Iterator[str]:
     process.kill()
     process.wait()
     process.stdout.close()
+
+
+@asynccontextmanager
+async def opened(
+    pool: Pool, servers: Sequence[Server], *, patience: float
+) -> AsyncGenerator[Toolset, None]:
+    """The tools of connected servers, without a model."""
+    async with opening(pool, servers) as tasks:
+        pairs = list(zip(servers, [await task for task in tasks], strict=True))
+        yield Toolset(partial(offer, pairs), patience=patience)

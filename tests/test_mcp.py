@@ -16,7 +16,7 @@ import mcp_raw
 import psutil
 import pytest
 from anthropic_synthetic import parse
-from mcp_caller import ANSWER, SCRIPT, SEEN, STDIO, WORDS, loaded_caller, over_http
+from mcp_caller import ANSWER, SCRIPT, SEEN, STDIO, WORDS, loaded_caller, opened, over_http
 from server_home import CHAT, ServerHome, wait_for
 
 from lmnb.chat.conversation import Text, ToolCall
@@ -29,7 +29,7 @@ from lmnb.server.mcp.filters import Filter
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Remote, Server
 from lmnb.server.mcp.steps import Called
-from lmnb.server.mcp.toolset import Toolset, arguments_of, opened
+from lmnb.server.mcp.toolset import Toolset, arguments_of
 
 MODEL = "mcp-caller"
 RAW = Server("raw", Local(sys.executable, (str(mcp_raw.__file__),)), is_configured=True)

@@ -15,6 +15,7 @@ import mcp_oauth
 import mcp_server
 import pytest
 from mcp.shared.auth import OAuthClientInformationFull
+from mcp_caller import opened
 from mcp_oauth import Authority
 from pydantic import AnyUrl
 from server_home import CHAT, ServerHome
@@ -31,7 +32,6 @@ from lmnb.server.mcp.login import Desk
 from lmnb.server.mcp.logins import Logins
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import OAuthClient, Remote, Server
-from lmnb.server.mcp.toolset import opened
 
 
 @pytest.fixture

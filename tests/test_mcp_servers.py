@@ -15,6 +15,7 @@ import mcp_odd
 import mcp_rich
 import psutil
 import pytest
+from mcp_caller import opened
 from server_home import ServerHome, wait_for
 
 from lmnb.chat.conversation import Image, Text, ToolCall
@@ -25,7 +26,7 @@ from lmnb.server.mcp.filters import ALL, Filter
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Local, Place, Remote, Server
 from lmnb.server.mcp.steps import Called
-from lmnb.server.mcp.toolset import Toolset, opened
+from lmnb.server.mcp.toolset import Toolset
 
 
 def odd(how: str, *tools: str) -> Server:

@@ -15,7 +15,7 @@ from lmnb.frame.mapping import Asking, Options, values_of
 from lmnb.frame.prefixes import Kind
 from lmnb.frame.schemas import choices
 from lmnb.frame.templates import Template
-from lmnb.frame.values import added, column, ensure_free, is_null
+from lmnb.frame.values import added, column, ensure_free
 
 _CLASSIFY = "Which of these fits the text best: {choices}?\n\nText: {text}"
 _EXTRACT = "Take from the text what is asked for.\n\nText: {text}"
@@ -118,7 +118,7 @@ class FrameAccessor:
         parsed = Template(template)
         parsed.check(list(self._frame.columns))
         if dry_run:
-            prompts = _prompts(self._frame, parsed)
+            prompts = list(map(parsed.fill, values_of(self._frame, parsed)))
             name = f"{into}_prompt"
             return added(
                 self._frame,
@@ -145,8 +145,7 @@ class FrameAccessor:
             found.attrs["lmnb"] = asking.attributes()
             return found
 
-        asking.run(make)
-        return make()
+        return asking.run(make)
 
     def classify(
         self,
@@ -327,8 +326,7 @@ def _mapped(asking: Asking, frame: pd.DataFrame, into: str, *, overwrite: bool) 
         found.attrs["lmnb"] = asking.attributes()
         return found
 
-    asking.run(make)
-    return make()
+    return asking.run(make)
 
 
 def _answers(asking: Asking, series: pd.Series[Any]) -> Any:
@@ -340,14 +338,11 @@ def _answers(asking: Asking, series: pd.Series[Any]) -> Any:
         found.attrs["lmnb"] = asking.attributes()
         return found
 
-    asking.run(make)
-    return make()
+    return asking.run(make)
 
 
 def _with_reasons(found: pd.Series[Any], asking: Asking) -> pd.Series[Any]:
-    reasons = enumerate(asking.rows.reasons())
-    errors = {row: why for row, why in reasons if why and asking.rows.keys[row] is not None}
-    found.attrs["lmnb"] = {**asking.attributes(), "errors": errors}
+    found.attrs["lmnb"] = {**asking.attributes(), "errors": asking.rows.failures()}
     return found
 
 
@@ -370,13 +365,6 @@ def _extracting(series: pd.Series[Any], schema: Any, options: Mapping[str, Any])
     if schema is None:
         raise InvalidRequest("Say what to extract: a schema.")
     return Asking(Template(_EXTRACT), _as_text(series), _options(schema, options))
-
-
-def _prompts(frame: pd.DataFrame, template: Template) -> list[str | None]:
-    return [
-        None if any(map(is_null, values.values())) else template.render(values)
-        for values in values_of(frame, template)
-    ]
 
 
 def register() -> None:

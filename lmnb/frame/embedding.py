@@ -86,11 +86,8 @@ class Embedding:
 
     def _result(self) -> pd.Series[Any]:
         found = objects(self.rows.results(), self._series.index, self._series.name)
-        reasons = self.rows.reasons()
-        errors = {
-            row: reasons[row] for row, key in enumerate(self.rows.keys) if key in self.rows.errors
-        }
-        found.attrs["lmnb"] = {**self.tally.counts(), "model": self.model, "errors": errors}
+        counts = self.tally.counts()
+        found.attrs["lmnb"] = {**counts, "model": self.model, "errors": self.rows.failures()}
         return found
 
     def _key(self, prefix: str, text: str | None) -> bytes | None:

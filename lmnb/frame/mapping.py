@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 
@@ -21,10 +21,9 @@ from lmnb.frame.schemas import Columns, Schema, Unfit, text_column
 from lmnb.frame.sending import Answer, send
 from lmnb.frame.tally import Tally
 from lmnb.frame.templates import Template
-from lmnb.frame.values import is_null
 
 Json = dict[str, Any]
-Table: TypeAlias = "pd.DataFrame | pd.Series[Any]"
+T = TypeVar("T", bound="pd.DataFrame | pd.Series[Any]")
 Example = tuple[Mapping[str, Any], Any]
 
 _PATH = "/v1/chat/completions"
@@ -86,7 +85,7 @@ class Asking:
         self.schema = None if options.schema is None else Schema(options.schema)
         self._template = template
         self._begin = self._examples()
-        self._prompts = [self._prompt(one) for one in values]
+        self._prompts = list(map(template.fill, values))
         self._client: Client = attach()
         name = options.model or selection.choose(self._client, by="model=")
         self._identity = self._client.identify(name)
@@ -96,8 +95,8 @@ class Asking:
         self.tally = Tally(len(values), "map")
         self.rows = Rows([self._key(*one) for one in enumerate(self._prompts)], self.tally)
 
-    def run(self, make: Callable[[], Table]) -> None:
-        """Ask all. `make` makes of what is there what the caller would be given."""
+    def run(self, make: Callable[[], T]) -> T:
+        """Ask all. `make` makes of what is there what the caller would be given, and is given."""
         options = self.options
         home = self._client.home if options.cache else None
         with (
@@ -113,6 +112,7 @@ class Asking:
                 if missing:
                     last = attempt == options.retries
                     missing = list(self._ask(missing, cache, attempt, last=last))
+        return make()
 
     def columns(self, index: pd.Index[Any], into: str) -> Columns:
         """The answers, and the column `{into}_error`."""
@@ -133,11 +133,6 @@ class Asking:
         return {**self.tally.counts(), "model": self.model}
 
     # --- questions -------------------------------------------------------------------
-
-    def _prompt(self, values: Mapping[str, Any]) -> str | None:
-        if any(is_null(values[name]) for name in self._template.fields):
-            return None
-        return self._template.render(values)
 
     def _examples(self) -> list[Json]:
         system = self.options.system

@@ -68,6 +68,10 @@ class Rows:
         """The value of each row, or None."""
         return [None if one is None else self.values.get(one) for one in self.keys]
 
+    def failures(self) -> dict[int, str]:
+        """Why rows have failed, by their positions; those with nothing to ask have not."""
+        return {row: self.errors[key] for row, key in enumerate(self.keys) if key in self.errors}
+
     def reasons(self) -> list[str | None]:
         """Why each row has no value; None where it has, or where nothing was asked yet."""
         return [NULL if one is None else self.errors.get(one) for one in self.keys]

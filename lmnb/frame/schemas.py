@@ -19,6 +19,7 @@ import pydantic
 
 from lmnb.errors import InvalidRequest
 from lmnb.frame.values import objects
+from lmnb.schemas import closed, told
 
 Columns: TypeAlias = dict[str, "pd.Series[Any]"]
 
@@ -48,7 +49,7 @@ class Schema:
             self.fields = {name: _json_type(one) for name, one in properties.items()}
         else:
             self._model = _model(given)
-            self.json = _closed(self._model.model_json_schema())
+            self.json = closed(self._model.model_json_schema())
             found = self._model.model_fields.items()
             self.fields = {name: _known_type(field.annotation) for name, field in found}
         if not self.fields:
@@ -68,7 +69,7 @@ class Schema:
             else:
                 found = json.loads(text)
         except ValueError as error:  # pydantic's errors are, too
-            raise Unfit(_told(error)) from None
+            raise Unfit(told(error)) from None
         if not isinstance(found, dict):
             raise Unfit("The answer is no object.")
         missing = [name for name in self.json.get("required", ()) if name not in found]
@@ -172,24 +173,3 @@ def _json_type(schema: Any) -> Any:
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else [one for one in kinds or () if one != "null"]
     return _JSON_TYPES.get(kinds[0]) if len(kinds) == 1 else None
-
-
-def _closed(schema: Any) -> Any:
-    """Objects have the fields that they name: others only lead a small model astray."""
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: _closed(value) for key, value in schema.items()}
-    if isinstance(found.get("properties"), dict) and "type" in found:
-        found.setdefault("additionalProperties", False)
-    return found
-
-
-def _told(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error)
-    first = errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmnb.errors import InvalidRequest
+from lmnb.frame.values import is_null
 
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -66,6 +67,12 @@ class Template:
                 raise InvalidRequest(
                     f"The template has {{{name}}}, but {what}.", hint=f"Columns are {known}."
                 )
+
+    def fill(self, values: Mapping[str, Any]) -> str | None:
+        """The text, or None if one of the values is null: then there is nothing to ask."""
+        if any(is_null(values[name]) for name in self.fields):
+            return None
+        return self.render(values)
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text with `str` of the values in place."""

@@ -13,6 +13,7 @@ from typing import Any
 from lmnb.errors import LmnbError
 from lmnb.notebook.arguments import look_up
 from lmnb.notebook.failures import UsageMistake
+from lmnb.schemas import closed, told
 
 
 class UnfitAnswer(LmnbError):
@@ -39,7 +40,7 @@ class Schema:
 
         try:
             self._adapter = pydantic.TypeAdapter(_known(value))
-            self.json = _closed(self._adapter.json_schema())
+            self.json = closed(self._adapter.json_schema())
         except pydantic.errors.PydanticUserError as error:
             first = str(error).splitlines()[0]
             raise UsageMistake(
@@ -65,7 +66,7 @@ class Schema:
             return json.loads(text) if self._adapter is None else self._adapter.validate_json(text)
         except ValueError as error:  # pydantic's errors are, too
             raise UnfitAnswer(
-                f"The answer is no {self.name}: {_told(error)}",
+                f"The answer is no {self.name}: {told(error)}.",
                 hint="What the model wrote is in _.",
             ) from None
 
@@ -116,24 +117,3 @@ def _known(value: Any) -> Any:
     }
     make: Any = typing_extensions.TypedDict
     return make(value.__name__, fields)
-
-
-def _closed(schema: Any) -> Any:
-    """Objects have the properties that they name: others only lead a small model astray."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
-    if isinstance(closed.get("properties"), dict) and "type" in closed:
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
-def _told(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return f"{error}."
-    first = errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}." if where else f"{first['msg']}."

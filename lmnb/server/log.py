@@ -18,9 +18,6 @@ from lmnb.runtime import log_path
 from lmnb.server import journal
 
 _SIZE = 2 * 1024 * 1024
-_OLD_FILES = 3
-
-
 _REQUESTS_SIZE = 8 * 1024 * 1024
 
 
@@ -60,7 +57,7 @@ def start_log(home: Path, *, terminal: bool) -> QueueListener:
     path = log_path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [
-        RotatingFileHandler(path, maxBytes=_SIZE, backupCount=_OLD_FILES, encoding="utf-8")
+        RotatingFileHandler(path, maxBytes=_SIZE, backupCount=OLD_FILES, encoding="utf-8")
     ]
     if terminal:
         handlers.append(logging.StreamHandler(sys.stderr))

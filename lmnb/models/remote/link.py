@@ -248,9 +248,8 @@ class Link:
     async def _open(self) -> tuple[httpx2.AsyncClient, str]:
         """The client, and the key, if there is to be one."""
         async with self._opening:
-            if (
-                self._is_closed
-            ):  # Who asks had chosen it before, and had something else to do first.
+            if self._is_closed:
+                # Who asks had chosen it before, and had something else to do first.
                 raise EndpointFailed(f"The endpoint {self.name} was disconnected.")
             if self.endpoint.key_env is not None and self.key is None:
                 self.key = await asyncio.to_thread(self._keys.find, self.endpoint.key_env)

@@ -132,10 +132,10 @@ class Card:
         left = self._row["ttl_left"] - (time.monotonic() - self._drawn)
         return f"unloads in {duration(round(max(left, 0)))}"
 
-    def _changed(self, change: Any) -> None:
+    def _changed(self, _: Any) -> None:
         if self._panel.stage.is_here():
             return
-        seconds = change["new"] or None
+        seconds = ttl.taken(self.ttl)
 
         def work(client: Client) -> None:
             # Of what is loaded nothing is loaded again: it has the new TTL.

@@ -7,10 +7,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lmnb.config import read_json
+from lmnb.config import read_json, write_whole
 from lmnb.errors import ConfigError, InvalidRequest, NotFound
 from lmnb.server.mcp import servers
-from lmnb.server.mcp.logins import write_private
 
 _changing = threading.Lock()
 
@@ -74,4 +73,4 @@ def _read(home: Path) -> dict[str, Any]:
 def _write(home: Path, data: dict[str, Any]) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     # Where it is kept among somebody's dotfiles, the link to it stays.
-    write_private(servers.path(home).resolve(), text.encode(errors="surrogatepass"))
+    write_whole(servers.path(home).resolve(), text.encode(errors="surrogatepass"), mode=0o600)

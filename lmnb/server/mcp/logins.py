@@ -5,14 +5,13 @@ What is in it is never shown or logged: whoever has it can do with a server what
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lmnb.config import read_json
+from lmnb.config import read_json, write_whole
 from lmnb.errors import ConfigError
 
 
@@ -84,24 +83,4 @@ class Logins:
             ) from None
 
     def _write(self, logins: dict[str, Login]) -> None:
-        write_private(self._path, msgspec.json.encode(logins))
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read: whole or not at all, whatever happens meanwhile.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be written.
-    """
-    part = path.with_suffix(".part")
-    try:
-        part.unlink(missing_ok=True)  # Its permissions could be others.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+        write_whole(self._path, msgspec.json.encode(logins), mode=0o600)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -119,27 +118,6 @@ async def _open(stack: AsyncExitStack, pool: Pool, server: Server) -> Connection
     except McpConnectionFailed as error:
         error.param = server.param
         raise
-
-
-@asynccontextmanager
-async def opened(
-    pool: Pool, servers: Sequence[Server], *, patience: float, taken: Iterable[str] = ()
-) -> AsyncGenerator[Toolset, None]:
-    """The tools of all `servers`, which are connected to for as long as the block lasts.
-
-    `patience` is for a call, in seconds. `taken`: see `offer`.
-
-    Raises
-    ------
-    McpConnectionFailed
-        One of them cannot be used.
-    InvalidRequest
-        They have more than `MOST_TOOLS` tools.
-    """
-    async with opening(pool, servers) as tasks:
-        connections = [await task for task in tasks]
-        pairs = list(zip(servers, connections, strict=True))
-        yield Toolset(partial(offer, pairs, taken), patience=patience)
 
 
 def allowed(server: Server, connection: Connection) -> tuple[McpTool, ...]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, TransportStreams, WriteStream
     from mcp.shared.message import SessionMessage
+
+S = TypeVar("S", bound="ReadStream[SessionMessage | Exception] | WriteStream[SessionMessage]")
 
 _LIST = "tools/list"
 _CHANGED = "notifications/tools/list_changed"
@@ -96,14 +98,36 @@ def _refusal(result: dict[str, Any], version: str) -> str | None:
     return None
 
 
-class _Reading:
+class _Over(Generic[S]):
+    """A stream in the place of another, entered, left and closed with it."""
+
+    def __init__(self, inner: S) -> None:
+        self._inner = inner
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._inner.__aexit__(kind, error, trace)
+
+
+class _Reading(_Over["ReadStream[SessionMessage | Exception]"]):
     def __init__(
         self,
         inner: ReadStream[SessionMessage | Exception],
         watch: ToolWatch,
         version: Callable[[], str],
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._watch = watch
         self._version = version
 
@@ -117,9 +141,6 @@ class _Reading:
         self._watch.receives(message, self._version)
         return message
 
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
     def __aiter__(self) -> Self:
         return self
 
@@ -128,39 +149,12 @@ class _Reading:
         self._watch.receives(message, self._version)
         return message
 
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, trace)
-
-
-class _Writing:
+class _Writing(_Over["WriteStream[SessionMessage]"]):
     def __init__(self, inner: WriteStream[SessionMessage], watch: ToolWatch) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._watch = watch
 
     async def send(self, item: SessionMessage, /) -> None:
         self._watch.sends(item)
         await self._inner.send(item)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, trace)
