@@ -206,7 +206,7 @@ class Client:
         Yields `{"type": "progress", "progress": 0 to 1}`, then `{"type": "done", …}` with the
         fields of `ps`, `warnings` among them, and `waited`: the seconds that took, or None. With
         `jit` it is loaded the way a request would load it. `options` are those of
-        `lmnb.engine.protocol.LoadConfig`; None is "not given", and `adapters` are dicts with the
+        `lmnb.engine.config.LoadConfig`; None is "not given", and `adapters` are dicts with the
         fields of `LoadAdapter`. `ttl` in seconds.
         """
         body: Json = {"model": _absolute(model), "identifier": identifier, "ttl": ttl, "jit": jit}
@@ -221,7 +221,7 @@ class Client:
     def estimate(self, model: str, **options: Any) -> Json:
         """What loading a model with these `options` of `load` would take, in bytes.
 
-        The fields of `lmnb.engine.protocol.Estimate`, and `total`.
+        The fields of `lmnb.engine.config.Estimate`, and `total`.
 
         Raises
         ------

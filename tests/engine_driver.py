@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import (
-    ConstraintSpec,
-    End,
-    Failed,
-    Generate,
-    LoadConfig,
-    Reply,
-    Sampling,
-    Segment,
-    Step,
-    ThinkingBudget,
-)
+from lmnb.engine.options import ConstraintSpec, Sampling, Segment, ThinkingBudget
+from lmnb.engine.protocol import End, Failed, Generate, Reply, Step
 from lmnb.engine.saved import Files
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import LmnbError

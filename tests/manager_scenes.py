@@ -13,7 +13,8 @@ import msgspec
 from gguf_bytes import make_gguf, small_model
 
 from lmnb.engine.client import Room, Worker
-from lmnb.engine.protocol import Estimate, LoadConfig, Memory, ModelInfo
+from lmnb.engine.config import Estimate, LoadConfig, ModelInfo
+from lmnb.engine.protocol import Memory
 from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed
 from lmnb.models.catalog import Catalog
 from lmnb.models.instances import Manager

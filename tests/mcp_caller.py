@@ -14,7 +14,7 @@ import mcp_server
 from made_models.scripted import MARKERS, Answer, scripted
 
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from lmnb.server.mcp.pool import Pool
 from lmnb.server.mcp.servers import Server
 from lmnb.server.mcp.toolset import Toolset, offer, opening

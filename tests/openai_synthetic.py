@@ -10,7 +10,7 @@ import msgspec
 import openai
 
 from lmnb.chat.events import Event, Finished, FinishReason, Timings, Usage
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_stream import ChatStream
 from lmnb.server.openai.fan_out import collect

@@ -22,10 +22,11 @@ from lmnb.chat.formats.forcing.values import alternatives
 from lmnb.chat.formats.format import Calls, Format, JsonCall, Span, WrittenCall
 from lmnb.chat.formats.write import write_calls
 from lmnb.engine import grammar_source, native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.grammar import Vocabulary
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Segment, Trigger
+from lmnb.engine.options import ConstraintSpec, Segment, Trigger
 from lmnb.errors import InvalidRequest, NotSupported
 
 WEATHER = Tool(

@@ -28,10 +28,10 @@ from lmnb.chat.formats.format import Format
 from lmnb.chat.formats.reading.split import Splitter
 from lmnb.chat.tool_names import adapt
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, NotSupported
 from lmnb.server.openai.custom_input import custom_input
 

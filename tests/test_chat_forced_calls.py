@@ -22,7 +22,8 @@ from lmnb.chat.formats.format import Format
 from lmnb.chat.formats.reading.split import Splitter
 from lmnb.chat.tool_names import adapt
 from lmnb.engine import native
-from lmnb.engine.protocol import LoadConfig, Sampling
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling
 
 SEED = 7
 MOST_TOKENS = 512

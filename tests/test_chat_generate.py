@@ -31,7 +31,9 @@ from lmnb.chat.rendering.messages import SWITCHES
 from lmnb.chat.rendering.renderer import CHATML, Renderer
 from lmnb.chat.sampling import fill_in
 from lmnb.engine.client import Update, Worker
-from lmnb.engine.protocol import Generate, LoadConfig, Sampling
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import Generate
 from lmnb.errors import ContextOverflow, InvalidRequest
 from lmnb.server.generation import fold
 

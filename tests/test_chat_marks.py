@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmnb.chat.rendering.marks import cut, mark, unmark
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 CONTROL = [
     "<|im_start|>",

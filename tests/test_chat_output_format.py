@@ -8,7 +8,7 @@ import pytest
 
 from lmnb.chat import output_format
 from lmnb.chat.conversation import OutputFormat
-from lmnb.engine.protocol import ConstraintSpec
+from lmnb.engine.options import ConstraintSpec
 from lmnb.errors import InvalidRequest, NotSupported
 
 

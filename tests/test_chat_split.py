@@ -22,7 +22,7 @@ from lmnb.chat.formats.reading.split import Part, Splitter
 from lmnb.chat.formats.reading.types import parameter_types
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import MOST_CHARACTERS, Adapted, adapt
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 PROPERTIES: dict[str, Any] = {
     "text": {"type": "string"},

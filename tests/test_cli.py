@@ -23,7 +23,7 @@ from server_home import CHAT, EMBEDDING, ENDLESS, ServerHome, wait_for
 
 from lmnb.cli import main, make_parser, models, output
 from lmnb.client import Client
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from server_home import CHAT, EMBEDDING, ServerHome, link_models, wait_for
 from shapes import MORE, Shape, differences
 
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

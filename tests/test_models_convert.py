@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tiny_bert import VOCABULARY, random_weights, write_model, write_safetensors
 
 from lmnb.engine.client import Worker
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
-from lmnb.engine.protocol import LoadConfig, Segment
+from lmnb.engine.options import Segment
 from lmnb.errors import InvalidModel
 from lmnb.models.convert import convert_bert, parse_file_type
 from lmnb.models.safetensors import SafetensorsFile

@@ -19,7 +19,7 @@ from gguf_bytes import small_model
 from tiny_bert import write_model
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.errors import EngineCrashed, InvalidModel, LmnbError, ModelLoadFailed, ModelUnloaded
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert

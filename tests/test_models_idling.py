@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from manager_scenes import HOUR, Case, Play, player, settle
 
-from lmnb.engine.protocol import LoadConfig, Memory
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.protocol import Memory
 from lmnb.errors import InvalidRequest, ModelLoadFailed, ModelNotFound
 
 

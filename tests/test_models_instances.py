@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from manager_scenes import HOUR, Case, Play, player, settle
 
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.errors import (
     EngineCrashed,
     InvalidModel,

@@ -13,7 +13,7 @@ from made_models.scripted import MARKERS, Answer, scripted
 from notebook_kernel import Execution, Kernel
 from server_home import ServerHome
 
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 MODEL = "made-that-calls"
 MAGICS = ("%%claude", "%%openai", "%%openai --api chat")

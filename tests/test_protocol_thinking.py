@@ -13,7 +13,7 @@ from made_models.scripted import Answer, scripted
 from server_home import ServerHome
 
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 MODEL = "scripted-thinker"
 TEMPLATE = """\

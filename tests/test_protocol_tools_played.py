@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion
 from server_home import ServerHome
 
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 MODEL = "made-that-calls"
 TEMPLATE = """\

@@ -3,7 +3,7 @@
 All values are immutable msgspec structs, so they serialise (stored chats are
 these values as JSON) and compare. `None` always means "not given": defaults
 are filled in once, further down the road, by the model's own metadata and
-then by `lmnb.engine.protocol.Sampling`.
+then by `lmnb.engine.options.Sampling`.
 """
 
 from __future__ import annotations

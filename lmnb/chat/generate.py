@@ -28,18 +28,9 @@ from lmnb.chat.sampling import fill_in
 from lmnb.chat.tool_names import Adapted, adapt
 from lmnb.chat.verbatim import Witness, spelled, witnessed
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import (
-    AdapterChoice,
-    ConstraintSpec,
-    Delta,
-    End,
-    Generate,
-    ModelInfo,
-    Progress,
-    Segment,
-    ThinkingBudget,
-    TokenLogprob,
-)
+from lmnb.engine.config import ModelInfo
+from lmnb.engine.options import AdapterChoice, ConstraintSpec, Segment, ThinkingBudget, TokenLogprob
+from lmnb.engine.protocol import Delta, End, Generate, Progress
 from lmnb.errors import Cancelled, InvalidRequest, NotSupported
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from lmnb.chat.conversation import OutputFormat
-from lmnb.engine.protocol import ConstraintSpec
+from lmnb.engine.options import ConstraintSpec
 from lmnb.errors import LmnbError
 
 

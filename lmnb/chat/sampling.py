@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from lmnb.chat.conversation import SamplingOptions
-from lmnb.engine.protocol import Sampling
+from lmnb.engine.options import Sampling
 from lmnb.engine.sampling_options import INTEGERS, RANGES, check_breakers, check_value, is_valid
 
 

@@ -7,7 +7,9 @@ from contextlib import aclosing
 from typing import Protocol
 
 from lmnb.engine.client import Update
-from lmnb.engine.protocol import Delta, End, Generate, ModelInfo, Segment
+from lmnb.engine.config import ModelInfo
+from lmnb.engine.options import Segment
+from lmnb.engine.protocol import Delta, End, Generate
 
 
 class Witness(Protocol):

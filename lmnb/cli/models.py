@@ -36,7 +36,7 @@ _LOAD_OPTIONS = (
     "draft_tokens",
     "projector",
 )
-"""The fields of `lmnb.engine.protocol.LoadConfig`; a test compares them."""
+"""The fields of `lmnb.engine.config.LoadConfig`; a test compares them."""
 
 
 _AUTO = "default: as suits the device"

@@ -20,13 +20,14 @@ import msgspec
 import numpy as np
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadAdapter
 from lmnb.engine.ggml import TENSOR_TYPES
 from lmnb.engine.gguf import Header, TensorInfo, read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
+from lmnb.engine.options import AdapterChoice
 from lmnb.engine.positions import TELLING_BITS
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import AdapterChoice, LoadAdapter
 from lmnb.errors import InvalidModel, InvalidRequest, LmnbError, NotSupported
 
 MAX_SCALE = 1000.0

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lmnb.engine.constraint import Row
 from lmnb.engine.logprobs import certain, logprob, spelled
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.engine.sampling import Candidates
 from lmnb.engine.sequence import Sequence
 

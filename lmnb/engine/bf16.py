@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import RANK, Header, TensorInfo, read_header
-from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed, NotSupported
 
 _F16, _BF16 = 1, 30

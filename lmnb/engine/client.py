@@ -21,6 +21,8 @@ import msgspec
 import psutil
 
 from lmnb.engine import causes
+from lmnb.engine.config import LoadConfig, ModelInfo
+from lmnb.engine.options import Segment, Truncate
 from lmnb.engine.protocol import (
     Abort,
     Command,
@@ -32,10 +34,8 @@ from lmnb.engine.protocol import (
     Fits,
     Generate,
     Load,
-    LoadConfig,
     LoadProgress,
     Memory,
-    ModelInfo,
     Ping,
     Pong,
     PrefixFolder,
@@ -45,11 +45,9 @@ from lmnb.engine.protocol import (
     Ready,
     Reply,
     Rerank,
-    Segment,
     Step,
     Tokenize,
     Tokenized,
-    Truncate,
 )
 from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import EngineCrashed, LmnbError, ModelUnloaded

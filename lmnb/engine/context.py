@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lmnb.engine import attention, native
 from lmnb.engine.batch import Batch
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
-from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.threads import Threads
 from lmnb.errors import InvalidRequest, ModelLoadFailed, NotSupported
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from lmnb.engine import native
-from lmnb.engine.protocol import Device
+from lmnb.engine.config import Device
 
 _PIN = "llama-cpp-python==0.3.36"
 

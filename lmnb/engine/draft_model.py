@@ -13,11 +13,11 @@ from time import monotonic
 import msgspec
 import numpy as np
 
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.prefixes import Tokens, common_prefix
-from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import InvalidRequest
 

@@ -13,23 +13,14 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.lanes import PACK_TEXTS, Lane, make_lanes
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
+from lmnb.engine.options import Truncate
 from lmnb.engine.packing import BLOCK, Row, Texts
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import (
-    Embed,
-    Embedded,
-    Failed,
-    Generate,
-    LoadConfig,
-    Progress,
-    Reply,
-    Rerank,
-    Step,
-    Truncate,
-)
+from lmnb.engine.protocol import Embed, Embedded, Failed, Generate, Progress, Reply, Rerank, Step
 from lmnb.engine.threads import Threads
 from lmnb.engine.watch import Watch
 from lmnb.errors import InvalidRequest, LmnbError, NumericError

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from lmnb.engine import native, placement
+from lmnb.engine.config import Estimate, LoadConfig
 from lmnb.engine.context import create, parameters
 from lmnb.engine.embed import batch_tokens, longest_text
 from lmnb.engine.gguf import Header, TensorInfo, read_header, split_paths
@@ -28,7 +29,7 @@ from lmnb.engine.lanes import parameters as lane_parameters
 from lmnb.engine.model import open_file
 from lmnb.engine.native import L
 from lmnb.engine.projector import find_projector
-from lmnb.engine.protocol import Estimate, LoadConfig, Memory
+from lmnb.engine.protocol import Memory
 from lmnb.errors import LmnbError, ModelLoadFailed
 
 SMALLEST_CONTEXT = 4096

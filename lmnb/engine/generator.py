@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lmnb.engine import native, placement
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.answers import Answers
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModels
@@ -22,20 +23,10 @@ from lmnb.engine.estimate import free_memory
 from lmnb.engine.logprobs import certain, spelled
 from lmnb.engine.model import Model
 from lmnb.engine.next_tokens import NextTokens
+from lmnb.engine.options import Segment
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.prompts import Prepared, Prompts
-from lmnb.engine.protocol import (
-    Delta,
-    Embed,
-    End,
-    Failed,
-    Generate,
-    LoadConfig,
-    Reply,
-    Rerank,
-    Segment,
-    Step,
-)
+from lmnb.engine.protocol import Delta, Embed, End, Failed, Generate, Reply, Rerank, Step
 from lmnb.engine.saved import Files
 from lmnb.engine.scheduler import Scheduler
 from lmnb.engine.sequence import Sequence

@@ -19,7 +19,7 @@ from lmnb.engine import grammar_source, native
 from lmnb.engine.constraint import Row, only
 from lmnb.engine.crossing import Crossings
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ConstraintSpec, Segment
+from lmnb.engine.options import ConstraintSpec, Segment
 from lmnb.errors import InvalidRequest, LmnbError
 
 CONTROL = b"\xff"

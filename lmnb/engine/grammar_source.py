@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from lmnb.engine.protocol import ConstraintSpec
+from lmnb.engine.options import ConstraintSpec
 from lmnb.errors import InvalidRequest, NotSupported
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine.native import L
-from lmnb.engine.protocol import Sampling
+from lmnb.engine.options import Sampling
 
 if TYPE_CHECKING:
     from lmnb.engine.constraint import Row

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.batch import Batch
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import create, set_common
 from lmnb.engine.model import Loaded, Model
 from lmnb.engine.native import L
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import LoadConfig
 
 PACK_TEXTS = 64
 """Most texts of one pack; sequence ids are that many."""

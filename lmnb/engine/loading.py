@@ -13,25 +13,14 @@ import psutil
 from lmnb.engine import native
 from lmnb.engine.adapters import Adapters
 from lmnb.engine.channel import Channel
+from lmnb.engine.config import Estimate, LoadConfig, ModelInfo
 from lmnb.engine.context import uses_flash
 from lmnb.engine.embed import Embedder
 from lmnb.engine.estimate import fit
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import RANK, read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import (
-    Embed,
-    Estimate,
-    Fits,
-    Generate,
-    Load,
-    LoadConfig,
-    LoadProgress,
-    ModelInfo,
-    Proceed,
-    Reply,
-    Rerank,
-)
+from lmnb.engine.protocol import Embed, Fits, Generate, Load, LoadProgress, Proceed, Reply, Rerank
 from lmnb.engine.rerank import Reranker
 from lmnb.engine.spill import open_disk
 from lmnb.engine.vocabulary import NOTHING, Vocabulary

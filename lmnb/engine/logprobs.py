@@ -9,7 +9,7 @@ import numpy as np
 
 from lmnb.engine.constraint import Row
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.engine.sampling import best, peaks
 
 

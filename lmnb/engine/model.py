@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmnb.engine import bf16, native, placement
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import Header
 from lmnb.engine.native import L
+from lmnb.engine.options import Segment
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import LoadConfig, Segment
 from lmnb.errors import InvalidModel, InvalidRequest, ModelLoadFailed
 
 _NOTHING: Tokens = np.empty(0, np.int32)

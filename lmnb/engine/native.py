@@ -19,8 +19,8 @@ import numpy as np
 from llama_cpp import llama_cpp as _bindings
 from numpy.typing import NDArray
 
+from lmnb.engine.config import Device
 from lmnb.engine.gguf import Header
-from lmnb.engine.protocol import Device
 from lmnb.errors import EngineCrashed, ModelLoadFailed, NotSupported
 
 L: Any = _bindings

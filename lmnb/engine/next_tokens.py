@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native
 from lmnb.engine.batch import Batch
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context, create, parameters
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.sequence import Sequence
 
 Rows = NDArray[np.float32]

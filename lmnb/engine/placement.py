@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lmnb.engine import native
+from lmnb.engine.config import Device, LoadConfig
 from lmnb.engine.gguf import Header, read_header, split_paths
 from lmnb.engine.native import L
-from lmnb.engine.protocol import Device, LoadConfig
 from lmnb.errors import InvalidRequest
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}

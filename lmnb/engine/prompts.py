@@ -14,8 +14,9 @@ from lmnb.engine.context import Context
 from lmnb.engine.draft_model import DraftModel, DraftModels
 from lmnb.engine.grammar import Grammars
 from lmnb.engine.model import Model
+from lmnb.engine.options import Segment
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import Generate, Segment
+from lmnb.engine.protocol import Generate
 from lmnb.engine.sampling import Sampler
 from lmnb.engine.thinking import ThinkingLimit
 from lmnb.engine.triggered import Triggered

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.embed import Pooler
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
+from lmnb.engine.options import Segment
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import Embed, Generate, LoadConfig, Ranked, Rerank, Segment
+from lmnb.engine.protocol import Embed, Generate, Ranked, Rerank
 from lmnb.engine.watch import Watch
 from lmnb.errors import InvalidModel, NotSupported
 

@@ -42,7 +42,7 @@ from lmnb.engine.constraint import Constraint, Row
 from lmnb.engine.history import History
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
-from lmnb.engine.protocol import Sampling
+from lmnb.engine.options import Sampling
 from lmnb.engine.sampling_options import check
 from lmnb.errors import InvalidRequest, NumericError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from types import MappingProxyType
 
-from lmnb.engine.protocol import Sampling
+from lmnb.engine.options import Sampling
 from lmnb.errors import InvalidRequest
 
 RANGES = MappingProxyType(

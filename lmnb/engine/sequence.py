@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lmnb.engine.adapters import PLAIN, AdapterSet
+from lmnb.engine.options import TokenLogprob
 from lmnb.engine.positions import positions
-from lmnb.engine.protocol import Delta, End, Generate, Progress, TokenLogprob
+from lmnb.engine.protocol import Delta, End, Generate, Progress
 from lmnb.engine.stream import TextStream
 
 if TYPE_CHECKING:

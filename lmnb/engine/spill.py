@@ -22,8 +22,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.prefixes import Tokens
-from lmnb.engine.protocol import Load, LoadConfig
+from lmnb.engine.protocol import Load
 from lmnb.engine.saved import Saved
 
 _MAGIC = b"lmnb-prefix-1\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from bisect import bisect_right
 
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 
 class TextStream:

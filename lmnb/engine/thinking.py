@@ -10,7 +10,7 @@ import numpy as np
 from lmnb.engine.constraint import Constraint, Row, only
 from lmnb.engine.grammar import CONTROL
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ThinkingBudget
+from lmnb.engine.options import ThinkingBudget
 from lmnb.engine.triggered import marked
 
 _SPACE = b" \t\r\n"

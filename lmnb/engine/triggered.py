@@ -9,7 +9,7 @@ from __future__ import annotations
 from lmnb.engine.constraint import Row
 from lmnb.engine.grammar import CONTROL, Grammar, Vocabulary
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ConstraintSpec, Trigger
+from lmnb.engine.options import ConstraintSpec, Trigger
 
 _SPACE = b" \t\r\n"
 

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
@@ -33,7 +34,6 @@ from lmnb.engine.pictures import check_picture, check_sound, is_sound
 from lmnb.engine.positions import pseudo_tokens
 from lmnb.engine.prefixes import Tokens
 from lmnb.engine.projector import find_projector
-from lmnb.engine.protocol import LoadConfig
 from lmnb.engine.watch import Watch
 from lmnb.errors import EngineCrashed, InvalidModel, InvalidRequest, LmnbError, NotSupported
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, NoReturn
 
 from lmnb.engine.adapters import Adapters
+from lmnb.engine.config import Estimate
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Embed, Estimate, Generate, Reply, Rerank
+from lmnb.engine.protocol import Embed, Generate, Reply, Rerank
 from lmnb.errors import NotSupported
 
 NOTHING = Estimate(

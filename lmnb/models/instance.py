@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.models.clock import Clock, Timer
 from lmnb.models.entry import ModelEntry
 

@@ -26,8 +26,8 @@ from pathlib import Path
 import msgspec
 
 from lmnb.engine.client import Worker
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import LoadConfig
 from lmnb.models.catalog import Catalog
 from lmnb.models.clock import Clock, SystemClock
 from lmnb.models.crashes import Crashes

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from lmnb.engine.client import Room, Worker
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import LoadConfig, Memory
+from lmnb.engine.protocol import Memory
 from lmnb.errors import EngineCrashed, LmnbError, ModelLoadFailed, ModelUnloaded
 from lmnb.models.clock import Clock
 from lmnb.models.crashes import Crashes

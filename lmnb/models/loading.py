@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.errors import LmnbError
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance, satisfies

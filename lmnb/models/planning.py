@@ -8,8 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import LoadConfig
 from lmnb.errors import InvalidRequest, ModelNotFound, NotSupported
 from lmnb.models.builtin import DEFAULT_EMBEDDING, DEFAULT_LLM
 from lmnb.models.catalog import Catalog

@@ -26,8 +26,9 @@ from lmnb.chat.documents import showing as documents
 from lmnb.chat.events import Event, Finished, Loading, Prompt, Scored, TextDelta
 from lmnb.chat.said import Said
 from lmnb.engine.client import Worker
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import Kind
-from lmnb.engine.protocol import LoadConfig, TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.errors import EngineCrashed, NotSupported
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance

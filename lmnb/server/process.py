@@ -22,7 +22,8 @@ import uvloop
 from lmnb import runtime
 from lmnb.config import Settings, load_settings
 from lmnb.engine.client import Room, Worker
-from lmnb.engine.protocol import LoadConfig, PrefixFolder
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.protocol import PrefixFolder
 from lmnb.errors import LmnbError, ServerError
 from lmnb.models.catalog import Catalog
 from lmnb.models.clock import Clock

@@ -23,10 +23,12 @@ from typing import Any
 import texts
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Failed, Generate, LoadConfig, Sampling, Segment, Step
+from lmnb.engine.options import Sampling, Segment
+from lmnb.engine.protocol import Failed, Generate, Step
 
 STREAMS, PROMPT, OUTPUT = 8, 128, 128
 

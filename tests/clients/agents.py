@@ -21,7 +21,7 @@ from made_models.scripted import MARKERS, Answer, ascii_merges, scripted
 
 import lmnb
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 MODEL = "local-agent"
 CONTEXT = 262_144

@@ -20,7 +20,7 @@ from made_models.scripted import MARKERS, Answer
 from server_home import CHAT, EMBEDDING
 
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 PROGRAMS = Path(__file__).parent / "programs"
 REQUIREMENTS = Path(__file__).parent / "requirements"

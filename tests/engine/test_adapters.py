@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from lmnb.engine import native, turns
 from lmnb.engine.adapters import Adapters
+from lmnb.engine.config import LoadAdapter, LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import AdapterChoice, Generate, LoadAdapter, LoadConfig, Segment
+from lmnb.engine.options import AdapterChoice, Segment
+from lmnb.engine.protocol import Generate
 from lmnb.errors import InvalidModel, InvalidRequest, LmnbError
 
 WEIGHTS = ("blk.0.attn_q.weight", "blk.0.ffn_down.weight", "blk.1.attn_v.weight", "output.weight")

@@ -16,10 +16,11 @@ from made_models.scripted import MARKERS, Answer, scripted
 from lmnb.chat.formats.format import Format, Span
 from lmnb.chat.formats.reading.prompt_end import thinking_around
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.crossing import Crossing, Crossings
 from lmnb.engine.grammar import Grammars
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Sampling, Segment, ThinkingBudget
+from lmnb.engine.options import ConstraintSpec, Sampling, Segment, ThinkingBudget
 
 CONTROLS = ("<think>", "</think>", "<call>", "</call>")
 THOUGHT = "I look at it – again, and äöü again. " * 2

@@ -10,10 +10,11 @@ import pytest
 
 from lmnb.engine import attention, native
 from lmnb.engine.attention import Heads
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import DEFAULT_BATCH, PLAIN_BATCH, Context, uses_flash
 from lmnb.engine.gguf import Header, Value, read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Load, LoadConfig, PrefixFolder
+from lmnb.engine.protocol import Load, PrefixFolder
 from lmnb.engine.spill import open_disk
 
 HEADS = Heads(queries=3, key=64, value=64)

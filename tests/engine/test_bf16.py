@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from lmnb.engine import bf16, native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.embed import Embedder
 from lmnb.engine.gguf import Header, TensorInfo, read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Embed, Embedded, LoadConfig
+from lmnb.engine.protocol import Embed, Embedded
 from lmnb.errors import InvalidModel, InvalidRequest, NotSupported
 
 F32, F16, BF16 = 0, 1, 30

@@ -9,7 +9,8 @@ import pytest
 from engine_driver import Engine
 
 from lmnb.engine import native
-from lmnb.engine.protocol import LoadConfig, Sampling
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling
 
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it runs away. " * 12
 CHOICES = 5

@@ -15,7 +15,9 @@ from engine_driver import GREEDY, Engine
 from json_schemas import VARIED, Schema, closed
 
 from lmnb.engine import native
-from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Sampling, Step, TokenLogprob
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import ConstraintSpec, Sampling, TokenLogprob
+from lmnb.engine.protocol import Step
 from lmnb.errors import InvalidRequest, LmnbError
 
 ASK = "<|im_start|>user\nWrite some JSON.<|im_end|>\n<|im_start|>assistant\n"

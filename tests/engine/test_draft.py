@@ -12,10 +12,12 @@ from engine_driver import GREEDY, Engine
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import MAX_DRAFTS
 from lmnb.engine.draft import Cost, Lookup, Odds, Worth
 from lmnb.engine.draft_model import check_vocabulary
-from lmnb.engine.protocol import End, LoadConfig, Sampling
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import End
 from lmnb.engine.sequence import Sequence
 from lmnb.errors import InvalidRequest
 

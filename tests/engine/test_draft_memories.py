@@ -14,7 +14,8 @@ import pytest
 from engine_driver import GREEDY, Engine
 
 from lmnb.engine import draft_model, native
-from lmnb.engine.protocol import End, LoadConfig, Step
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.protocol import End, Step
 from lmnb.errors import InvalidRequest
 
 PROMPT = (5, 9, 7, 5, 9, 7, 5, 9, 7, 5, 9)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from tiny_reranker import classify
 
 from lmnb.engine import embed, native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.embed import Embedder, Pooler
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Embed, Embedded, Failed, LoadConfig, Ranked, Reply, Rerank, Step
+from lmnb.engine.protocol import Embed, Embedded, Failed, Ranked, Reply, Rerank, Step
 from lmnb.engine.rerank import Reranker
 from lmnb.errors import InvalidModel, InvalidRequest, NotSupported
 

@@ -12,9 +12,10 @@ import pytest
 
 from lmnb.engine import estimate, native, placement
 from lmnb.engine.client import Worker
+from lmnb.engine.config import Device, Estimate, LoadConfig
 from lmnb.engine.estimate import SMALLEST_CONTEXT, fit
 from lmnb.engine.gguf import read_header
-from lmnb.engine.protocol import Device, Estimate, Generate, LoadConfig
+from lmnb.engine.protocol import Generate
 from lmnb.errors import InvalidRequest, ModelLoadFailed
 
 GB = 1 << 30

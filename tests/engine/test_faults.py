@@ -17,7 +17,9 @@ import pytest
 from faulty_worker import PATIENCE, POISON
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Delta, End, Generate, LoadConfig, Sampling
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import Delta, End, Generate
 from lmnb.errors import (
     EngineCrashed,
     EngineStuck,

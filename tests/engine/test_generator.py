@@ -13,7 +13,9 @@ from engine_driver import Engine
 
 from lmnb.engine import native
 from lmnb.engine.adapters import PLAIN
-from lmnb.engine.protocol import LoadConfig, Sampling, Segment, Step
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling, Segment
+from lmnb.engine.protocol import Step
 from lmnb.engine.slices import Slices
 from lmnb.errors import ContextOverflow, InvalidRequest
 

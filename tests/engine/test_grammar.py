@@ -14,10 +14,11 @@ import pytest
 from json_schemas import HOSTILE, REFUSED, VARIED, Schema, closed
 
 from lmnb.engine import grammar_source, native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.grammar import Grammar, Grammars
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Segment
+from lmnb.engine.options import ConstraintSpec, Segment
 from lmnb.errors import InvalidRequest, LmnbError, NotSupported
 
 FORMATS = jsonschema.FormatChecker(["uuid", "ipv4", "email"])

@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context
 from lmnb.engine.embed import Embedder
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import Embed, Embedded, LoadConfig, Segment
+from lmnb.engine.options import Segment
+from lmnb.engine.protocol import Embed, Embedded
 
 GENERATORS = [
     made_models.llama,

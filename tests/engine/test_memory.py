@@ -18,12 +18,14 @@ from made_models.writer import CONTROL, VOCABULARY
 from numpy.typing import NDArray
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
-from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, Sampling, Step
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import End, Failed, Generate, Step
 from lmnb.engine.sequence import Sequence
 
 BATCH = 64

@@ -24,10 +24,12 @@ from pictures import picture
 
 from lmnb.engine import native
 from lmnb.engine.adapters import AdapterSet
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context
 from lmnb.engine.native import L
+from lmnb.engine.options import Sampling, Segment
 from lmnb.engine.positions import TELLING_BITS, positions, pseudo_tokens
-from lmnb.engine.protocol import Generate, LoadConfig, Sampling, Segment
+from lmnb.engine.protocol import Generate
 from lmnb.engine.slices import Slices
 from lmnb.engine.spill import Disk, fingerprint
 from lmnb.engine.vision import Part, Vision

@@ -12,8 +12,9 @@ import pytest
 from engine_driver import Engine
 
 from lmnb.engine import draft_model, native, next_tokens, placement
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
-from lmnb.engine.protocol import LoadConfig, Sampling
+from lmnb.engine.options import Sampling
 
 PROMPT = tuple(range(40, 90))
 TWO = {"context_length": 512, "parallel": 2, "eval_batch_size": 64}

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.constraint import Constraint, Row
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
 from lmnb.engine.native import L
-from lmnb.engine.protocol import LoadConfig, Sampling
+from lmnb.engine.options import Sampling
 from lmnb.engine.sampling import Candidates, Sampler
 from lmnb.engine.sampling_options import RANGES
 from lmnb.errors import InvalidRequest, NumericError

@@ -10,7 +10,9 @@ import made_models
 import pytest
 from engine_driver import GREEDY, Engine
 
-from lmnb.engine.protocol import Generate, LoadConfig, Reply, Step, TokenLogprob
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import TokenLogprob
+from lmnb.engine.protocol import Generate, Reply, Step
 
 BOUND = 0.05
 """See `test_memory.BOUND`."""

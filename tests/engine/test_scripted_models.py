@@ -9,7 +9,9 @@ import pytest
 from made_models.scripted import MARKERS, Answer, scripted
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Delta, End, Generate, LoadConfig, Sampling, Segment
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling, Segment
+from lmnb.engine.protocol import Delta, End, Generate
 
 CALLS = (
     '<tool_call>\n{"name": "look", "arguments": {"at": "Zürich 🏔"}}\n</tool_call>\n'

@@ -9,7 +9,8 @@ import pytest
 from engine_driver import Engine
 
 from lmnb.engine import native, sequence
-from lmnb.engine.protocol import Failed, LoadConfig, Step
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.protocol import Failed, Step
 from lmnb.engine.sequence import SEND_INTERVAL, Sequence
 from lmnb.errors import LmnbError
 

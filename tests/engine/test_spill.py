@@ -17,10 +17,12 @@ from lmnb.config import change_setting, load_settings
 from lmnb.engine import cache as cache_module
 from lmnb.engine import native
 from lmnb.engine.client import Worker
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.generator import Generator
 from lmnb.engine.gguf import read_header
 from lmnb.engine.model import Model
-from lmnb.engine.protocol import End, Failed, Generate, LoadConfig, PrefixFolder, Sampling, Step
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import End, Failed, Generate, PrefixFolder, Step
 from lmnb.engine.saved import Saved
 from lmnb.engine.spill import Disk, fingerprint
 from lmnb.server.process import _start

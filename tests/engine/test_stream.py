@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.engine.stream import TextStream
 
 TEXTS = st.text(alphabet="abSTOP é漢🦊\n<|>", max_size=40)

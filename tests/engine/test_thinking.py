@@ -15,8 +15,10 @@ from made_models.scripted import MARKERS, Answer, scripted
 from lmnb.chat.formats.format import Format, Span
 from lmnb.chat.formats.reading.prompt_end import thinking_budget
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.grammar import CONTROL, Grammars
-from lmnb.engine.protocol import ConstraintSpec, LoadConfig, Segment, Step, ThinkingBudget, Trigger
+from lmnb.engine.options import ConstraintSpec, Segment, ThinkingBudget, Trigger
+from lmnb.engine.protocol import Step
 from lmnb.engine.thinking import ThinkingLimit, Thoughts, _is_whole
 
 # --- counting ------------------------------------------------------------------------------

@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 from json_schemas import INT, closed
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import ConstraintSpec, Sampling, Segment, Trigger
 from lmnb.engine.prompts import Prompts
-from lmnb.engine.protocol import (
-    ConstraintSpec,
-    Generate,
-    LoadConfig,
-    Sampling,
-    Segment,
-    Trigger,
-)
+from lmnb.engine.protocol import Generate
 from lmnb.engine.triggered import Triggered, Watcher
 
 ASK = "<|im_start|>user\nWhat is the weather?<|im_end|>\n<|im_start|>assistant\n"

@@ -11,9 +11,11 @@ import pytest
 from engine_driver import Engine
 
 from lmnb.engine import native
+from lmnb.engine.config import LoadConfig
 from lmnb.engine.constraint import Row
 from lmnb.engine.context import MAX_DRAFTS
-from lmnb.engine.protocol import LoadConfig, Sampling, Step
+from lmnb.engine.options import Sampling
+from lmnb.engine.protocol import Step
 from lmnb.engine.sequence import Sequence
 
 COUNT = "Count: 1, 2, 3, 4,"

@@ -19,7 +19,9 @@ from pictures import picture, raw_png
 
 from lmnb.engine import native, pictures
 from lmnb.engine import vision as vision_module
-from lmnb.engine.protocol import Generate, LoadConfig, Segment
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Segment
+from lmnb.engine.protocol import Generate
 from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import ContextOverflow, InvalidModel, InvalidRequest, LmnbError, NotSupported
 

@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from lmnb.engine.client import Worker
-from lmnb.engine.protocol import Delta, End, Generate, LoadConfig, Progress, Sampling, Segment
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.options import Sampling, Segment
+from lmnb.engine.protocol import Delta, End, Generate, Progress
 from lmnb.errors import (
     EngineCrashed,
     InvalidModel,

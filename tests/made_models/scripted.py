@@ -34,7 +34,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from made_models.writer import byte_names
 
 MARKERS = tuple(bytes([lead, 0x81]).decode() for lead in (*range(0xC6, 0xCC), *range(0xCE, 0xE0)))

@@ -52,7 +52,7 @@ from lmnb.chat.rendering.media import Media
 from lmnb.chat.rendering.template import Template, _marked
 from lmnb.chat.rendering.turns import make_turns
 from lmnb.chat.tool_names import adapt
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from round_trips.cases import TOOLS, Case, call, cases
 
 END = "<|eos|>"

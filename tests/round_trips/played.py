@@ -33,7 +33,8 @@ from lmnb.chat.events import (
 from lmnb.chat.generate import generate
 from lmnb.chat.rendering.renderer import Renderer
 from lmnb.engine.client import Update, Worker
-from lmnb.engine.protocol import Generate, LoadConfig
+from lmnb.engine.config import LoadConfig
+from lmnb.engine.protocol import Generate
 from round_trips.cases import TOOLS
 from round_trips.family import Family, Written, reasoning
 

@@ -8,7 +8,7 @@ import msgspec
 
 from lmnb.chat.conversation import Role, Tool, ToolCall
 from lmnb.chat.formats.format import Format
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 
 class Turn(msgspec.Struct, frozen=True, omit_defaults=True):

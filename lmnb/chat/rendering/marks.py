@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 _BASE = 0xF0000  # plane 15, private use: U+F0000 + code point
 _LAST = 0xFFFD

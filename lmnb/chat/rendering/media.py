@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lmnb.chat.conversation import Audio, Document, Image, Part, Text
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from lmnb.errors import InvalidRequest
 
 MOST = 1000

@@ -25,7 +25,7 @@ from lmnb.chat.rendering.job import AnyJob, Derived, FormatJob, Job, Outcome, Re
 from lmnb.chat.rendering.media import Media
 from lmnb.chat.rendering.turns import make_turns
 from lmnb.chat.tool_names import adapt
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from lmnb.errors import InvalidRequest, LmnbError
 
 SECONDS = 5.0

@@ -30,7 +30,7 @@ from lmnb.chat.rendering.job import Job, Outcome, Refused, Rendered, Turn
 from lmnb.chat.rendering.marks import Words, cut, mark, mark_json
 from lmnb.chat.rendering.messages import SWITCHES, Takes, messages, tool_objects, tool_variables
 from lmnb.chat.rendering.takes import plain_takes, thinking_takes, tool_takes, words_takes
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 
 _END = "\U0010fffd\U0010fffc"  # where a prefilled answer ends; private use, in no content
 _THINKING_ON = dict.fromkeys(SWITCHES, True)

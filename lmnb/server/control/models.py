@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.errors import InvalidRequest, LmnbError, ModelLoadFailed
 from lmnb.models.instance import Instance
 from lmnb.models.instances import Manager
@@ -129,7 +129,7 @@ async def find(request: Request) -> Response:
 
 @router.post("/estimate")
 async def estimate(request: Request) -> Response:
-    """What a model would take, with the options of `load`: `lmnb.engine.protocol.Estimate`, `total`."""
+    """What a model would take, with the options of `load`: `lmnb.engine.config.Estimate`, `total`."""
     body = await read(request, _Load)
     await routing.ensure_here(state_of(request), body.model)
     plan = await state_of(request).models.plan(body.model, _config(body))

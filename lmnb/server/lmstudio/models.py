@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 from lmnb.errors import NotSupported
 from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance

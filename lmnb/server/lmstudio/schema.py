@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from lmnb.engine.protocol import LoadConfig
+from lmnb.engine.config import LoadConfig
 
 ReasoningOption: TypeAlias = Literal["off", "low", "medium", "high", "on"]
 

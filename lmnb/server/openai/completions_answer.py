@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from lmnb.chat.events import Event, Finished, Scored, TextDelta
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.server.generation import Answer
 from lmnb.server.openai import ids
 from lmnb.server.openai.chat_answer import FINGERPRINT

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from lmnb.chat.events import Finished
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON lacks; the figure OpenAI uses."""

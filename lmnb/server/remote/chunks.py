@@ -26,7 +26,7 @@ from lmnb.chat.events import (
     Usage,
 )
 from lmnb.chat.tool_names import Adapted
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 from lmnb.errors import EndpointFailed
 from lmnb.server.remote.scores import of_chat, of_text
 

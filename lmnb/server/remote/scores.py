@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 
 def of_chat(value: Any) -> tuple[TokenLogprob, ...]:

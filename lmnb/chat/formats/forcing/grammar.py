@@ -44,7 +44,7 @@ from lmnb.chat.formats.format import (
 from lmnb.chat.formats.reading.source import NO, Marker
 from lmnb.chat.formats.write import example
 from lmnb.engine.grammar_source import MAX_LENGTH
-from lmnb.engine.protocol import ConstraintSpec, Trigger
+from lmnb.engine.options import ConstraintSpec, Trigger
 from lmnb.errors import InvalidRequest, LmnbError, NotSupported
 
 _PLACE = re.compile("(" + "|".join(map(re.escape, (NAME, ID, INDEX, ARGUMENTS))) + ")")

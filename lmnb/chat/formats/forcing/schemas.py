@@ -16,7 +16,7 @@ from llguidance import LLTokenizer
 
 from lmnb.chat.conversation import Tool
 from lmnb.engine import grammar_source
-from lmnb.engine.protocol import ConstraintSpec
+from lmnb.engine.options import ConstraintSpec
 from lmnb.errors import InvalidRequest, LmnbError
 
 Schema = dict[str, Any]

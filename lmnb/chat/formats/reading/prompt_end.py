@@ -8,7 +8,7 @@ from typing import Literal
 from lmnb.chat.formats.deriving.borders import common_prefix
 from lmnb.chat.formats.format import HARMONY_START, Format, HarmonyCall, Span
 from lmnb.chat.formats.reading.source import Marker
-from lmnb.engine.protocol import ThinkingBudget
+from lmnb.engine.options import ThinkingBudget
 
 _SHORTEST = 3
 """Characters of a marker's beginning that nothing else ends in."""

@@ -45,7 +45,7 @@ from lmnb.chat.formats.reading.token_places import TokenPlaces
 from lmnb.chat.formats.reading.tools import Tools
 from lmnb.chat.formats.write import write_calls
 from lmnb.chat.tool_names import Adapted
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 Part: TypeAlias = ThinkingDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
 

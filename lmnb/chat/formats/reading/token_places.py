@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from lmnb.engine.protocol import TokenLogprob
+from lmnb.engine.options import TokenLogprob
 
 
 class TokenPlaces:

@@ -30,7 +30,7 @@ from lmnb.chat.formats.forcing.inputs.source import Grammar, read
 from lmnb.chat.formats.forcing.inputs.writing import Escaped, Writing
 from lmnb.chat.formats.forcing.lark import Lark, either, sequence
 from lmnb.engine import grammar_source
-from lmnb.engine.protocol import ConstraintSpec
+from lmnb.engine.options import ConstraintSpec
 from lmnb.errors import LmnbError
 
 _START = "start"
