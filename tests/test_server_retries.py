@@ -30,9 +30,10 @@ from lmnb.errors import EngineCrashed, KeepsCrashing
 from lmnb.models.catalog import Catalog
 from lmnb.models.convert import convert_bert
 from lmnb.models.instances import Manager
-from lmnb.server.generation import count_tokens, embed, fold, generate
+from lmnb.server.generation import fold, generate
 from lmnb.server.journal import Journal
 from lmnb.server.metrics import Metrics
+from lmnb.server.reading import count_tokens, embed
 from lmnb.server.state import State
 
 MODEL = "maker/made"

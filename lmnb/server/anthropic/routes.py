@@ -23,7 +23,8 @@ from lmnb.server.attached import attach
 from lmnb.server.body import read
 from lmnb.server.disconnect import until_disconnect
 from lmnb.server.errors import request_id
-from lmnb.server.generation import begin, count_tokens, fold, generate
+from lmnb.server.generation import begin, fold, generate
+from lmnb.server.reading import count_tokens
 from lmnb.server.remote import routing
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream

@@ -15,8 +15,8 @@ from lmnb.chat.conversation import Request as Asked
 from lmnb.server.anthropic import routes as anthropic
 from lmnb.server.control.form import answer
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import render
 from lmnb.server.openai import chat, responses
+from lmnb.server.reading import render
 from lmnb.server.state import state_of
 
 router = APIRouter(prefix="/render")

@@ -10,13 +10,14 @@ from starlette.responses import Response
 from lmnb.chat.conversation import Request as Asked
 from lmnb.server.attached import attach
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import begin, count_tokens, generate
+from lmnb.server.generation import begin, generate
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.chat_answer import completion
 from lmnb.server.openai.chat_request import ChatBody, translate
 from lmnb.server.openai.chat_stream import ChatStream
 from lmnb.server.openai.fan_out import collect, fan_out, is_underway
 from lmnb.server.openai.replies import error_frame, frames
+from lmnb.server.reading import count_tokens
 from lmnb.server.reply import reply
 from lmnb.server.sse import stream
 from lmnb.server.state import state_of

@@ -13,9 +13,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmnb.server import generation
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import embed
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai import token_arrays
 from lmnb.server.openai.body import Fields, Int
@@ -26,6 +24,7 @@ from lmnb.server.openai.errors import (
 )
 from lmnb.server.openai.sampling import ModelName
 from lmnb.server.openai.values import json_type
+from lmnb.server.reading import Embeddings, embed
 from lmnb.server.state import state_of
 
 Vectors: TypeAlias = NDArray[np.float32]
@@ -120,7 +119,7 @@ def _texts(inputs: list[str] | list[list[int]]) -> list[str]:
     return texts or token_arrays.texts([one for one in inputs if isinstance(one, list)])
 
 
-def _check_dimensions(body: EmbeddingsBody, found: generation.Embedding) -> None:
+def _check_dimensions(body: EmbeddingsBody, found: Embeddings) -> None:
     if body.dimensions is None or body.dimensions == found.dimensions:
         return
     if not found.may_be_cut:
@@ -136,7 +135,7 @@ def _check_dimensions(body: EmbeddingsBody, found: generation.Embedding) -> None
         )
 
 
-def _encode(result: generation.Embedding, body: EmbeddingsBody) -> bytes:
+def _encode(result: Embeddings, body: EmbeddingsBody) -> bytes:
     rows = np.frombuffer(result.vectors, "<f4").reshape(-1, result.dimensions)
     if body.dimensions is not None and body.dimensions < result.dimensions:
         rows = _cut(rows, body.dimensions)

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmnb.server.disconnect import until_disconnect
-from lmnb.server.generation import Ranking, rerank
 from lmnb.server.openai import body as bodies
 from lmnb.server.openai.body import Fields, Int
 from lmnb.server.openai.errors import InvalidType, InvalidValue
 from lmnb.server.openai.sampling import ModelName
 from lmnb.server.openai.values import json_type
+from lmnb.server.reading import Ranking, rerank
 from lmnb.server.reply import reply
 from lmnb.server.state import state_of
 

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from lmnb.chat.conversation import Request
 from lmnb.server.attached import attach
-from lmnb.server.generation import check, count_tokens, generate
+from lmnb.server.generation import check, generate
 from lmnb.server.mcp.loop import ToolLoop
 from lmnb.server.mcp.servers import Server
 from lmnb.server.mcp.steps import Step
@@ -24,6 +24,7 @@ from lmnb.server.openai.responses_past import Past, Recent, find_item, past_of
 from lmnb.server.openai.responses_request import SEALED_REASONING, ResponsesBody, translate
 from lmnb.server.openai.responses_run import Run
 from lmnb.server.openai.responses_stream import ResponseStream
+from lmnb.server.reading import count_tokens
 from lmnb.server.state import State
 
 
