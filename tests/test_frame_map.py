@@ -314,7 +314,14 @@ def test_templates_are_filled_with_values_as_they_are(tables: Client) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temprature": 1}, {"on_error": "skip"}, {"max_tokens": 0}, {"timeout": 0}, {"stream": True}],
+    [
+        {"temprature": 1},
+        {"on_error": "skip"},
+        {"max_tokens": 0},
+        {"timeout": 0},
+        {"stream": True},
+        {"temperature": "hot"},
+    ],
 )
 def test_wrong_options_are_refused(tables: Client, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):

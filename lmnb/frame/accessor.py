@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from lmnb.errors import InvalidRequest
 from lmnb.frame.embedding import Embedding, Truncate, Vector, cosine, matrix
-from lmnb.frame.mapping import Asking, Options, values_of
+from lmnb.frame.mapping import Asking, values_of
+from lmnb.frame.options import options_of
 from lmnb.frame.prefixes import Kind
 from lmnb.frame.schemas import choices
 from lmnb.frame.templates import Template
@@ -19,41 +20,6 @@ from lmnb.frame.values import added, column, ensure_free
 
 _CLASSIFY = "Which of these fits the text best: {choices}?\n\nText: {text}"
 _EXTRACT = "Take from the text what is asked for.\n\nText: {text}"
-_OPTIONS = frozenset(Options.__dataclass_fields__) - {"sampling"}
-_SAMPLING = frozenset(
-    [
-        "chat_template_kwargs",
-        "draft_model",
-        "dry_allowed_length",
-        "dry_base",
-        "dry_multiplier",
-        "dry_penalty_last_n",
-        "dry_sequence_breakers",
-        "dynatemp_exponent",
-        "dynatemp_range",
-        "frequency_penalty",
-        "logit_bias",
-        "lora",
-        "min_p",
-        "mirostat",
-        "mirostat_eta",
-        "mirostat_tau",
-        "presence_penalty",
-        "reasoning",
-        "reasoning_effort",
-        "repeat_last_n",
-        "repeat_penalty",
-        "stop",
-        "thinking",
-        "top_k",
-        "top_n_sigma",
-        "top_p",
-        "typical_p",
-        "xtc_probability",
-        "xtc_threshold",
-    ]
-)
-"""What the server is told as it is."""
 
 
 class FrameAccessor:
@@ -125,7 +91,7 @@ class FrameAccessor:
                 {name: pd.Series(prompts, index=self._frame.index, dtype="string")},
                 overwrite=overwrite,
             )
-        asking = Asking(parsed, values_of(self._frame, parsed), _options(schema, options))
+        asking = Asking(parsed, values_of(self._frame, parsed), options_of(schema, options))
         return _mapped(asking, self._frame, into, overwrite=overwrite)
 
     def filter(self, template: str, **options: Any) -> pd.DataFrame:
@@ -137,7 +103,7 @@ class FrameAccessor:
         parsed = Template(template)
         parsed.check(list(self._frame.columns))
         given = {"system": "Say whether the statement is true, or the answer yes.", **options}
-        asking = Asking(parsed, values_of(self._frame, parsed), _options({"holds": bool}, given))
+        asking = Asking(parsed, values_of(self._frame, parsed), options_of({"holds": bool}, given))
 
         def make() -> pd.DataFrame:
             holds = [bool(one and one["holds"]) for one in asking.rows.results()]
@@ -276,7 +242,7 @@ class SeriesAccessor:
         """
         parsed = Template(template)
         parsed.check(["text"])
-        asking = Asking(parsed, _as_text(self._series), _options(schema, options))
+        asking = Asking(parsed, _as_text(self._series), options_of(schema, options))
         return _answers(asking, self._series)
 
     def classify(self, labels: Sequence[str], **options: Any) -> pd.Series[Any]:
@@ -297,25 +263,6 @@ def _vectors(series: pd.Series[Any], model: str | None) -> Vector:
     if any(isinstance(value, str) and value for value in series):
         series = SeriesAccessor(series).embed(model)
     return matrix(series)
-
-
-def _options(schema: Any, given: Mapping[str, Any]) -> Options:
-    """Options of our own, and those of sampling.
-
-    Raises
-    ------
-    InvalidRequest
-        There is no such option: one that is misspelt must not be ignored.
-    """
-    if unknown := given.keys() - _OPTIONS - _SAMPLING:
-        known = ", ".join(sorted((_OPTIONS | _SAMPLING) - {"schema"}))
-        raise InvalidRequest(f"There is no option {min(unknown)!r}.", hint=f"Options are {known}.")
-    own = {name: value for name, value in given.items() if name in _OPTIONS}
-    return Options(
-        schema=schema,
-        sampling={name: value for name, value in given.items() if name in _SAMPLING},
-        **own,
-    )
 
 
 def _mapped(asking: Asking, frame: pd.DataFrame, into: str, *, overwrite: bool) -> pd.DataFrame:
@@ -358,13 +305,13 @@ def _classifying(
     known = choices(labels, "A classification")
     listed = ", ".join(known).replace("{", "{{").replace("}", "}}")
     template = Template(_CLASSIFY.replace("{choices}", listed))
-    return Asking(template, _as_text(series), _options({into: list(known)}, options))
+    return Asking(template, _as_text(series), options_of({into: list(known)}, options))
 
 
 def _extracting(series: pd.Series[Any], schema: Any, options: Mapping[str, Any]) -> Asking:
     if schema is None:
         raise InvalidRequest("Say what to extract: a schema.")
-    return Asking(Template(_EXTRACT), _as_text(series), _options(schema, options))
+    return Asking(Template(_EXTRACT), _as_text(series), options_of(schema, options))
 
 
 def register() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -16,6 +15,7 @@ from lmnb.client import Client
 from lmnb.errors import InvalidRequest, LmnbError
 from lmnb.frame import cache as caches
 from lmnb.frame.cache import Cache
+from lmnb.frame.options import Options
 from lmnb.frame.run import Rows, resumable
 from lmnb.frame.schemas import Columns, Schema, Unfit, text_column
 from lmnb.frame.sending import Answer, send
@@ -24,10 +24,8 @@ from lmnb.frame.templates import Template
 
 Json = dict[str, Any]
 T = TypeVar("T", bound="pd.DataFrame | pd.Series[Any]")
-Example = tuple[Mapping[str, Any], Any]
 
 _PATH = "/v1/chat/completions"
-_MAX_TOKENS = 1024
 _MORE = 4
 """How many times as many tokens an answer may have that was cut."""
 
@@ -37,36 +35,6 @@ class RowFailed(LmnbError):
 
     code = "row_failed"
     status = 422
-
-
-@dataclass(kw_only=True)
-class Options:
-    """How rows are asked; the words of `FrameAccessor.map`."""
-
-    schema: Any = None
-    system: str | None = None
-    examples: Sequence[Example] = ()
-    model: str | None = None
-    concurrency: int | None = None
-    on_error: Literal["column", "raise"] = "column"
-    retries: int = 1
-    timeout: float | None = None
-    cache: bool = True
-    progress: bool | None = None
-    max_tokens: int = _MAX_TOKENS
-    temperature: float = 0.0
-    seed: int = 0
-    sampling: Json = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.on_error not in {"column", "raise"}:
-            raise InvalidRequest(f"on_error is 'column' or 'raise', not {self.on_error!r}.")
-        for name, least in (("retries", 0), ("max_tokens", 1), ("concurrency", 1)):
-            given = getattr(self, name)
-            if given is not None and given < least:
-                raise InvalidRequest(f"{name} is at least {least}, not {given!r}.")
-        if self.timeout is not None and self.timeout <= 0:
-            raise InvalidRequest(f"timeout is more than 0 seconds, not {self.timeout!r}.")
 
 
 class Asking:
@@ -153,14 +121,7 @@ class Asking:
         if prompt is None:
             return None
         options = self.options
-        body: Json = {
-            "messages": [*self._begin, {"role": "user", "content": prompt}],
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            **options.sampling,
-        }
-        if options.temperature > 0:  # else equal questions have equal answers
-            body["seed"] = options.seed + row
+        body = options.body([*self._begin, {"role": "user", "content": prompt}], row)
         if self.schema is not None:
             form = {"name": "answer", "schema": self.schema.json}
             body["response_format"] = {"type": "json_schema", "json_schema": form}

@@ -37,9 +37,11 @@ class Answer(NamedTuple):
 
 
 def send(
-    client: Client, path: str, bodies: Sequence[Json], **options: Any
+    client: Client, path: str, bodies: Sequence[Json], *, alike: bool = True, **options: Any
 ) -> Generator[Answer, None, None]:
     """The answers to all requests, as they come. `options` are those of `Client.answers`.
+
+    `alike`: they differ in their texts only, so that what one fails for otherwise all would fail for.
 
     Raises
     ------
@@ -51,7 +53,8 @@ def send(
         with closing(client.answers(path, some, **options)) as events:
             for event in events:
                 number, body = first + event["number"], event["body"]
-                yield Answer(number, body, None if event["status"] == 200 else _reason(body))
+                error = None if event["status"] == 200 else _reason(body, alike=alike)
+                yield Answer(number, body, error)
 
 
 def _slices(bodies: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:
@@ -74,7 +77,7 @@ def _length(body: Json) -> int:
     return sum(map(len, body.get("input", ()))) + sum(len(one["content"]) for one in messages)
 
 
-def _reason(body: Json) -> str:
+def _reason(body: Json, *, alike: bool) -> str:
     """Why one request failed.
 
     Raises
@@ -90,6 +93,7 @@ def _reason(body: Json) -> str:
     )
     if code == "timeout":
         return "timeout"
-    if code in _STOPPING or (param and param.partition(".")[0] not in _ABOUT_ROWS):
+    about_all = code in _STOPPING or (param and param.partition(".")[0] not in _ABOUT_ROWS)
+    if alike and about_all:
         raise LmnbError.from_dict({"code": code or "", "message": message, "param": param})
     return str(message)
