@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lmnb.attaching import attach
     from lmnb.client import Client
     from lmnb.errors import LmnbError
+    from lmnb.frame.comparing import compare
+    from lmnb.frame.plotting import plot_comparison
     from lmnb.frame.run import last_partial
 
 __version__ = "0.1.0"
@@ -26,9 +28,11 @@ __all__ = [
     "__version__",
     "anthropic",
     "attach",
+    "compare",
     "last_partial",
     "load_ipython_extension",
     "openai",
+    "plot_comparison",
     "ui",
     "unload_ipython_extension",
 ]
@@ -37,7 +41,9 @@ _HOMES = {
     "Client": "lmnb.client",
     "LmnbError": "lmnb.errors",
     "attach": "lmnb.attaching",
+    "compare": "lmnb.frame.comparing",
     "last_partial": "lmnb.frame.run",
+    "plot_comparison": "lmnb.frame.plotting",
 }
 
 

@@ -95,7 +95,7 @@ class Options:
         found: Json = {
             "messages": list(messages),
             "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
+            "temperature": float(self.temperature),  # 0 and 0.0 are one request
             **self.sampling,
         }
         if self.temperature > 0:  # else equal questions have equal answers
