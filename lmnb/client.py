@@ -267,6 +267,21 @@ class Client:
                 if event["type"] == "answer":
                     yield event
 
+    def chunks(
+        self, model: str, texts: Sequence[str], size: int, *, overlap: int = 0, unit: str = "tokens"
+    ) -> Generator[Json, None, None]:
+        """Cut texts into chunks of at most `size` of the model's tokens (or characters).
+
+        Yields `{"first", "spans"}`: for each text from number `first` on its chunks, each of them
+        `[start, end, tokens]` in characters; and `done`. Loads nothing.
+        """
+        body = {"model": _absolute(model), "texts": texts, "size": size}
+        return self._stream("/lmnb/chunks", body | {"overlap": overlap, "unit": unit})
+
+    def counts(self, model: str, texts: Sequence[str]) -> Generator[Json, None, None]:
+        """Count the model's tokens in texts: yields `{"first", "tokens"}`, and `done`."""
+        return self._stream("/lmnb/counts", {"model": _absolute(model), "texts": texts})
+
     def unload(
         self,
         name: str | None = None,

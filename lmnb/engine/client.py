@@ -25,7 +25,12 @@ from lmnb.engine.config import LoadConfig, ModelInfo
 from lmnb.engine.options import Segment, Truncate
 from lmnb.engine.protocol import (
     Abort,
+    Chunk,
+    Chunked,
+    ChunkUnit,
     Command,
+    Count,
+    Counted,
     Delta,
     Embed,
     Embedded,
@@ -45,6 +50,7 @@ from lmnb.engine.protocol import (
     Ready,
     Reply,
     Rerank,
+    Span,
     Step,
     Tokenize,
     Tokenized,
@@ -53,8 +59,8 @@ from lmnb.engine.recorder import Recorder, make_page
 from lmnb.errors import EngineCrashed, LmnbError, ModelUnloaded
 
 Update: TypeAlias = Progress | Delta | End
-_Item: TypeAlias = Update | Embedded | Ranked | Tokenized | Pong | LmnbError
-_R = TypeVar("_R", Embedded, Ranked, Tokenized, Pong)
+_Item: TypeAlias = Update | Embedded | Ranked | Tokenized | Chunked | Counted | Pong | LmnbError
+_R = TypeVar("_R", Embedded, Ranked, Tokenized, Chunked, Counted, Pong)
 
 _log = logging.getLogger(__name__)
 
@@ -243,6 +249,17 @@ class Worker:
         command = Tokenize(id=0, segments=tuple(segments), add_bos=add_bos)
         return (await self._call(command, Tokenized)).tokens
 
+    async def chunk(
+        self, texts: Sequence[str], size: int, *, overlap: int = 0, unit: ChunkUnit = "tokens"
+    ) -> tuple[tuple[Span, ...], ...]:
+        """The chunks of each text; see `Chunk`."""
+        command = Chunk(id=0, texts=tuple(texts), size=size, overlap=overlap, unit=unit)
+        return (await self._call(command, Chunked)).spans
+
+    async def count(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """The tokens of each text; see `Count`."""
+        return (await self._call(Count(id=0, texts=tuple(texts)), Counted)).tokens
+
     async def ping(self) -> Pong:
         """What the engine is doing now."""
         return await self._call(Ping(0), Pong)
@@ -281,7 +298,7 @@ class Worker:
 
     async def _call(
         self,
-        command: Embed | Rerank | Tokenize | Ping,
+        command: Embed | Rerank | Tokenize | Chunk | Count | Ping,
         kind: type[_R],
         on_progress: Callable[[int, int], None] | None = None,
         label: str = "",
@@ -332,7 +349,7 @@ class Worker:
         elif isinstance(reply, Failed):
             self._deliver(reply.id, LmnbError.from_dict(reply.error))
             self._queues.pop(reply.id, None)
-        elif isinstance(reply, (Embedded, Ranked, Tokenized, Pong)):
+        elif isinstance(reply, (Embedded, Ranked, Tokenized, Chunked, Counted, Pong)):
             self.answered += isinstance(reply, Embedded | Ranked)
             self._deliver(reply.id, reply)
 

@@ -216,6 +216,10 @@ class Model:
         """Token ids of a text with the marks the model was trained with ([CLS], [SEP], …)."""
         return self._tokenize(text, special=False, add_special=True)
 
+    def count(self, text: str) -> int:
+        """The tokens of a text by itself, without marks around it."""
+        return len(self._tokenize(text, special=False))
+
     def check_tokens(self, tokens: Iterable[int], *, param: str) -> Tokens:
         """The ids as an array; ids outside the vocabulary would abort the process in a forward pass."""
         array = np.fromiter(tokens, np.int64)

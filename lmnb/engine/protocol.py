@@ -114,12 +114,35 @@ class Rerank(msgspec.Struct, frozen=True, tag="rerank", kw_only=True, omit_defau
     priority: int = 0
 
 
+ChunkUnit: TypeAlias = Literal["tokens", "characters"]
+
+
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize", kw_only=True):
     """Tokenize without queueing behind generations."""
 
     id: int
     segments: tuple[Segment, ...]
     add_bos: bool = True
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk", kw_only=True):
+    """Cut texts into chunks of at most `size` tokens or characters, `overlap` of which are shared.
+
+    0 ≤ `overlap` < `size`.
+    """
+
+    id: int
+    texts: tuple[str, ...]
+    size: int
+    overlap: int = 0
+    unit: ChunkUnit = "tokens"
+
+
+class Count(msgspec.Struct, frozen=True, tag="count", kw_only=True):
+    """Count the tokens of texts."""
+
+    id: int
+    texts: tuple[str, ...]
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -134,7 +157,9 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     id: int
 
 
-Command: TypeAlias = Load | Proceed | Generate | Embed | Rerank | Tokenize | Abort | Ping
+Command: TypeAlias = (
+    Load | Proceed | Generate | Embed | Rerank | Tokenize | Chunk | Count | Abort | Ping
+)
 
 # --- worker → server ----------------------------------------------------------
 
@@ -236,6 +261,31 @@ class Tokenized(msgspec.Struct, frozen=True, tag="tokenized"):
     tokens: tuple[int, ...]
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a text: from the character `start` to before `end`, which is `tokens` long.
+
+    As for `Counted`, marks that a model puts around a text are not among them.
+    """
+
+    start: int
+    end: int
+    tokens: int
+
+
+class Chunked(msgspec.Struct, frozen=True, tag="chunked"):
+    """The chunks of each text of a `Chunk`, in order; none of a text without words."""
+
+    id: int
+    spans: tuple[tuple[Span, ...], ...]
+
+
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    """The tokens of each text of a `Count`."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """Request `id` failed (0: the load, or the worker itself, which then exits).
 
@@ -257,5 +307,15 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 Reply: TypeAlias = (
-    LoadProgress | Fits | Ready | Step | Embedded | Ranked | Tokenized | Failed | Pong
+    LoadProgress
+    | Fits
+    | Ready
+    | Step
+    | Embedded
+    | Ranked
+    | Tokenized
+    | Chunked
+    | Counted
+    | Failed
+    | Pong
 )

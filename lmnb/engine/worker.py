@@ -28,13 +28,16 @@ import psutil
 
 from lmnb.engine import native
 from lmnb.engine.channel import Channel
+from lmnb.engine.chunking import chunked, counted
 from lmnb.engine.embed import Pooler
 from lmnb.engine.generator import Generator
 from lmnb.engine.loading import Engine, load
 from lmnb.engine.preparing import Preparer
 from lmnb.engine.protocol import (
     Abort,
+    Chunk,
     Command,
+    Count,
     Failed,
     Load,
     Ping,
@@ -111,6 +114,10 @@ class Worker:
             else:
                 tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
             self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
+            return None
+        if isinstance(command, Chunk | Count):
+            work = chunked if isinstance(command, Chunk) else counted
+            self.channel.send(work(engine.model, command))
             return None
         if isinstance(command, engine.command):
             prepared: object = engine.prompt(command)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmnb.errors import InvalidRequest
+from lmnb.frame.chunking import Chunking, Splitter
 from lmnb.frame.embedding import Embedding, Truncate, Vector, cosine, matrix
 from lmnb.frame.mapping import Asking, values_of
 from lmnb.frame.options import options_of
@@ -144,6 +145,51 @@ class FrameAccessor:
         """
         asking = _extracting(column(self._frame, on), schema, options)
         return _mapped(asking, self._frame, into, overwrite=overwrite)
+
+    def chunk(
+        self,
+        on: Any = "text",
+        *,
+        size: int | None = None,
+        overlap: int = 0,
+        unit: Literal["tokens", "characters"] = "tokens",
+        splitter: Literal["semchunk"] | Splitter = "semchunk",
+        keep: Sequence[Any] = (),
+        model: str | None = None,
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """The texts in the column `on` cut into chunks, one a row.
+
+        Parameters
+        ----------
+        size, overlap
+            Of a chunk, at most (256), and how much of it the next one begins with, about.
+        unit
+            What these count: tokens of the embedding model, or characters.
+        splitter
+            "semchunk" cuts between paragraphs, else lines, sentences, clauses, words. A function of
+            one's own takes a text and makes parts of it, or pairs of start and end.
+        keep
+            Columns that chunks take over from their row.
+        model
+            The embedding model, which is not loaded for this; default as in `embed`.
+
+        Returns
+        -------
+        DataFrame
+            `doc_id` (the row's label), `chunk_id` (unique), `seq` (from 0 in each row), `start`,
+            `end` and `text`, with `document[start:end] == text` always, `n_tokens` (without marks
+            such as [CLS]), and what is kept. Nulls have no chunks.
+
+        Raises
+        ------
+        InvalidRequest
+            A column is missing, or holds something other than text; options make no sense.
+        NotSupported
+            The model is on another server.
+        """
+        chunking = Chunking(size, overlap, unit, splitter, model)
+        return chunking.of(self._frame, on, keep, progress=progress)
 
 
 class SeriesAccessor:

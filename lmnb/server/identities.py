@@ -10,6 +10,7 @@ import msgspec
 
 from lmnb.engine.gguf import Kind
 from lmnb.errors import InvalidModel
+from lmnb.models.entry import ModelEntry
 from lmnb.models.instance import Instance
 from lmnb.server.remote import routing
 from lmnb.server.state import State
@@ -54,16 +55,28 @@ async def identify(state: State, name: str) -> Identity:
             digest=f"{target.model.id} at {urls}",
             endpoint=",".join(link.name for link in target.links),
         )
-    loaded = state.models.loaded()
-    wanted = name.strip().casefold()
-    found = next((one for one in loaded if one.id.casefold() == wanted), None)
-    entry = found.entry if found else await state.catalog.resolve(name)
-    if found is None:
-        found = next((one for one in loaded if one.entry.key == entry.key), None)
+    entry, found = await entry_of(state, name)
     try:
         return await asyncio.to_thread(_identity, state, entry.key, entry.kind, entry.path, found)
     except OSError as error:
         raise InvalidModel(f"{entry.key} cannot be read: {error.strerror}.") from None
+
+
+async def entry_of(state: State, name: str) -> tuple[ModelEntry, Instance | None]:
+    """The model of this machine that a name means, and its instance if it is loaded.
+
+    Raises
+    ------
+    ModelNotFound, InvalidModel
+        As for `identify`.
+    """
+    loaded = state.models.loaded()
+    wanted = name.strip().casefold()
+    found = next((one for one in loaded if one.id.casefold() == wanted), None)
+    if found is not None:
+        return found.entry, found
+    entry = await state.catalog.resolve(name)
+    return entry, next((one for one in loaded if one.entry.key == entry.key), None)
 
 
 def _identity(

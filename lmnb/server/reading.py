@@ -136,7 +136,7 @@ async def count_tokens(state: State, request: Request) -> int:
         return await counting.count(state, target, request)
     entry = await state.models.unloaded(request.model)
     if entry is not None and chat.is_all_words(request):
-        async with _vocabulary(entry) as worker:
+        async with vocabulary(entry) as worker:
             return len(await chat.tokenize(request, worker, state.renderer))
 
     async def work(instance: Instance, _generation: Generation) -> int:
@@ -165,7 +165,7 @@ async def render(state: State, request: Request) -> chat.PromptText:
         )
     entry = await state.models.unloaded(request.model)
     if entry is not None and chat.is_all_words(request):
-        async with _vocabulary(entry) as worker:
+        async with vocabulary(entry) as worker:
             return await chat.prompt_text(request, worker, state.renderer)
     options = load_config(request)
     async with state.models.lease(request.model, "llm", options=options) as lease:
@@ -175,7 +175,7 @@ async def render(state: State, request: Request) -> chat.PromptText:
 
 
 @asynccontextmanager
-async def _vocabulary(entry: ModelEntry) -> AsyncIterator[Worker]:
+async def vocabulary(entry: ModelEntry) -> AsyncIterator[Worker]:
     """A worker for a moment, without the weights."""
     worker = await Worker.start(entry.path, LoadConfig(), only_vocabulary=True)
     try:

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from lmnb.server.control import (
     access,
     answers,
+    chunks,
     downloads,
     endpoints,
     events,
@@ -28,6 +29,7 @@ _PARTS = (
     models,
     rendering,
     answers,
+    chunks,
     downloads,
     requests,
     access,
