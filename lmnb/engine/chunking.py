@@ -6,6 +6,7 @@ semchunk decides on the places: between paragraphs, lines, sentences, clauses, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from lmnb.engine.model import Model
 from lmnb.engine.protocol import Chunk, Chunked, Count, Counted, Span
@@ -17,7 +18,7 @@ _REMEMBERED = 4096
 def chunked(model: Model, command: Chunk) -> Chunked:
     """The chunks of each text. Whitespace between two of them, and around the text, is in none."""
     # Here, as only a vocabulary is asked for this: a worker that generates never imports it.
-    from semchunk import chunkerify
+    from semchunk.semchunk import chunkerify
 
     count: Callable[[str], int] = model.count if command.unit == "tokens" else len
     longest = max(map(len, model.pieces)) if command.unit == "tokens" else None
@@ -26,7 +27,8 @@ def chunked(model: Model, command: Chunk) -> Chunked:
     )
     found = []
     for text in command.texts:
-        _, places = chunker(text, offsets=True, overlap=command.overlap or None)
+        cut: Any = chunker(text, offsets=True, overlap=command.overlap or None)
+        _, places = cut
         found.append(tuple(_spans(model, text, places)))
     return Chunked(command.id, tuple(found))
 

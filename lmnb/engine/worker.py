@@ -115,9 +115,11 @@ class Worker:
                 tokens = engine.model.tokenize(command.segments, add_bos=command.add_bos)
             self.channel.send(Tokenized(command.id, tuple(tokens.tolist())))
             return None
-        if isinstance(command, Chunk | Count):
-            work = chunked if isinstance(command, Chunk) else counted
-            self.channel.send(work(engine.model, command))
+        if isinstance(command, Chunk):
+            self.channel.send(chunked(engine.model, command))
+            return None
+        if isinstance(command, Count):
+            self.channel.send(counted(engine.model, command))
             return None
         if isinstance(command, engine.command):
             prepared: object = engine.prompt(command)

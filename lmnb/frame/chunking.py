@@ -136,7 +136,7 @@ class Chunking:
 
 
 def spans(text: str, pieces: Iterable[str | tuple[int, int]]) -> list[tuple[int, int]]:
-    """Where in a text the pieces lie that somebody has cut it into; empty ones are left out.
+    """Where in a text the pieces lie that somebody has cut it into, but for whitespace.
 
     A piece is looked for behind the one before it, or, as they may overlap, from its second
     character on.
@@ -163,7 +163,7 @@ def spans(text: str, pieces: Iterable[str | tuple[int, int]]) -> list[tuple[int,
             start, end = place, place + len(piece)
         else:
             start, end = _pair(piece, len(text))
-        if end > start:
+        if text[start:end].strip():
             found.append((start, end))
     return found
 
