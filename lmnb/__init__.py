@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lmnb.client import Client
     from lmnb.errors import LmnbError
     from lmnb.frame.comparing import compare
+    from lmnb.frame.documents import read_docs
     from lmnb.frame.plotting import plot_comparison
     from lmnb.frame.run import last_partial
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_ipython_extension",
     "openai",
     "plot_comparison",
+    "read_docs",
     "ui",
     "unload_ipython_extension",
 ]
@@ -43,6 +45,7 @@ _HOMES = {
     "attach": "lmnb.attaching",
     "compare": "lmnb.frame.comparing",
     "last_partial": "lmnb.frame.run",
+    "read_docs": "lmnb.frame.documents",
     "plot_comparison": "lmnb.frame.plotting",
 }
 

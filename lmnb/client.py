@@ -267,6 +267,12 @@ class Client:
                 if event["type"] == "answer":
                     yield event
 
+    def pdf(self, path: Path) -> list[str]:
+        """The text of a PDF file, page by page; "" for a page without any."""
+        body = {"path": str(path.absolute())}
+        pages: list[str] = self._call("POST", "/lmnb/pdf", body, timeout=_READING)["pages"]
+        return pages
+
     def chunks(
         self, model: str, texts: Sequence[str], size: int, *, overlap: int = 0, unit: str = "tokens"
     ) -> Generator[Json, None, None]:

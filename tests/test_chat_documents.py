@@ -11,7 +11,7 @@ from pdfs import nested, pdf, unpacking
 
 from lmnb.chat.conversation import Document, Image, Message, Part, Request, Text, ToolResult
 from lmnb.chat.documents import reader as reading
-from lmnb.chat.documents.pdf import MOST_PAGES
+from lmnb.chat.documents.job import MOST_PAGES
 from lmnb.chat.documents.reader import MOST_PICTURES, Reader
 from lmnb.chat.documents.showing import check, shown
 from lmnb.errors import InvalidRequest, LmnbError, NotSupported

@@ -10,10 +10,17 @@ LONGEST_SIDE = 1568
 """Pixels of a page's picture; more is scaled down by Anthropic's models, too."""
 
 
+MOST_PAGES = 1000
+MOST_CHARACTERS = 4_000_000
+"""More than any context holds."""
+
+
 class TextJob(msgspec.Struct, frozen=True, tag="text"):
-    """Read the text of all pages of the file `data`."""
+    """Read the text of all pages of the file `data`, unless it has more than these."""
 
     data: bytes
+    most_pages: int = MOST_PAGES
+    most_characters: int = MOST_CHARACTERS
 
 
 class PictureJob(msgspec.Struct, frozen=True, tag="pictures"):

@@ -8,11 +8,17 @@ import zlib
 
 import pypdfium2 as pdfium
 
-from lmnb.chat.documents.job import LONGEST_SIDE, Job, Outcome, Pictures, Refused, TextJob, Texts
+from lmnb.chat.documents.job import (
+    LONGEST_SIDE,
+    MOST_PAGES,
+    Job,
+    Outcome,
+    Pictures,
+    Refused,
+    TextJob,
+    Texts,
+)
 
-MOST_PAGES = 1000
-MOST_CHARACTERS = 4_000_000
-"""More than any context holds."""
 _MOST_ENLARGED = 3.0
 """Pixels per point at most; 72 points are an inch."""
 
@@ -29,10 +35,11 @@ def run(job: Job) -> Outcome:
         count = len(document)
     except pdfium.PdfiumError as error:
         return Refused(_reason(str(error)))
-    if count > MOST_PAGES:
-        return Refused(f"it has {count} pages, of which at most {MOST_PAGES} are read")
+    most = job.most_pages if isinstance(job, TextJob) else MOST_PAGES
+    if count > most:
+        return Refused(f"it has {count} pages, of which at most {most} are read")
     if isinstance(job, TextJob):
-        return _texts(document)
+        return _texts(document, job.most_characters)
     return Pictures(tuple(_picture(document[number]) for number in job.pages))
 
 
@@ -43,14 +50,14 @@ def _reason(error: str) -> str:
     return "it is damaged, or no PDF"
 
 
-def _texts(document: pdfium.PdfDocument) -> Texts | Refused:
+def _texts(document: pdfium.PdfDocument, most: int) -> Texts | Refused:
     texts: list[str] = []
-    left = MOST_CHARACTERS
+    left = most
     for number in range(len(document)):
         texts.append(_text(document, number))
         left -= len(texts[-1])
         if left < 0:
-            return Refused("it has more text than any context holds")
+            return Refused(f"it has more than {most:,} characters of text")
     return Texts(tuple(texts))
 
 

@@ -21,6 +21,8 @@ _COMMAND = (sys.executable, "-m", "lmnb.chat.documents.process")
 _SECONDS = 60.0
 """Longest time by the clock. Computing is limited more tightly (`lmnb.chat.documents.process`)."""
 _AT_ONCE = 2
+_WHOLE_PAGES = 50_000
+_WHOLE_CHARACTERS = 100_000_000
 _REMEMBERED = 64 << 20
 """Bytes of texts and pictures: clients send a document again with every turn after it."""
 _PDF_MARK = b"%PDF-"
@@ -62,6 +64,22 @@ class Reader:
         found = await self._read(TextJob(document.data), document)
         assert isinstance(found, Texts)
         return found.pages
+
+    async def whole(self, data: bytes) -> tuple[str, ...]:
+        """The text of a PDF that no model is to read at once, page by page.
+
+        Raises
+        ------
+        InvalidRequest
+            It is damaged, protected or too large.
+        """
+        job = TextJob(data, _WHOLE_PAGES, _WHOLE_CHARACTERS)
+        async with self._turn:
+            outcome = await _run(msgspec.msgpack.encode(job))
+        if isinstance(outcome, Refused):
+            raise InvalidRequest(f"The PDF cannot be read: {outcome.reason}.")
+        assert isinstance(outcome, Texts)
+        return outcome.pages
 
     async def pictures(self, document: Document, pages: tuple[int, ...]) -> tuple[bytes, ...]:
         """Pages of a PDF, counted from 0, as PNG files.
