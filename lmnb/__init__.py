@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmnb.errors import LmnbError
     from lmnb.frame.comparing import compare
     from lmnb.frame.documents import read_docs
+    from lmnb.frame.index import Index
     from lmnb.frame.plotting import plot_comparison
     from lmnb.frame.run import last_partial
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Client",
+    "Index",
     "LmnbError",
     "__version__",
     "anthropic",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "Client": "lmnb.client",
+    "Index": "lmnb.frame.index",
     "LmnbError": "lmnb.errors",
     "attach": "lmnb.attaching",
     "compare": "lmnb.frame.comparing",

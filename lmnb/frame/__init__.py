@@ -6,7 +6,8 @@ requests under way as the model computes together, behind everything that people
 """
 
 from lmnb.frame.accessor import FrameAccessor, SeriesAccessor, register
+from lmnb.frame.index import Index
 
-__all__ = ["FrameAccessor", "SeriesAccessor"]
+__all__ = ["FrameAccessor", "Index", "SeriesAccessor"]
 
 register()

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from lmnb.errors import InvalidRequest
 from lmnb.frame.chunking import Chunking, Splitter
 from lmnb.frame.embedding import Embedding, Truncate, Vector, cosine, matrix
+from lmnb.frame.index.accessor import Searching
 from lmnb.frame.mapping import Asking, values_of
 from lmnb.frame.options import options_of
 from lmnb.frame.prefixes import Kind
@@ -23,7 +24,7 @@ _CLASSIFY = "Which of these fits the text best: {choices}?\n\nText: {text}"
 _EXTRACT = "Take from the text what is asked for.\n\nText: {text}"
 
 
-class FrameAccessor:
+class FrameAccessor(Searching):
     """`df.lm`: a model's answers as new columns of a copy, with the table's index."""
 
     def __init__(self, frame: pd.DataFrame) -> None:

@@ -55,8 +55,8 @@ class Embedding:
         found = texts(series)
         self._client: Client = attach()
         self._name = model or selection.choose_embedding(self._client, by="model=")
-        self._identity = self._client.identify(self._name)
-        self.model: str = self._identity["key"]
+        self.identity = self._client.identify(self._name)
+        self.model: str = self.identity["key"]
         if prefix is None:
             prefix = _prefix(self.model, kind)
         self._truncate, self._cache, self._progress = truncate, cache, progress
@@ -95,9 +95,7 @@ class Embedding:
             return None
         whole = prefix + text
         cuts = self._truncate != "error"
-        found = caches.key(
-            "embed", self._identity["digest"], self._identity["options"], cuts, whole
-        )
+        found = caches.key("embed", self.identity["digest"], self.identity["options"], cuts, whole)
         self._texts[found] = whole
         return found
 

@@ -15,7 +15,7 @@ _SLICE = 2000
 """Requests that are sent at once; the slots run empty once per slice."""
 _SLICE_CHARACTERS = 8_000_000
 
-_ABOUT_ROWS = {"messages", "input"}
+_ABOUT_ROWS = {"messages", "input", "query", "documents"}
 _STOPPING = {
     "config_error",
     "forbidden",
@@ -74,7 +74,8 @@ def _slices(bodies: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:
 def _length(body: Json) -> int:
     """About how many characters of texts a request has."""
     messages = body.get("messages", ())
-    return sum(map(len, body.get("input", ()))) + sum(len(one["content"]) for one in messages)
+    texts = [*body.get("input", ()), *body.get("documents", ())]
+    return sum(map(len, texts)) + sum(len(one["content"]) for one in messages)
 
 
 def _reason(body: Json, *, alike: bool) -> str:
