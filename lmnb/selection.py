@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmnb.errors import ModelNotFound
 
@@ -63,10 +63,10 @@ def choose_embedding(client: Client, *, by: str) -> str:
     ModelNotFound
         There is none, or the choice is not clear.
     """
-    loaded: list[str] = [row["id"] for row in client.ps() if row["kind"] == "embedding"]
+    loaded: list[str] = [row["id"] for row in client.ps() if _embeds(row)]
     if len(loaded) == 1:
         return loaded[0]
-    known: list[str] = [row["key"] for row in client.ls() if row["kind"] == "embedding"]
+    known: list[str] = [row["key"] for row in client.ls() if _embeds(row)]
     found = loaded or ([DEFAULT_EMBEDDING_MODEL] if DEFAULT_EMBEDDING_MODEL in known else known)
     if len(found) == 1:
         return found[0]
@@ -78,3 +78,7 @@ def choose_embedding(client: Client, *, by: str) -> str:
     raise ModelNotFound(
         f"Several embedding models are here: {', '.join(found)}.", hint=f"Name one with {by}."
     )
+
+
+def _embeds(row: dict[str, Any]) -> bool:
+    return row["kind"] == "embedding" and not row.get("reranks")

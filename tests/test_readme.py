@@ -32,7 +32,14 @@ def address(client: Client) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example(example: str, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example(
+    example: str,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code = example.replace("http://127.0.0.1:1234", address).replace("range(1000)", "range(2)")
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(code, "example", "exec"), names)

@@ -96,7 +96,8 @@ class Embedding:
         whole = prefix + text
         cuts = self._truncate != "error"
         found = caches.key("embed", self.identity["digest"], self.identity["options"], cuts, whole)
-        self._texts[found] = whole
+        # What is no character (a lone surrogate, of a badly read file) cannot be sent.
+        self._texts[found] = whole.encode(errors="replace").decode()
         return found
 
     def _ask(

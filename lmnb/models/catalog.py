@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lmnb.engine.gguf import Header, read_header, split_part, split_paths
+from lmnb.engine.gguf import RANK, Header, read_header, split_part, split_paths
 from lmnb.errors import InvalidModel, ModelNotFound
 from lmnb.models import names
 from lmnb.models.builtin import BUILTIN
@@ -196,6 +196,7 @@ def _make_entry(item: Found, facts: _Facts, name: str) -> ModelEntry:
         parameters=facts.parameters,
         params_string=header.text("general.size_label") or format_parameters(facts.parameters),
         max_context_length=header.context_length,
+        reranks=header.pooling_type == RANK,
         source=record.source if record else item.place.source,
         origin=record.origin if record else None,
         license=(record and record.license) or header.text("general.license"),

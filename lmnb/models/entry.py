@@ -26,6 +26,8 @@ class ModelEntry:
         Such as `135M`: the size label of the file, or made from `parameters`.
     max_context_length
         Tokens the model was trained for; None if the file does not say.
+    reranks
+        It scores pairs of texts, and embeds none, though its kind is `embedding`.
     source
         `builtin`, `hub`, `url`, `local`, `huggingface-cache`, `lm-studio` or `models` (a file
         that somebody put into the folder).
@@ -51,6 +53,7 @@ class ModelEntry:
     origin: str | None = None
     license: str | None = None
     variants: tuple[str, ...] = ()
+    reranks: bool = False
     format: Literal["gguf"] = "gguf"
 
     @property

@@ -11,6 +11,7 @@ import pandas as pd
 from lmnb.errors import InvalidRequest
 from lmnb.frame.index.queries import Queries
 from lmnb.frame.index.ranking import Hits
+from lmnb.frame.values import objects
 
 RESULTS = ("query_id", "query", "rank", "id", "score", "rank_dense", "rank_text")
 
@@ -30,10 +31,10 @@ def assembled(asked: Queries, found: Sequence[Found], table: pd.DataFrame) -> pd
     ranks = [np.arange(1, count + 1) for count in counts]
     places = np.repeat(np.arange(len(found)), counts)
     own: dict[str, Any] = {
-        "query_id": asked.ids.take(places),
+        "query_id": _labels(asked.ids.take(places)),
         "query": pd.array(asked.texts, dtype="string").take(places),
         "rank": np.concatenate([np.empty(0, np.int64), *ranks]),
-        "id": table.index.take(rows),
+        "id": _labels(table.index.take(rows)),
         "score": np.concatenate([np.empty(0), *(one.hits.scores for one in found)]),
         "rank_dense": _ranks([(one.hits, one.dense) for one in found]),
         "rank_text": _ranks([(one.hits, one.text) for one in found]),
@@ -58,6 +59,13 @@ def ensure_apart(table: pd.DataFrame) -> None:
             f"The table has a column {taken[0]!r}, as results of a search have.",
             hint=f"Give it another name, or make it the label: `.set_index({taken[0]!r})`.",
         )
+
+
+def _labels(index: pd.Index[Any]) -> pd.Series[Any]:
+    """Labels as a column; those of several levels are tuples."""
+    if isinstance(index, pd.MultiIndex):
+        return objects(index.tolist(), pd.RangeIndex(len(index)))
+    return pd.Series(index)
 
 
 def _ranks(lists: Sequence[tuple[Hits, Hits]]) -> Any:

@@ -93,6 +93,7 @@ def row(instance: Instance) -> dict[str, Any]:
         "id": instance.id,
         "model": instance.entry.key,
         "kind": instance.entry.kind,
+        "reranks": instance.entry.reranks,
         "state": instance.state,
         "jit": instance.jit,
         "active": instance.active,
