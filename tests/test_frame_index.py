@@ -486,5 +486,3 @@ def test_wrong_indexes_are_told(index: Index) -> None:
         index.delete("q")
     with pytest.raises(InvalidRequest, match="Say which rows"):
         index.delete()
-    with pytest.raises(InvalidRequest, match="store is"):
-        frame.lm.index("text", store="disk")

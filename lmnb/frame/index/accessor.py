@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +25,6 @@ class Searching:
         prefixes: tuple[str, str] | None = None,
         hybrid: bool = True,
         path: str | Path | None = None,
-        store: Literal["memory", "lance"] = "memory",
         truncate: Truncate = "warn",
         cache: bool = True,
         progress: bool | None = None,
@@ -48,8 +47,6 @@ class Searching:
             Index the words, too.
         path
             Save it there at once; see `Index.save`.
-        store
-            "memory", or "lance": on disk, in the form of LanceDB (`pip install lmnb[lance]`).
         truncate, cache, progress
             As in `SeriesAccessor.embed`.
 
@@ -68,7 +65,6 @@ class Searching:
             prefixes=prefixes,
             hybrid=hybrid,
             path=path,
-            store=store,
             truncate=truncate,
             cache=cache,
             progress=progress,

@@ -65,14 +65,11 @@ class Index:
         prefixes: tuple[str, str] | None = None,
         hybrid: bool = True,
         path: str | Path | None = None,
-        store: Literal["memory", "lance"] = "memory",
         truncate: Truncate = "warn",
         cache: bool = True,
         progress: bool | None = None,
     ) -> Index:
         """See `FrameAccessor.index`."""
-        if store not in {"memory", "lance"}:
-            raise InvalidRequest(f"store is 'memory' or 'lance', not {store!r}.")
         ensure_apart(frame)
         if on is None and vectors is None:
             raise InvalidRequest("Say which column has the texts.")
