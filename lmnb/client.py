@@ -176,6 +176,23 @@ class Client:
         body = {"model": _absolute_file(model), "quantization": quantization}
         return self._stream("/lmnb/get", body)
 
+    def convert(
+        self, folder: str, *, name: str | None = None, file_type: str = "F16"
+    ) -> Iterator[Json]:
+        """Make a GGUF of a BERT-type model in safetensors form. Leaving the iterator cancels.
+
+        `name`: `publisher/name`, default that of the folder. `file_type`: F16, Q8_0 or F32. Yields
+        `{"type": "progress", "progress": 0 to 1}`, then `{"type": "done", "key", "path",
+        "size_bytes"}`.
+
+        Raises
+        ------
+        InvalidModel, InvalidRequest
+            It is no BERT with a WordPiece vocabulary, or there is such a model already.
+        """
+        body = {"folder": str(Path(folder).expanduser().absolute()), "name": name}
+        return self._stream("/lmnb/convert", body | {"file_type": file_type})
+
     def downloads(self) -> list[Json]:
         """The downloads of the last month, oldest first: `lmnb.server.downloads.Job`."""
         found: list[Json] = self._call("GET", "/lmnb/downloads")["downloads"]

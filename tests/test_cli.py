@@ -50,6 +50,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         "ps",
         "load",
         "unload",
+        "convert",
         "serve",
         "launch",
         "token",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ import numpy as np
 import pytest
 import tiny_bert
 from numpy.typing import NDArray
+from server_home import ServerHome, wait_for
 from tiny_bert import VOCABULARY, random_weights, write_model, write_safetensors
 
 from lmnb.engine.client import Worker
 from lmnb.engine.config import LoadConfig
 from lmnb.engine.gguf import read_header
 from lmnb.engine.options import Segment
-from lmnb.errors import InvalidModel
+from lmnb.errors import InvalidModel, LmnbError
 from lmnb.models.convert import convert_bert, parse_file_type
+from lmnb.models.converting import target_of
 from lmnb.models.safetensors import SafetensorsFile
+from lmnb.notebook.lm import lm
 
 
 async def _run(path: Path, texts: list[str]) -> tuple[list[tuple[int, ...]], NDArray[np.float32]]:
@@ -163,6 +168,10 @@ def test_old_and_other_spellings_of_a_checkpoint(tmp_path: Path) -> None:
             r"this one is RobertaModel \(model_type 'roberta'\)\. Look for a GGUF",
         ),
         ({"model_type": "modernbert"}, "Only BERT models can be converted"),
+        ({"model_type": "nomic_bert"}, "Only BERT models can be converted"),
+        ({"model_type": "mpnet"}, "Only BERT models can be converted"),
+        ({"model_type": "xlm-roberta"}, "Only BERT models can be converted"),
+        ({"num_hidden_layers": 3}, r"lacks the tensor blk\.2\."),
         ({"position_embedding_type": "relative_key"}, "relative positions"),
         ({"hidden_act": "relu"}, "activation 'relu'"),
         ({"vocab_size": 5}, "117 tokens where config.json says 5"),
@@ -183,7 +192,9 @@ def test_what_is_refused(tmp_path: Path, config: dict[str, Any], reason: str) ->
         ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "stage Dense"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pools in a way"),
         ("config.json", None, "no config.json"),
+        ("config.json", [], "no config.json"),
         ("vocab.txt", None, "no vocab.txt"),
+        ("model.safetensors", None, "no model.safetensors"),
     ],
 )
 def test_other_files_that_tell_against_it(
@@ -232,3 +243,97 @@ def test_safetensors_slices_outside_of_the_file(tmp_path: Path) -> None:
     write_safetensors(path, {"a": np.zeros(4, np.float32)}, {"a": "I64"})
     with pytest.raises(InvalidModel, match="type I64"):
         SafetensorsFile(path).float32("a")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "Tiny BERT")
+
+
+@pytest.fixture
+def made(server: ServerHome) -> Iterator[Path]:
+    """Where a conversion that names no publisher goes, empty before and after."""
+    path = server.path / "models" / "local"
+    yield path
+    server.attach().unload(all=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_the_command_line_converts(server: ServerHome, folder: Path, made: Path) -> None:
+    said = server.lmnb("convert", str(folder), "--type", "f32").stdout
+    path = made / "Tiny-BERT" / "Tiny-BERT.F32.gguf"
+    assert said.startswith("local/tiny-bert is here: ")
+    assert str(path) in said
+    [row] = [row for row in server.attach().ls() if row["path"] == str(path)]
+    assert (row["kind"], row["architecture"], row["quantization"]) == ("embedding", "bert", "F32")
+    answer = server.attach().openai().embeddings.create(model=row["key"], input="the cat sat")
+    expected = tiny_bert.embed(random_weights(), list(ids("the", "cat", "sat")))
+    assert expected @ np.array(answer.data[0].embedding) > 0.9999
+    again = server.lmnb("convert", str(folder), "--type", "F32", check=False)
+    assert again.returncode == 1
+    assert "There is " in again.stderr
+    assert "choose another name" in again.stderr
+
+
+def test_a_conversion_tells_how_far_it_is(server: ServerHome, folder: Path, made: Path) -> None:
+    *progress, done = server.attach().convert(str(folder), name="tiny", file_type="Q8_0")
+    fractions = [event["progress"] for event in progress]
+    assert fractions == sorted(fractions)
+    assert fractions[0] < 0.1
+    assert fractions[-1] > 0.9
+    assert done["key"] == "local/tiny"
+    assert [path.name for path in (made / "tiny").iterdir()] == ["tiny.Q8_0.gguf"]
+
+
+def test_the_magic_converts(
+    server: ServerHome, folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm(f"convert '{folder}' --type q8_0")
+    assert "local/tiny-bert is here" in capsys.readouterr().out
+    assert (made / "Tiny-BERT" / "Tiny-BERT.Q8_0.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"folder": "/no/such/folder"}, "no folder"),
+        ({"name": "../x"}, "cannot be the name"),
+        ({"name": "a/b/c"}, "cannot be the name"),
+        ({"file_type": "Q4_K_M"}, "is not one of F32, F16, Q8_0"),
+    ],
+)
+def test_a_conversion_that_makes_no_sense(
+    server: ServerHome, folder: Path, made: Path, options: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(LmnbError, match=reason):
+        list(server.attach().convert(**{"folder": str(folder), **options}))
+    assert not made.exists()
+
+
+def test_a_conversion_that_fails_leaves_nothing(
+    server: ServerHome, folder: Path, made: Path
+) -> None:
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    with pytest.raises(InvalidModel, match="Look for a GGUF"):
+        list(server.attach().convert(str(folder)))
+    (folder / "config.json").write_text(json.dumps(tiny_bert.CONFIG | {"hidden_size": "many"}))
+    with pytest.raises(InvalidModel, match="cannot be converted"):
+        list(server.attach().convert(str(folder)))
+    assert not made.exists()
+
+
+def test_a_conversion_that_is_left_leaves_nothing(
+    server: ServerHome, folder: Path, made: Path
+) -> None:
+    events = server.attach().convert(str(folder))
+    assert next(iter(events))["type"] == "progress"
+    events.close()  # type: ignore[attr-defined]
+    wait_for(lambda: not made.exists(), "the traces to go")
+
+
+def test_names_come_from_the_folder(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--a-model" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    target = target_of(tmp_path, snapshot, None, "F16")
+    assert target == tmp_path / "models" / "owner" / "a-model" / "a-model.F16.gguf"
+    assert target_of(tmp_path, snapshot, "b/c", "F16").parts[-3:] == ("b", "c", "c.F16.gguf")

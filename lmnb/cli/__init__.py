@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     from lmnb.cli import (
         agents,
+        convert,
         downloads,
         endpoints,
         inspect,
@@ -76,6 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_commands(commands)
     downloads.add_commands(commands)
+    convert.add_commands(commands)
     inspect.add_commands(commands)
     server.add_commands(commands)
     endpoints.add_commands(commands)

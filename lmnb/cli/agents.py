@@ -56,7 +56,7 @@ def _launch(options: Namespace) -> None:
     path = agent.program if options.print_env else agent.find()
     client = output.connect()
     choice = targets.choose(client, options.model, options.context_length)
-    row = choice.row or output.follow_load(choice.model, choice.load(client))
+    row = choice.row or output.follow(f"Loading {choice.model}", choice.load(client))
     target = targets.target(client, row, options.port)
     for remark in targets.remarks(agent, row):
         output.note(remark)

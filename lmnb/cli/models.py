@@ -282,8 +282,8 @@ def _load(options: Namespace) -> None:
     if client.loaded(options.model, identifier=options.identifier, **load_options) is None:
         expected = client.estimate(options.model, **load_options)
         output.note(f"{options.model} is going to take {_describe(expected)}.")
-    done = output.follow_load(
-        options.model,
+    done = output.follow(
+        f"Loading {options.model}",
         client.load(options.model, identifier=options.identifier, ttl=options.ttl, **load_options),
     )
     for text in [*done["warnings"], *filter(None, [done["hint"]])]:

@@ -70,13 +70,13 @@ def follow_download(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     raise AssertionError("A stream of events ends with `done` or an error.")
 
 
-def follow_load(model: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Show a load; its last event."""
+def follow(label: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Show a load, or whatever else tells a fraction; its last event."""
     with Bar("{desc}: {percentage:3.0f} % |{bar}| {elapsed}") as bar:
         for event in events:
             if event["type"] == "done":
                 return event
-            bar.show(f"Loading {model}", event["progress"], 1.0)
+            bar.show(label, event["progress"], 1.0)
     raise AssertionError("A stream of events ends with `done` or an error.")
 
 

@@ -9,6 +9,7 @@ is marked with U+2581, a continuation (`##ing`) loses its mark.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -61,12 +62,13 @@ def convert_bert(
     file_type: FileType = "F16",
     license_id: str | None = None,
     source_url: str | None = None,
+    on_progress: Callable[[float], None] = lambda _fraction: None,
 ) -> None:
     """Write the model in `folder` to `target` as GGUF.
 
     `folder` holds `model.safetensors`, `config.json`, `vocab.txt` and, as far as they exist,
     `tokenizer_config.json`, `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json`.
-    `target` appears when it is whole, or not at all.
+    `target` appears when it is whole, or not at all. `on_progress` is told 0 to 1.
 
     Raises
     ------
@@ -87,7 +89,8 @@ def convert_bert(
         writer.add_file_type(_FILE_TYPES[file_type][0])
         _add_hyperparameters(writer, model)
         _add_vocabulary(writer, model)
-        _add_tensors(writer, weights, model, file_type)
+        for done, _ in enumerate(_add_tensors(writer, weights, model, file_type), 1):
+            on_progress(done / len(weights.names))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -100,8 +103,8 @@ def convert_bert(
 
 def _read_folder(folder: Path) -> _Folder:
     config = _read_json(folder / "config.json")
-    if config is None:
-        raise InvalidModel(f"{folder} has no config.json.", hint=_HINT)
+    if not isinstance(config, dict):
+        raise InvalidModel(f"{folder} has no config.json of a model.", hint=_HINT)
     tokenizer = _read_json(folder / "tokenizer_config.json") or {}
     _check_is_bert(config, tokenizer)
     vocabulary = folder / "vocab.txt"
@@ -109,6 +112,11 @@ def _read_folder(folder: Path) -> _Folder:
         raise InvalidModel("The model has no vocab.txt, so it does not use WordPiece.", hint=_HINT)
     # Split at line feeds only: a vocabulary may hold other characters that end a line.
     tokens = vocabulary.read_text("utf-8").removesuffix("\n").split("\n")
+    if not (folder / "model.safetensors").is_file():
+        raise InvalidModel(
+            "The model has no model.safetensors.",
+            hint="Weights in pytorch_model.bin, or in several files, have to be saved anew as one.",
+        )
     if len(tokens) != config.get("vocab_size"):
         raise InvalidModel(
             f"vocab.txt has {len(tokens)} tokens where config.json says {config.get('vocab_size')}."
@@ -241,7 +249,8 @@ def _phantom_space(token: str, specials: dict[str, int]) -> str:
 
 def _add_tensors(
     writer: gguf.GGUFWriter, weights: SafetensorsFile, model: _Folder, file_type: FileType
-) -> None:
+) -> Iterator[None]:
+    found = set()
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, model.config["num_hidden_layers"])
     for stored in weights.names:
         name = stored.removeprefix("bert.")
@@ -253,6 +262,20 @@ def _add_tensors(
         if target is None:
             raise InvalidModel(f"There is no place for the tensor {stored} in a GGUF.", hint=_HINT)
         _add_tensor(writer, target, weights.float32(stored), file_type)
+        found.add(target)
+        yield
+    if missing := _tensors(model) - found:
+        raise InvalidModel(f"The file lacks the tensor {min(missing)}.", hint="Fetch it again.")
+
+
+def _tensors(model: _Folder) -> set[str]:
+    """What llama.cpp wants of a BERT."""
+    outside = ("token_embd", "position_embd", "token_types", "token_embd_norm")
+    inside = ("attn_q", "attn_k", "attn_v", "attn_output", "attn_output_norm", "ffn_up", "ffn_down")
+    layers = range(model.config["num_hidden_layers"])
+    blocks = [f"blk.{n}.{name}" for n in layers for name in (*inside, "layer_output_norm")]
+    weights = {f"{name}.weight" for name in (*outside, *blocks)}
+    return weights | {f"{name}.bias" for name in ("token_embd_norm", *blocks)}
 
 
 def _add_tensor(

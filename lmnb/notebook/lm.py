@@ -18,6 +18,7 @@ from lmnb.notebook.conversations import (
 from lmnb.notebook.failures import HelpShown
 from lmnb.notebook.inspecting import add_inspect
 from lmnb.notebook.model_commands import (
+    add_convert,
     add_downloads,
     add_get,
     add_load,
@@ -94,6 +95,7 @@ def _help(commands: Any) -> None:
 
 _PARSERS: tuple[Callable[[Any], None], ...] = (
     add_get,
+    add_convert,
     add_downloads,
     add_ls,
     add_ps,

@@ -64,6 +64,33 @@ def _transfer(event: dict[str, Any]) -> tuple[float | None, str]:
     return (event["done"] / total if total else None), " · ".join(parts)
 
 
+def add_convert(commands: Any) -> None:
+    """Declare `%lm convert`."""
+    parser = commands.add_parser(
+        "convert",
+        help="a BERT-type model as GGUF",
+        description="Make a GGUF of a BERT-type embedding model in safetensors form.",
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="with model.safetensors, config.json, vocab.txt"
+    )
+    parser.add_argument("--name", metavar="NAME", help="such as owner/name (default: the folder's)")
+    parser.add_argument("--type", metavar="T", default="F16", help="F16 (default), Q8_0 or F32")
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(client: Client, args: Namespace) -> None:
+    """Convert a model, and follow how far it is."""
+    progress = Progress(f"Converting {args.folder}")
+    done: dict[str, Any] = {}
+    with progress.running():
+        for event in client.convert(args.folder, name=args.name, file_type=args.type.upper()):
+            if event["type"] == "progress":
+                progress.set(event["progress"])
+            done = event
+    progress.finish(paragraph(f"{done['key']} is here: {size(done['size_bytes'])}, {done['path']}"))
+
+
 def add_downloads(commands: Any) -> None:
     """Declare `%lm downloads`."""
     parser = commands.add_parser(
