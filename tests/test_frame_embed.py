@@ -130,13 +130,60 @@ def test_vectors_go_through_parquet_where_it_is(embedding: Client) -> None:
     np.testing.assert_array_equal(back["vector"].lm.matrix(), frame["vector"].lm.matrix())
 
 
-def test_models_that_tell_queries_from_documents() -> None:
-    e5 = prefixes.find("intfloat/multilingual-e5-small")
-    assert e5 == ("query: ", "passage: ")
-    nomic = prefixes.find("nomic-ai/nomic-embed-text-v1.5@q8_0")
-    assert nomic == ("search_query: ", "search_document: ")
-    assert prefixes.find("Snowflake/snowflake-arctic-embed-l-v2.0") == ("query: ", "")
-    assert prefixes.find("all-minilm-l6-v2") is None
+SENTENCE = "Represent this sentence for searching relevant passages: "
+CODE = "Represent this query for searching relevant code: "
+TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "document"),
+    [
+        ("intfloat/multilingual-e5-small", "query: ", "passage: "),
+        ("intfloat/e5-base-v2@f16", "query: ", "passage: "),
+        ("intfloat/multilingual-e5-large-instruct", f"{TASK}\nQuery: ", ""),
+        ("intfloat/e5-mistral-7b-instruct", f"{TASK}\nQuery: ", ""),
+        ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", f"{TASK}\nQuery: ", ""),
+        ("Qwen/Qwen3-Embedding-0.6B", f"{TASK}\nQuery:", ""),
+        ("NovaSearch/stella_en_400M_v5", f"{TASK}.\nQuery: ", ""),
+        ("nomic-ai/nomic-embed-text-v1.5@q8_0", "search_query: ", "search_document: "),
+        ("nomic-ai/nomic-embed-text-v2-moe", "search_query: ", "search_document: "),
+        ("nomic-ai/nomic-embed-code", CODE, ""),
+        ("nomic-ai/modernbert-embed-base", "search_query: ", "search_document: "),
+        ("BAAI/bge-small-en-v1.5", SENTENCE, ""),
+        ("BAAI/bge-large-zh-v1.5", "为这个句子生成表示以用于检索相关文章：", ""),
+        ("mixedbread-ai/mxbai-embed-large-v1", SENTENCE, ""),
+        ("mixedbread-ai/deepset-mxbai-embed-de-large-v1", "query: ", "passage: "),
+        ("WhereIsAI/UAE-Large-V1", SENTENCE, ""),
+        ("Snowflake/snowflake-arctic-embed-m-v1.5", SENTENCE, ""),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", "query: ", ""),
+        ("google/embeddinggemma-300m", "task: search result | query: ", "title: none | text: "),
+        (
+            "jinaai/jina-embeddings-v3",
+            "Represent the query for retrieving evidence documents: ",
+            "Represent the document for retrieval: ",
+        ),
+        ("jinaai/jina-embeddings-v4-text-retrieval", "Query: ", "Passage: "),
+        ("jinaai/jina-embeddings-v5-text-nano-retrieval", "Query: ", "Document: "),
+    ],
+)
+def test_models_that_tell_queries_from_documents(model: str, query: str, document: str) -> None:
+    assert prefixes.find(model) == (query, document)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "all-minilm-l6-v2",
+        "sentence-transformers/all-mpnet-base-v2",
+        "BAAI/bge-m3",
+        "thenlper/gte-small",
+        "Alibaba-NLP/gte-multilingual-base",
+        "ibm-granite/granite-embedding-30m-english",
+        "jinaai/jina-embeddings-v2-base-en",
+    ],
+)
+def test_models_that_do_not(model: str) -> None:
+    assert prefixes.find(model) is None
 
 
 def test_a_model_that_tells_them_apart_wants_to_know(
