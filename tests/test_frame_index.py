@@ -440,6 +440,65 @@ def test_queries_and_documents_have_their_prefixes(other: str, tmp_path: Path) -
     assert Index.open(tmp_path / "index").info()["model"] == own.info()["model"]
 
 
+# --- joining ---------------------------------------------------------------------
+
+ANIMALS = pd.DataFrame(
+    {"name": ["kitten", None, "stock exchange", "puppy"], "n": [1, 2, 3, 4]},
+    index=["k", "x", "s", "k"],
+)
+
+
+def test_a_join_puts_the_nearest_beside() -> None:
+    right = pd.DataFrame({"name": ["cat", "dog", "share prices"], "id": [7, 8, 9]})
+    found = ANIMALS.lm.join(right, on="name")
+    assert list(found.columns) == ["name", "n", "name_right", "id", "score"]
+    assert found.index.tolist() == ["k", "s", "k"]
+    assert found["id"].tolist() == [7, 9, 8]
+    assert found["n"].tolist() == [1, 3, 4]
+    cosines = (
+        ANIMALS["name"][:1].lm.embed().lm.similarity(right["name"][:1].lm.embed().set_axis(["k"]))
+    )
+    np.testing.assert_allclose(found["score"].iloc[0], cosines.iloc[0], atol=2e-3)
+    both = ANIMALS.lm.join(right.rename(columns={"name": "of"}), "name", "of", k=2)
+    assert both["n"].tolist() == [1, 1, 3, 3, 4, 4]
+    assert both["of"].tolist()[::2] == ["cat", "share prices", "dog"]
+
+
+def test_a_left_join_keeps_all_rows() -> None:
+    right = pd.DataFrame({"of": ["cat"], "n": [7]}).lm.index("of")
+    found = ANIMALS.lm.join(right, on="name", threshold=0.65, how="left")
+    assert found.index.tolist() == ANIMALS.index.tolist()
+    assert found["n"].tolist() == [1, 2, 3, 4]
+    assert found["of"].isna().tolist() == [False, True, True, True]
+    assert found["score"].isna().tolist() == [False, True, True, True]
+    assert found["n_right"].iloc[0] == 7
+    inner = ANIMALS.lm.join(right, on="name", threshold=0.65)
+    assert inner.index.tolist() == ["k"]
+    assert ANIMALS.lm.join(right, on="name", threshold=2).empty
+    assert list(ANIMALS[:0].lm.join(right, on="name").columns) == list(found.columns)
+
+
+def test_vectors_are_joined_as_they_are() -> None:
+    left = pd.DataFrame({"v": [np.array([1.0, 0]), np.array([0, 1.0])]})
+    right = pd.DataFrame({"v": [np.array([0, 2.0]), np.array([3.0, 0])], "name": ["up", "right"]})
+    found = left.lm.join(right, on="v")
+    assert found["name"].tolist() == ["right", "up"]
+    assert found["score"].tolist() == [1, 1]
+
+
+def test_wrong_joins_are_told() -> None:
+    right = pd.DataFrame({"name": ["cat"], "score": [1]})
+    with pytest.raises(InvalidRequest, match=r"'score' already.*into="):
+        ANIMALS.lm.join(right, on="name")
+    assert "near" in ANIMALS.lm.join(right, on="name", into="near").columns
+    with pytest.raises(InvalidRequest, match="how is"):
+        ANIMALS.lm.join(right, on="name", how="outer")
+    with pytest.raises(InvalidRequest, match="name neither"):
+        ANIMALS.lm.join(right[["name"]].lm.index("name"), on="name", right_on="name")
+    with pytest.raises(InvalidRequest, match="no column 'title'"):
+        ANIMALS.lm.join(right, on="title")
+
+
 # --- mistakes --------------------------------------------------------------------
 
 

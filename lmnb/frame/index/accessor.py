@@ -9,6 +9,8 @@ import pandas as pd
 
 from lmnb.frame.embedding import Truncate
 from lmnb.frame.index.index import Index
+from lmnb.frame.index.joining import How, join
+from lmnb.frame.index.results import ensure_apart
 
 
 class Searching:
@@ -57,6 +59,7 @@ class Searching:
         ModelNotFound, ServerError
             There is no model, or no server; what was embedded is kept.
         """
+        ensure_apart(self._frame)
         return Index.build(
             self._frame,
             on,
@@ -68,4 +71,54 @@ class Searching:
             truncate=truncate,
             cache=cache,
             progress=progress,
+        )
+
+    def join(
+        self,
+        right: pd.DataFrame | Index,
+        on: Any,
+        right_on: Any = None,
+        *,
+        k: int = 1,
+        threshold: float | None = None,
+        how: How = "inner",
+        into: str = "score",
+        model: str | None = None,
+    ) -> pd.DataFrame:
+        """Each row beside the rows of another table whose texts are nearest in meaning.
+
+        Parameters
+        ----------
+        right
+            The other table, or an index of it.
+        on, right_on
+            The columns of texts, or of vectors; in the other table one of the same name, unless
+            `right_on` is given. An index knows its own.
+        k
+            How many rows of the other table a row gets at most, nearest first.
+        threshold
+            The least cosine that counts.
+        how
+            "left" keeps rows for which nothing is near enough, with nulls; "inner" leaves them out.
+        into
+            The column of the cosines.
+        model
+            The embedding model; see `index`.
+
+        Returns
+        -------
+        DataFrame
+            The columns of both, with the labels of this table. What the other table calls as this
+            one does gets `_right` behind its name.
+        """
+        return join(
+            self._frame,
+            right,
+            on,
+            right_on,
+            k=k,
+            threshold=threshold,
+            how=how,
+            into=into,
+            model=model,
         )

@@ -16,7 +16,7 @@ from lmnb.frame.index.memory import MemoryStore
 from lmnb.frame.index.model import Model, embed_documents
 from lmnb.frame.index.queries import Queries
 from lmnb.frame.index.ranking import NOTHING, Hits, Mask, fuse
-from lmnb.frame.index.results import Found, assembled, ensure_apart
+from lmnb.frame.index.results import Found, assembled
 from lmnb.frame.index.stores import Store
 from lmnb.frame.index.vectors import given
 from lmnb.frame.prefixes import Prefixes
@@ -70,7 +70,6 @@ class Index:
         progress: bool | None = None,
     ) -> Index:
         """See `FrameAccessor.index`."""
-        ensure_apart(frame)
         if on is None and vectors is None:
             raise InvalidRequest("Say which column has the texts.")
         reader: Model | None
