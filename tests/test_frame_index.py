@@ -11,14 +11,19 @@ import made_models
 import numpy as np
 import pandas as pd
 import pytest
+from made_models.scripted import Answer as Said
+from made_models.scripted import scripted
 from server_home import EMBEDDING, ServerHome
 
 import lmnb
 from lmnb.client import Client
+from lmnb.engine.protocol import Segment
 from lmnb.errors import ConfigError, InvalidRequest, ModelNotFound
 from lmnb.frame import Index
-from lmnb.frame.index import OtherModel, model
+from lmnb.frame.index import Answer, OtherModel, citations, model
+from lmnb.frame.index.asking import Asked, schema
 from lmnb.frame.index.ranking import Hits, fuse
+from lmnb.frame.mapping import RowFailed
 
 TEXTS = [
     "Cats sleep most of the day.",
@@ -497,6 +502,141 @@ def test_wrong_joins_are_told() -> None:
         ANIMALS.lm.join(right[["name"]].lm.index("name"), on="name", right_on="name")
     with pytest.raises(InvalidRequest, match="no column 'title'"):
         ANIMALS.lm.join(right, on="title")
+
+
+# --- answers ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speaker(client: Client, home: Path) -> str:
+    """A model with one answer. The schema's own beginning is not its to say; where there is a choice
+    a segment begins.
+    """
+    path = home / "models" / "tests" / "speaker" / "speaker.gguf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = [
+        '{"number":', '1,"quote":"', 'Cats  sleep\\nmost of"}',
+        ',{"number":', '2,"quote":"', 'sleep most"}', '],"text":"', 'Cats sleep."}', "]}",
+    ]  # fmt: skip
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    answers = [Said([Segment(text, special=True) for text in said])]
+    scripted(path, answers, template=template, seed=None, context=16384)
+    return "tests/speaker"
+
+
+CONTEXT = pd.DataFrame(
+    {
+        "id": [5, 6],
+        "text": ["Cats  sleep\nmost of the day.", "In a category: the dog (barked) at night."],
+        "doc_id": ["a", "b"],
+        "chunk_id": ["a:0", "b:3"],
+        "start": [0, 100],
+        "page": [2, None],
+    }
+)
+
+
+def quoted(number: int, quote: str) -> dict[str, Any]:
+    return {"number": number, "quote": quote}
+
+
+def test_quotes_are_looked_up_word_for_word() -> None:
+    asked = Asked("?", CONTEXT, "text")
+    asked.answered(
+        [
+            {"sources": [quoted(1, "sleep  most of\tthe"), quoted(1, "(barked)")], "text": "Yes."},
+            {
+                "sources": [quoted(2, "Dogs sing"), quoted(2, "cat"), quoted(2, " ")],
+                "text": " No. ",
+            },
+            {"sources": [], "text": "So it is."},
+        ]
+    )
+    assert asked.text == "Yes. [1] No. [2] So it is."
+    found = citations.table(asked.cited)
+    assert found["status"].tolist() == ["supported", "misattributed"] + ["not_found"] * 3
+    assert found["found_in"].tolist()[:2] == [1, 2]
+    assert found["chunk_id"].tolist() == ["a:0"] * 2 + ["b:3"] * 3
+    assert found["doc_id"].tolist()[:3] == ["a", "a", "b"]
+    assert found["page"].tolist()[:2] == [2, 2]
+    first, second = (slice(*found.loc[row, ["start", "end"]]) for row in (0, 1))
+    assert CONTEXT["text"][0][first] == "sleep\nmost of the"
+    assert ("." * 100 + CONTEXT["text"][1])[second] == "(barked)"
+    assert found["start"].isna().tolist() == [False, False, True, True, True]
+    assert citations.table([]).dtypes.equals(found.dtypes)
+
+
+def test_an_answer_shows_itself() -> None:
+    asked = Asked("?", CONTEXT, "text")
+    asked.answered([{"sources": [quoted(1, "<b>"), quoted(2, "dog")], "text": "1 < 2"}])
+    answer = Answer(asked.text or "", citations.table(asked.cited), CONTEXT, asked.prompt())
+    assert str(answer) == "1 < 2 [1][2]"
+    assert repr(answer).splitlines()[1:] == ["[1] ✗ '<b>'", "[2] ✓ 'dog'"]
+    html = answer._repr_html_()
+    assert "1 &lt; 2" in html
+    assert "&lt;b&gt;" in html
+    assert "b:3 of b, stands there" in html
+
+
+def test_an_answer_cites_no_source_that_is_not_there(index: Index, speaker: str) -> None:
+    answer = index.ask("Do cats sleep?", k=2, model=speaker)
+    assert isinstance(answer, Answer)
+    assert answer.text == "Cats sleep. [1][2]"
+    assert answer.context["marker"].tolist() == [1, 2]
+    assert answer.citations["marker"].tolist() == [1, 2]
+    assert answer.citations["status"].tolist() == ["supported", "misattributed"]
+    assert answer.citations["chunk_id"].tolist() == answer.context["id"].tolist()
+    assert f"[2] {answer.context['text'][1]}" in answer.prompt
+    free = index.ask("Do cats sleep?", k=1, model=speaker, cite=False)
+    assert free.citations.empty
+    assert free.text.startswith('{"number":1')
+
+
+def test_the_schema_has_the_sources_of_the_context_only() -> None:
+    numbers = schema(3)["properties"]["statements"]["items"]["properties"]["sources"]["items"]
+    assert numbers["properties"]["number"]["enum"] == [1, 2, 3]
+
+
+def test_questions_in_a_column(index: Index, speaker: str) -> None:
+    questions = pd.Series(["Do cats sleep?", None, "Cats in a day"], index=["x", "y", "x"])
+    options: dict[str, Any] = {"k": 2, "model": speaker, "where": "year != 2024"}
+    found = index.ask(questions, **options)
+    assert found.index.equals(questions.index)
+    assert found["answer"].tolist()[::2] == ["Cats sleep. [1][2]"] * 2
+    assert found["answer_error"].tolist()[1] == "null input"
+    assert found["answer"].isna().tolist() == [False, True, False]
+    assert [len(labels) for labels in found["context"]] == [2, 0, 2]
+    assert found["cited"].tolist()[::2] == [2, 2]
+    again = index.ask(questions, **options)
+    assert again.attrs["lmnb"]["cached"] == 2
+    pd.testing.assert_frame_equal(again, found)
+    nothing = index.ask(["Who barked?"], model=speaker, where="year > 3000")
+    assert nothing["answer_error"].tolist() == ["no sources"]
+    with pytest.raises(RowFailed, match="no sources"):
+        index.ask("Who barked?", model=speaker, where="year > 3000")
+
+
+def test_sources_fit_a_budget(index: Index, client: Client, speaker: str) -> None:
+    options: dict[str, Any] = {"model": speaker, "cite": False, "max_tokens": 2, "retries": 0}
+
+    def sources(budget: int) -> int:
+        found = index.ask(["Monday?"], k=4, budget_tokens=budget, **options)
+        return len(found["context"].iloc[0])
+
+    assert sources(1000) == 4
+    fewer = sources(80)
+    assert 0 < fewer < 4
+    prompt = Asked("Monday?", index.search("Monday?", k=4), "text").prompt
+
+    def tokens(count: int) -> int:
+        body = {"model": speaker, "messages": [{"role": "user", "content": prompt(count)}]}
+        return int(client.render("/v1/chat/completions", body)["tokens"])
+
+    assert tokens(fewer) - tokens(0) <= 80 < tokens(fewer + 1) - tokens(0)
+    with pytest.raises(RowFailed, match="no source has 2 tokens or less"):
+        index.ask("Monday?", budget_tokens=2, model=speaker)
+    with pytest.raises(InvalidRequest, match="budget_tokens is"):
+        index.ask("Monday?", budget_tokens=0, model=speaker)
 
 
 # --- mistakes --------------------------------------------------------------------

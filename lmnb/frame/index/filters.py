@@ -52,3 +52,20 @@ def _computed(table: pd.DataFrame, where: Any) -> Any:
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         raise InvalidRequest(f"`where` cannot be computed: {said}") from error
+
+
+def labelled(table: pd.DataFrame, labels: Any) -> Mask:
+    """Which rows have these labels: one, or a list of them.
+
+    Raises
+    ------
+    InvalidRequest
+        One of them is not there.
+    """
+    several = isinstance(labels, list | set | pd.Index | pd.Series | np.ndarray)
+    wanted = list(labels) if several else [labels]
+    missing = [label for label in wanted if label not in table.index]
+    if missing:
+        raise InvalidRequest(f"There is no row {missing[0]!r}.")
+    found: Mask = table.index.isin(wanted)
+    return found

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lmnb.errors import InvalidRequest
 from lmnb.frame.embedding import Truncate, Vector
-from lmnb.frame.index import filters, folder, queries, reranking
+from lmnb.frame.index import asking, filters, folder, queries, reranking
 from lmnb.frame.index.memory import MemoryStore
 from lmnb.frame.index.model import Model, embed_documents
 from lmnb.frame.index.queries import Queries
@@ -216,6 +216,54 @@ class Index:
         if self.on is None or asked.vectors is not None:
             raise InvalidRequest("A reranking model reads texts: of queries, and of the index.")
 
+    def ask(
+        self,
+        q: str | Sequence[str] | pd.Series[Any],
+        k: int = 6,
+        mode: Mode | None = None,
+        *,
+        budget_tokens: int | None = None,
+        cite: bool = True,
+        where: Where | None = None,
+        rerank: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have a chat model answer from the rows that fit best.
+
+        Parameters
+        ----------
+        q
+            A question, or a list or a column of them.
+        k, mode, where, rerank
+            As in `search`: which rows are the sources.
+        budget_tokens
+            The most tokens of the chat model that the sources may have together; the last are left out.
+        cite
+            Bind the model to statements with sources, of which there are no others than those
+            given, and a quote from each. Without, its answer is free text.
+        options
+            Those of `FrameAccessor.map`: `model`, `max_tokens`, `system` and so on.
+
+        Returns
+        -------
+        Answer or DataFrame
+            For one question an `Answer`. For several a table with their labels: `answer`,
+            `answer_error` (why there is none), `citations` (a list of dicts, as the rows of
+            `Answer.citations`), how many there are (`cited`) and how many of them stand where they
+            say (`supported`), and the labels of the sources (`context`).
+
+        Raises
+        ------
+        RowFailed
+            One question has no answer: nothing was found, or the model's answer was cut.
+        InvalidRequest, ModelNotFound, ServerError
+            As `search` and `FrameAccessor.map`.
+        """
+        search = {"k": k, "mode": mode, "where": where, "rerank": rerank}
+        return asking.ask(
+            self, q, budget_tokens=budget_tokens, cite=cite, search=search, options=options
+        )
+
     # --- changing --------------------------------------------------------------------
 
     def add(
@@ -271,21 +319,13 @@ class Index:
         """
         if (ids is None) == (where is None):
             raise InvalidRequest("Say which rows: either by `ids` or by `where`.")
-        gone = self._labelled(ids) if where is None else filters.mask(self.table, where)
+        gone = (
+            filters.labelled(self.table, ids) if where is None else filters.mask(self.table, where)
+        )
         assert gone is not None
         self._store.delete(~gone)
         self.table = self.table[~gone]
         return int(gone.sum())
-
-    def _labelled(self, ids: Any) -> Mask:
-        labels = (
-            list(ids) if isinstance(ids, list | set | pd.Index | pd.Series | np.ndarray) else [ids]
-        )
-        missing = [label for label in labels if label not in self.table.index]
-        if missing:
-            raise InvalidRequest(f"There is no row {missing[0]!r}.")
-        found: Mask = self.table.index.isin(labels)
-        return found
 
     # --- keeping ---------------------------------------------------------------------
 
