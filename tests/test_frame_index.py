@@ -17,7 +17,7 @@ from server_home import EMBEDDING, ServerHome
 
 import lmnb
 from lmnb.client import Client
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from lmnb.errors import ConfigError, InvalidRequest, ModelNotFound
 from lmnb.frame import Index
 from lmnb.frame.index import Answer, OtherModel, citations, model
