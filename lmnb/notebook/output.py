@@ -84,10 +84,10 @@ class Output:
             sys.stdout.write(self._overwrite(bundle["text/plain"]) + "\n")
             sys.stdout.flush()
 
-    def show_widget(self, fallback: Bundle, model_id: str) -> None:
-        """Show a widget, in a notebook; `fallback` is for those who have no kernel."""
+    def show_widget(self, model_id: str) -> None:
+        """Show a widget, in a notebook; nothing where nobody knows of widgets."""
         view = {"version_major": 2, "version_minor": 0, "model_id": model_id}
-        self._publish({**fallback, "application/vnd.jupyter.widget-view+json": view}, None)
+        self._publish({**NOTHING, "application/vnd.jupyter.widget-view+json": view}, None)
 
     def draft(self, bundle: Bundle) -> None:
         """Show an intermediate state."""

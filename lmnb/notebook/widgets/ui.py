@@ -1,7 +1,8 @@
 """Showing the panels: all of them as tabs, or one alone.
 
 A saved notebook holds what was the case when the panel was shown, for GitHub, nbconvert and
-whoever has no kernel. A panel that is shown again moves: its former place keeps that text only.
+whoever has no kernel: an output of its own, in sight wherever the panel is not alive. A panel that is
+shown again moves: its former place keeps that text only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from lmnb.errors import InvalidRequest
-from lmnb.notebook.output import Bundle, Output, is_notebook
+from lmnb.notebook.output import NOTHING, Bundle, Output, is_notebook
 from lmnb.notebook.status import ps
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.widgets import NAMES
@@ -26,18 +27,33 @@ if TYPE_CHECKING:
 _PANELS: dict[str, type[Panel]] = dict(zip(NAMES, (Loaded, Load), strict=True))
 
 
+_LIVE = "lmnb-live"
+_ALIVE = f".{_LIVE}:not(.jupyter-widgets-disconnected)"
+_STILL = "lmnb-still"
+_STILL_OUTPUT = f".jp-OutputArea-child:has(.{_STILL})"
+_STYLE = f"""<style>
+{_STILL_OUTPUT}:has(+ .jp-OutputArea-child {_ALIVE}),
+{_STILL_OUTPUT} + .jp-OutputArea-child:not(:has({_ALIVE})) {{ display: none; }}
+</style>"""
+"""Of the text and the panel below it, one is seen. JupyterLab says "Error displaying widget" of each
+that has no kernel any more, and shows no text beside it."""
+
+
 class Shown:
     """What `show` has displayed. `panels` by name."""
 
     def __init__(self, names: list[str], text: Bundle) -> None:
-        self._text = text
+        Output().show(
+            {**text, "text/html": f'<div class="{_STILL}">{text["text/html"]}</div>{_STYLE}'}
+        )
         self._stage = Stage()
         self.panels = {name: _PANELS[name](self._stage) for name in names}
         self._output = Output()
         parts = [panel.root for panel in self.panels.values()]
         titles = [panel.title for panel in self.panels.values()]
         self._root = parts[0] if len(parts) == 1 else ipywidgets.Tab(parts, titles=titles)
-        self._output.show_widget(text, self._root.model_id)
+        self._root.add_class(_LIVE)
+        self._output.show_widget(self._root.model_id)
 
     def close(self) -> None:
         """Leave the text behind."""
@@ -45,7 +61,7 @@ class Shown:
             panel.close()
         self._stage.close()
         close_tree(self._root)
-        self._output.show(self._text)
+        self._output.show(NOTHING)
 
 
 _shown: dict[str | None, Shown] = {}
