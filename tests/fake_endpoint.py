@@ -98,6 +98,23 @@ def _waits(endpoint: FakeEndpoint, _: Json) -> Response:
     return StreamingResponse(frames(), media_type="text/event-stream")
 
 
+LONG = "".join(f"{line}. The *sea* is `blue` and its waves are high today\n" for line in range(800))
+"""An answer of 40 kB."""
+
+
+def _long(*_: object) -> Response:
+    """Says `LONG` within about five seconds."""
+
+    async def frames() -> AsyncIterator[bytes]:
+        for start in range(0, len(LONG), 200):
+            yield f"data: {json.dumps(delta(LONG[start : start + 200]))}\n\n".encode()
+            await asyncio.sleep(0.02)
+        for chunk in (delta(finish="stop"), usage()):
+            yield f"data: {json.dumps(chunk)}\n\n".encode()
+
+    return StreamingResponse(frames(), media_type="text/event-stream")
+
+
 ANSWERS: dict[str, Answer] = {
     "good": lambda one, _: stream(delta(one.name), delta(" speaks"), delta(finish="stop"), usage()),
     "whole": lambda one, _: JSONResponse(
@@ -106,6 +123,7 @@ ANSWERS: dict[str, Answer] = {
             "usage": usage()["usage"],
         }
     ),
+    "long": _long,
     "hangs": _hangs,
     "waits": _waits,
     "dies-early": lambda *_: _breaks(),

@@ -69,6 +69,22 @@ def with_the_magic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown[1:] == ["Logged in to far."]
     with pytest.raises(UsageMistake, match="needs the NAME"):
         lm("mcp logout")
+    lm("mcp logout far")
+    assert shown[-1] == "far is forgotten."
+
+    def paste(asked: str) -> str:
+        assert "cannot be opened" in asked
+        (away,) = (line for line in shown if line.startswith("Log in here: "))
+        return str(httpx2.get(away.removeprefix("Log in here: "), timeout=20).headers["location"])
+
+    # A browser elsewhere ends at an address that it cannot open.
+    shown.clear()
+    monkeypatch.setattr(server_commands, "show", lambda bundle: shown.append(bundle["text/plain"]))
+    monkeypatch.setattr("builtins.input", paste)
+    lm("mcp login far --paste")
+    assert shown[1:] == ["Logged in to far."]
+    lm("mcp")
+    assert "mcp/far  who" in shown[-1]
 
 
 def test_a_login_from_beginning_to_end(
