@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from server_home import ServerHome, link_models
@@ -13,6 +15,9 @@ from server_home import ServerHome, link_models
 from lmnb import attaching
 from lmnb.client import Client
 from lmnb.server import notes
+
+if TYPE_CHECKING:
+    from jupyter_lab import Jupyter
 
 MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 
@@ -121,6 +126,28 @@ def fresh_home(
     yield found
     found.close()
     found.wait_until_empty()
+
+
+@pytest.fixture(scope="module")
+def jupyter(
+    tmp_path_factory: pytest.TempPathFactory, models_cache: Path, home: Path
+) -> Iterator[Jupyter]:
+    """A JupyterLab with a browser, and a home of its own in which no server is running yet."""
+    from jupyter_lab import Jupyter
+
+    own = ServerHome(tmp_path_factory.mktemp("jupyter"))
+    link_models(models_cache, own.path)
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+        patch.setenv("LMNB_HOME", str(own.path))
+        # Where `%lm serve` listens; the usual port may be in use.
+        probe.bind(("127.0.0.1", 0))
+        patch.setenv("LMNB_PORT", str(probe.getsockname()[1]))
+        probe.close()
+        found = Jupyter(tmp_path_factory.mktemp("notebooks"), own, "jupyterlab")
+        with found.running():
+            yield found
+    own.close()
+    own.wait_until_empty()
 
 
 @pytest.fixture

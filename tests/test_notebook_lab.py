@@ -1,60 +1,61 @@
-"""The quick start and ■ in a real JupyterLab in a real browser."""
+"""Cells in a real JupyterLab in a real browser, with the real model."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from server_home import ServerHome
-from test_notebook_quickstart import NOTEBOOK, free_port
+from server_home import CHAT, wait_for
+from test_notebook_quickstart import NOTEBOOK
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
 if jupyter_lab.find_chromium() is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from jupyter_lab import browser_page, command, lab, open_notebook  # noqa: E402
+from jupyter_lab import (  # noqa: E402
+    CONTEXT,
+    Jupyter,
+    cell,
+    command,
+    done,
+    run_cell,
+    save,
+    wait_until_ready,
+)
 from playwright.sync_api import Locator, Page, expect  # noqa: E402
 
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with browser_page() as page:
-        yield page
+LOAD = f"%load_ext lmnb\n%lm load {CHAT}"
+STORY = "%%claude --new --max-tokens 4000 -o story\nWrite a very long story about a dragon."
 
 
-def cell(page: Page, start: str) -> Locator:
-    """The first cell that begins with this text."""
-    editor = page.locator(".cm-line:first-child", has_text=start)
-    return page.locator(".jp-CodeCell").filter(has=editor).first
+def tell_story(page: Page) -> Locator:
+    """Run all cells, until a story is coming in one; that cell."""
+    command(page, "notebook:run-all-cells")
+    story = cell(page, "%%claude")
+    shown = story.locator(".jp-RenderedMarkdown").first
+    expect(shown).to_have_text(re.compile(r".{60,}▌", re.DOTALL))
+    return story
 
 
-def done(found: Locator) -> Locator:
-    """The prompt of a cell that has run: a number in brackets."""
-    return found.locator(".jp-InputPrompt").filter(has_text="]:")
+def stop(page: Page) -> None:
+    page.get_by_role("button", name="Interrupt the kernel").click()
 
 
-def write(path: Path, *cells: str) -> None:
-    v4: Any = nbformat.v4
-    notebook = v4.new_notebook(
-        cells=[v4.new_code_cell(source) for source in cells],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        },
-    )
-    path.write_text(v4.writes(notebook))
+def assert_has_not_run(page: Page, start: str) -> None:
+    queued = cell(page, start)
+    expect(queued.locator(".jp-InputPrompt")).to_have_text("[ ]:")
+    assert queued.locator(".jp-OutputArea-output").count() == 0
+    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_visible()
 
 
-def test_quick_start(fresh_home: ServerHome, tmp_path: Path, page: Page) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    shutil.copy(NOTEBOOK, folder)
-    with lab(folder, LMNB_PORT=str(free_port())) as address:
-        open_notebook(page, address, NOTEBOOK.name)
+def test_quick_start(jupyter: Jupyter) -> None:
+    shutil.copy(NOTEBOOK, jupyter.folder)
+    with jupyter.opened(NOTEBOOK.name) as page:
         command(page, "notebook:run-all-cells")
         answer = cell(page, "%%openai").locator(".jp-RenderedMarkdown").first
         seen: list[str] = []
@@ -78,45 +79,139 @@ def test_quick_start(fresh_home: ServerHome, tmp_path: Path, page: Page) -> None
         assert page.get_by_text("⏳").count() == 0
 
 
-def test_the_stop_button_stops_run_all(fresh_home: ServerHome, tmp_path: Path, page: Page) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    write(
-        folder / "stop.ipynb",
-        "%load_ext lmnb",
-        "%%claude --max-tokens 4000 -o story\nWrite a very long story about a dragon.",
-        "print('this must not run')",
-    )
-    with lab(folder) as address:
-        open_notebook(page, address, "stop.ipynb")
-        command(page, "notebook:run-all-cells")
-        story = cell(page, "%%claude")
+def test_the_stop_button_and_a_reload_while_an_answer_comes(jupyter: Jupyter) -> None:
+    jupyter.write("story.ipynb", LOAD, STORY, "print('this must not run')", "%lm show")
+    with jupyter.opened("story.ipynb") as page:
+        story = tell_story(page)
         answer = story.locator(".jp-RenderedMarkdown").first
-        page.wait_for_function(
-            "text => document.querySelector('.jp-RenderedMarkdown')?.innerText.length > 60", arg=""
-        )
-        page.get_by_role("button", name="Interrupt the kernel").click()
+        stop(page)
         expect(story.locator(".jp-OutputArea")).to_contain_text("⏹ interrupted")
         expect(story.locator(".jp-OutputArea")).to_contain_text("Interrupted: what came")
         assert "▌" not in answer.inner_text()
         assert len(answer.inner_text()) > 30
-        queued = cell(page, "print")
-        expect(queued.locator(".jp-InputPrompt")).to_have_text("[ ]:")
-        assert queued.locator(".jp-OutputArea-output").count() == 0
-        wait = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        expect(wait).to_be_visible()
+        assert_has_not_run(page, "print")
+
+        tell_story(page)
+        save(page)
+        page.reload()
+        # What had come when the notebook was saved is there. The kernel goes on.
+        expect(answer).to_contain_text("▌")
+        before = answer.inner_text().rstrip("▌\n ")
+        page.wait_for_function(f"{CONTEXT}?.session?.kernel")
+        stop(page)
+        wait_until_ready(page)
+        again = run_cell(page, 3).locator(".jp-OutputArea")
+        expect(again).to_contain_text("⏹ interrupted")
+        whole = again.locator(".jp-RenderedMarkdown").inner_text()
+        assert whole.startswith(before)
+        assert len(whole) > len(before)
 
 
-def test_money_is_no_formula(tmp_path: Path, page: Page) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    text = r"It costs $5 to $10, but \(x^2\) and $y^3$ are formulas. `$a $b` is code."
-    write(
-        folder / "money.ipynb",
-        f"from lmnb.notebook.reply import Reply\nReply(text={text!r}, model='m')",
+def test_the_stop_button_stops_the_reading_of_a_prompt(jupyter: Jupyter) -> None:
+    jupyter.write(
+        "book.ipynb",
+        f"{LOAD}\nbook = ' '.join(map(str, range(1500)))",
+        "%%openai --new\n{{book}}",
+        "print('this must not run')",
     )
-    with lab(folder) as address:
-        open_notebook(page, address, "money.ipynb")
+    with jupyter.opened("book.ipynb") as page:
+        run_cell(page, 0)
+        expect(done(cell(page, "%load_ext"))).to_be_visible()
+        client = jupyter.home.attach()
+        command(page, "notebook:run-all-cells")
+        wait_for(lambda: any(row["active"] for row in client.ps()), "the prefill")
+        stop(page)
+        read = cell(page, "%%openai").locator(".jp-OutputArea")
+        expect(read).to_contain_text("Interrupted: nothing of the answer had come yet")
+        expect(read).not_to_contain_text("⏳")
+        assert_has_not_run(page, "print")
+        wait_for(lambda: not any(row["active"] for row in client.ps()), "the server to stop")
+
+
+def test_a_page_that_is_reloaded_after_an_answer_and_a_kernel_that_is_restarted(
+    jupyter: Jupyter,
+) -> None:
+    jupyter.write("again.ipynb", LOAD, "%%claude --new --max-tokens 12 -o reply\nHello.", "reply")
+    with jupyter.opened("again.ipynb") as page:
+        command(page, "notebook:run-all-cells")
+        expect(done(cell(page, "reply"))).to_be_visible()
+        answer, footer = (
+            cell(page, "%%claude").locator(f".jp-Rendered{kind}").first.inner_text()
+            for kind in ("Markdown", "HTMLCommon >> small")
+        )
+        save(page)
+        page.reload()
+        wait_until_ready(page)
+        shown = cell(page, "%%claude")
+        expect(shown.locator(".jp-RenderedMarkdown")).to_have_text(answer)
+        expect(shown.locator("small")).to_have_text(footer)
+        # The same kernel: it still knows the answer.
+        again = run_cell(page, 2)
+        expect(done(again)).to_have_text("[4]:")
+        expect(again.locator(".jp-RenderedMarkdown")).to_have_text(answer)
+
+        (worker,) = jupyter.home.workers()
+        command(page, "kernelmenu:restart")
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        expect(page.locator(".jp-Dialog")).to_have_count(0)
+        wait_until_ready(page)
+        run_cell(page, 0)
+        expect(cell(page, "%load_ext")).to_contain_text("is loaded already")
+        expect(done(run_cell(page, 1))).to_have_text("[2]:")
+        # Nothing had to be loaded: server and model have lived on.
+        expect(shown.locator("small")).not_to_contain_text("loaded in")
+        assert jupyter.home.workers() == [worker]
+
+
+def test_a_notebook_that_was_saved_reads_well(
+    jupyter: Jupyter, request: pytest.FixtureRequest
+) -> None:
+    path = jupyter.write(
+        "kept.ipynb", LOAD, "%%openai --new --max-tokens 8\nHello.", "%lm ui", "%lm ps"
+    )
+    with jupyter.opened("kept.ipynb") as page:
+        command(page, "notebook:run-all-cells")
+        expect(done(cell(page, "%lm ps"))).to_be_visible()
+        panel = cell(page, "%lm ui").locator(".jp-OutputArea")
+        expect(panel.get_by_role("tab").first).to_be_visible()
+        # Beside a panel that is alive there is no word of one that is not.
+        expect(panel.get_by_text("The lmnb panel is live")).to_be_hidden()
+        answer = cell(page, "%%openai").locator(".jp-RenderedMarkdown").inner_text()
+        save(page)
+    with jupyter.opened("kept.ipynb") as page:  # with another kernel
+        expect(page.locator(".jp-mod-trusted").first).to_be_visible()
+        assert_reads_well(page, answer)
+    if not request.config.getoption("--full"):
+        return
+    _move_to_another_machine(path)
+    with jupyter.opened("kept.ipynb", kernel=False) as page:
+        page.locator(".jp-Dialog .jp-mod-reject").click()  # no kernel at all
+        assert_reads_well(page, answer)
+
+
+def assert_reads_well(page: Page, answer: str) -> None:
+    expect(cell(page, "%%openai").locator(".jp-RenderedMarkdown")).to_have_text(answer)
+    expect(cell(page, "%%openai").locator("small")).to_contain_text(CHAT)
+    panel = cell(page, "%lm ui").locator(".jp-OutputArea")
+    expect(panel.get_by_text("The lmnb panel is live")).to_be_visible()
+    expect(panel.locator("table")).to_contain_text(CHAT)
+    expect(panel.get_by_text("widget")).to_be_hidden()
+    expect(cell(page, "%lm ps").locator("table")).to_contain_text(CHAT)
+
+
+def _move_to_another_machine(path: Path) -> None:
+    """Where there is no such kernel, and nobody trusts the notebook."""
+    notebook: dict[str, Any] = json.loads(path.read_text())
+    notebook["metadata"] = {"kernelspec": {"name": "elsewhere", "display_name": "Elsewhere"}}
+    path.write_text(json.dumps(notebook))
+
+
+def test_money_is_no_formula(jupyter: Jupyter) -> None:
+    text = r"It costs $5 to $10, but \(x^2\) and $y^3$ are formulas. `$a $b` is code."
+    jupyter.write(
+        "money.ipynb", f"from lmnb.notebook.reply import Reply\nReply(text={text!r}, model='m')"
+    )
+    with jupyter.opened("money.ipynb") as page:
         command(page, "notebook:run-all-cells")
         shown = page.locator(".jp-RenderedMarkdown").first
         expect(shown.locator("mjx-container")).to_have_count(2)

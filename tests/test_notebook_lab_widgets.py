@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 
+import packages
 import pytest
-from server_home import CHAT, ServerHome
+from server_home import CHAT, wait_for
+
+import lmnb
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
 if jupyter_lab.find_chromium() is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from jupyter_lab import browser_page, command, lab, open_notebook  # noqa: E402
-from playwright.sync_api import Page, expect  # noqa: E402
-from test_notebook_lab import write  # noqa: E402
+from jupyter_lab import Jupyter, command, done, run_cell, save, wait_until_ready  # noqa: E402
+from playwright.sync_api import Locator, Page, expect  # noqa: E402
 
+REQUIREMENTS = Path(__file__).parent / "requirements"
 PICTURES = os.environ.get("LMNB_TEST_PICTURES")
 """A folder for screenshots, for whoever wants to look at them."""
 
@@ -26,23 +31,43 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(PICTURES) / f"{name}.png"))
 
 
-def test_a_model_is_loaded_by_clicks_and_followed(fresh_home: ServerHome, tmp_path: Path) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    write(folder / "ui.ipynb", "%load_ext lmnb\n%lm ui", "import time; time.sleep(600)")
-    with lab(folder) as address, browser_page() as page:
-        open_notebook(page, address, "ui.ipynb")
-        command(page, "notebook:run-cell")
-        output = page.locator(".jp-OutputArea").first
+def install_ipykernel_6(jupyter: Jupyter) -> None:
+    """A kernel of this interpreter with an older ipykernel."""
+    path = [
+        str(packages.site(REQUIREMENTS / "ipykernel_6.txt")),
+        str(Path(lmnb.__file__).parents[1]),
+    ]
+    arguments = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    folder = jupyter.private / "jupyter" / "kernels" / "ipykernel6"
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "argv": [sys.executable, *arguments],
+        "display_name": "ipykernel 6",
+        "language": "python",
+        "env": {"PYTHONPATH": os.pathsep.join(path)},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
+
+
+def slid(output: Locator, name: str, key: str, times: int) -> None:
+    """Move a slider."""
+    handle = output.locator(".widget-slider:visible", has_text=name).locator(".noUi-handle")
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+
+
+def test_a_model_is_loaded_watched_and_unloaded_by_clicks(jupyter: Jupyter) -> None:
+    jupyter.write("ui.ipynb", "%load_ext lmnb\n%lm ui", "import time; time.sleep(600)")
+    client = jupyter.home.attach()
+    with jupyter.opened("ui.ipynb") as page:
+        output = run_cell(page, 0).locator(".jp-OutputArea").first
         expect(output.get_by_role("tab")).to_contain_text(["Loaded", "Load"])
         expect(output).to_contain_text("No model is loaded.")
         output.get_by_role("tab", name="Load", exact=True).click()
         output.get_by_label("Model").select_option(label=f"{CHAT} · 98.4 MB")
         expect(output).to_contain_text("of memory (weights")
-        slider = output.locator(".widget-slider", has_text="Context").locator(".noUi-handle")
-        slider.focus()
-        for _ in range(2):
-            slider.press("ArrowRight")
+        slid(output, "Context", "ArrowRight", 2)
         expect(output).to_contain_text("context 1024 tokens")
         picture(page, "load")
         output.locator("button.mod-primary").click()
@@ -50,12 +75,125 @@ def test_a_model_is_loaded_by_clicks_and_followed(fresh_home: ServerHome, tmp_pa
 
         output.get_by_role("tab", name="Loaded").click()
         expect(output).to_contain_text("context 1024 tokens")
+        slid(output, "Unload if idle", "ArrowRight", 3)
+        expect(output).to_contain_text("unloads in")
+        wait_for(lambda: client.ps()[0]["ttl"] == 300, "the slider's TTL")
         # Another program loads it anew with a TTL; a cell that runs is no obstacle.
-        page.locator(".jp-Cell").nth(1).click()
-        command(page, "notebook:run-cell")
+        run_cell(page, 1)
         expect(page.locator(".jp-InputPrompt", has_text="[*]:")).to_be_visible()
-        client = fresh_home.attach()
         for _ in client.load(CHAT, ttl=600):
             pass
-        expect(output).to_contain_text("unloads in")
+        expect(output).to_contain_text("after 10 min")
         picture(page, "loaded")
+        command(page, "notebook:interrupt-kernel")
+        expect(done(page.locator(".jp-CodeCell").nth(1))).to_be_visible()
+        output.get_by_role("button", name="Unload").click()
+        expect(output).to_contain_text("No model is loaded.")
+        assert client.ps() == []
+
+        # The page is reloaded: the panel is the kernel's, and goes on.
+        save(page)
+        page.reload()
+        wait_until_ready(page)
+        expect(output).to_contain_text("No model is loaded.")
+        for _ in client.load(CHAT):
+            pass
+        output.get_by_role("button", name="Unload").click()
+        expect(output).to_contain_text("No model is loaded.")
+        # The kernel is restarted: the panel has no kernel any more, and leaves its text behind.
+        expect(output.get_by_text("The lmnb panel is live")).to_be_hidden()
+        command(page, "kernelmenu:restart")
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        expect(output.get_by_text("The lmnb panel is live")).to_be_visible()
+        expect(output.get_by_role("tab").first).to_be_hidden()
+        wait_until_ready(page)
+
+
+@pytest.mark.parametrize("subshells", ["perCommTarget", "disabled"])
+@pytest.mark.parametrize("kernel", ["python3", "ipykernel6"])
+def test_a_panel_beside_a_cell_that_runs(
+    jupyter: Jupyter, request: pytest.FixtureRequest, kernel: str, subshells: str
+) -> None:
+    usual = (kernel, subshells) == ("python3", "perCommTarget")
+    if not usual and not request.config.getoption("--full"):
+        pytest.skip("takes long; runs with --full")
+    if kernel == "ipykernel6":
+        install_ipykernel_6(jupyter)
+    jupyter.configure("apputils-extension/kernels-settings", {"commsOverSubshells": subshells})
+    signal = jupyter.folder / "go"
+    signal.unlink(missing_ok=True)
+    busy = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.05)"
+    jupyter.write(
+        "clicks.ipynb",
+        "%load_ext lmnb\n%lm ui loaded",
+        busy,
+        f"%%claude -m {CHAT} --max-tokens 4000\nWrite a very long story about a dragon.",
+        "import ipykernel; ipykernel.__version__",
+        kernel=kernel,
+    )
+    client = jupyter.home.attach()
+    client.unload(all=True)
+    with jupyter.opened("clicks.ipynb") as page:
+        output = run_cell(page, 0).locator(".jp-OutputArea").first
+        expect(output).to_contain_text("No model is loaded.")
+        assert output.get_by_role("tab").count() == 0
+        prompt = run_cell(page, 1).locator(".jp-InputPrompt")
+        expect(prompt).to_have_text("[*]:")
+        for _ in client.load(CHAT):
+            pass
+        expect(output).to_contain_text(f"{CHAT} llm")
+        expect(prompt).to_have_text("[*]:")
+        # Which thread hears a click, and when, is up to the kernel; it is heard once.
+        output.get_by_role("button", name="Unload").click()
+        signal.touch()
+        expect(output).to_contain_text("No model is loaded.")
+        expect(prompt).to_have_text("[2]:")
+        answer = run_cell(page, 2)
+        expect(answer.locator(".jp-RenderedMarkdown")).to_contain_text("▌")
+        expect(output).to_contain_text("busy, 1 now")
+        page.get_by_role("button", name="Interrupt the kernel").click()
+        expect(answer).to_contain_text("⏹ interrupted")
+        expect(output).to_contain_text("idle")
+        version = run_cell(page, 3)
+        expect(version).to_contain_text("6." if kernel == "ipykernel6" else "7.")
+
+
+GALLERY = (
+    "%load_ext lmnb",
+    "%%claude -n 2 --seed 1 --max-tokens 30\nTell me about the sea.",
+    "%%openai --logprobs --max-tokens 30\nTell me about the sea.",
+    "%lm",
+    "%lm ui",
+)
+_OVERFLOWING = """
+[...document.querySelectorAll('.jp-OutputArea-output *')]
+    .filter(one => one.checkVisibility() && !one.closest('table'))
+    .filter(one => one.getBoundingClientRect().right
+        > one.closest('.jp-OutputArea-output').getBoundingClientRect().right + 1)
+    .map(one => one.outerHTML.slice(0, 200))
+"""
+"""Of outputs: what stands out to the right, but for tables, which can be scrolled."""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "theme", "width"),
+    [("phone", "JupyterLab Light", 390), ("dark", "JupyterLab Dark", 1280)],
+)
+def test_it_looks_well(jupyter: Jupyter, name: str, theme: str, width: int) -> None:
+    jupyter.configure("apputils-extension/themes", {"theme": theme})
+    jupyter.write("gallery.ipynb", *GALLERY)
+    with jupyter.opened("gallery.ipynb", width) as page:
+        command(page, "application:toggle-left-area")
+        expect(page.locator("#jp-left-stack")).to_be_hidden()
+        command(page, "notebook:run-all-cells")
+        output = page.locator(".jp-CodeCell").nth(4).locator(".jp-OutputArea").first
+        expect(output).to_contain_text(f"{CHAT} llm")
+        tabs = output.get_by_role("tab")
+        for number in range(tabs.count()):
+            tabs.nth(number).click()
+            expect(tabs.nth(number)).to_have_attribute("aria-selected", "true")
+            picture(page, f"{name}-{tabs.nth(number).inner_text()}")
+            assert page.evaluate(_OVERFLOWING) == []
+        page.locator(".jp-CodeCell").nth(1).scroll_into_view_if_needed()
+        picture(page, f"{name}-answers")

@@ -23,7 +23,7 @@ from lmnb.client import Client
 from lmnb.engine.options import Segment
 
 PROGRAMS = Path(__file__).parent / "programs"
-REQUIREMENTS = Path(__file__).parent / "requirements"
+REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 _NODE = (
     "openai@7.57.0",
     "@anthropic-ai/sdk@1.12.0",

@@ -55,6 +55,12 @@ def python(requirements: Path) -> Path:
     return _installed("python", name, install) / "bin" / "python"
 
 
+def site(requirements: Path) -> Path:
+    """The folder with the packages of such an environment, to put before others in `PYTHONPATH`."""
+    (found,) = python(requirements).parents[1].glob("lib/python*/site-packages")
+    return found
+
+
 def digest(*texts: str) -> str:
     """Tells one list of packages from another, for the name of its folder."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
