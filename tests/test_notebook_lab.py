@@ -30,7 +30,8 @@ from jupyter_lab import (  # noqa: E402
 from playwright.sync_api import Locator, Page, expect  # noqa: E402
 
 LOAD = f"%load_ext lmnb\n%lm load {CHAT}"
-STORY = "%%claude --new --max-tokens 4000 -o story\nWrite a very long story about a dragon."
+# The likeliest tokens go round in circles: it does not end while a test runs.
+STORY = "%%claude --new --max-tokens 6000 --temperature 0 -o story\nWrite a very long story about the sea."
 
 
 def tell_story(page: Page) -> Locator:

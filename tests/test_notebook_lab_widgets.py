@@ -127,7 +127,7 @@ def test_a_panel_beside_a_cell_that_runs(
         "clicks.ipynb",
         "%load_ext lmnb\n%lm ui loaded",
         busy,
-        f"%%claude -m {CHAT} --max-tokens 4000\nWrite a very long story about a dragon.",
+        f"%%claude -m {CHAT} --max-tokens 6000 --temperature 0\nWrite a very long story about the sea.",
         "import ipykernel; ipykernel.__version__",
         kernel=kernel,
     )

@@ -48,7 +48,7 @@ def test_cells_and_panels(notebook: Jupyter) -> None:
     notebook.write(
         "seven.ipynb",
         f"%load_ext lmnb\n%lm load {CHAT}\n%lm ui",
-        "%%claude --max-tokens 4000\nWrite a very long story about a dragon.",
+        "%%claude --max-tokens 6000 --temperature 0\nWrite a very long story about the sea.",
         "%lm show",
     )
     with notebook.opened("seven.ipynb") as page:
