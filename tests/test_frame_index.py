@@ -62,6 +62,14 @@ def reranker(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     client.unload("second-look")
 
 
+@pytest.fixture(params=["memory", "lance"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Each of the stores, which have one contract."""
+    if request.param == "lance":
+        pytest.importorskip("lancedb", reason="LanceDB is not installed: lmnb[lance]")
+    return str(request.param)
+
+
 def by_hand(rows: int = 200, dimensions: int = 16, **options: Any) -> tuple[Index, Any]:
     """An index of random vectors, and these."""
     vectors = np.random.default_rng(1).normal(size=(rows, dimensions)).astype(np.float32)
@@ -151,8 +159,8 @@ def test_nulls_are_never_found(index: Index) -> None:
 # --- exact -----------------------------------------------------------------------
 
 
-def test_vectors_of_any_length_are_searched_exactly() -> None:
-    found, vectors = by_hand()
+def test_vectors_of_any_length_are_searched_exactly(store: str) -> None:
+    found, vectors = by_hand(store=store)
     queries = np.random.default_rng(2).normal(size=(20, 16))
     table = found.search(queries, k=10)
     for number, query in enumerate(queries):
@@ -164,19 +172,19 @@ def test_vectors_of_any_length_are_searched_exactly() -> None:
         assert alone["score"].tolist() == rows["score"].tolist()
 
 
-def test_equal_rows_come_in_their_order() -> None:
+def test_equal_rows_come_in_their_order(store: str) -> None:
     frame = pd.DataFrame({"text": ["same words"] * 50 + ["others"]})
     vectors = np.array([[1.0, 2.0, 3.0]] * 50 + [[1.0, 0, 0]])
-    found = frame.lm.index("text", vectors=vectors)
+    found = frame.lm.index("text", vectors=vectors, store=store)
     for mode in ("dense", "text"):
         query: Any = np.array([1.0, 2.0, 2.5]) if mode == "dense" else "words"
         assert found.search(query, k=7, mode=mode)["id"].tolist() == list(range(7))
 
 
-def test_rows_without_a_vector_are_not_found() -> None:
+def test_rows_without_a_vector_are_not_found(store: str) -> None:
     column = pd.Series([np.ones(2), None, np.zeros(2), np.array([1.0, 0])], dtype=object)
     frame = pd.DataFrame({"vector": column, "n": range(4)})
-    found = frame.lm.index(vectors="vector")
+    found = frame.lm.index(vectors="vector", store=store)
     assert list(found.table.columns) == ["n"]
     assert found.search([np.array([1.0, 0.1])])["n"].tolist() == [3, 0]
     assert (
@@ -196,8 +204,8 @@ def test_rows_without_a_vector_are_not_found() -> None:
     ],
     ids=["words", "function", "array", "column with nulls", "list"],
 )
-def test_filters_are_exact(where: Any) -> None:
-    found, vectors = by_hand(hybrid=True)
+def test_filters_are_exact(where: Any, store: str) -> None:
+    found, vectors = by_hand(store=store)
     query = np.arange(16.0)
     order = [row for row in np.argsort(-nearest(vectors, query)) if row % 3 == 0]
     assert found.search(query, k=5, where=where)["id"].tolist() == order[:5]
@@ -215,7 +223,8 @@ def test_filters_hold_for_words_too(index: Index) -> None:
 
 def test_words_of_any_language() -> None:
     texts = ["東京は晴れです", "Größe und Übermut", "q 7 x", "\ud800 lone"]
-    found = pd.DataFrame({"text": texts}).lm.index("text", vectors=np.eye(4))
+    frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+    found = frame.lm.index("text", vectors=np.eye(4))
     for place, query in enumerate(["京", "GRÖßE", "x", "LONE"]):
         assert found.search(query, mode="text")["id"].tolist() == [place]
 
@@ -247,9 +256,9 @@ def test_what_cannot_be_reranked_keeps_its_order(index: Index, reranker: str) ->
 # --- adding, deleting ------------------------------------------------------------
 
 
-def test_adding_and_deleting_is_as_making_it_anew() -> None:
+def test_adding_and_deleting_is_as_making_it_anew(store: str) -> None:
     whole = documents()
-    grown = whole[:2].lm.index("text")
+    grown = whole[:2].lm.index("text", store=store)
     grown.add(whole[2:][["year", "text"]])
     fresh = whole.lm.index("text")
     queries = ["Monday", "kitten"]
@@ -261,8 +270,8 @@ def test_adding_and_deleting_is_as_making_it_anew() -> None:
     assert len(grown) == 3
 
 
-def test_ready_vectors_are_added_ready() -> None:
-    found, vectors = by_hand(10)
+def test_ready_vectors_are_added_ready(store: str) -> None:
+    found, vectors = by_hand(10, store=store)
     found.add(pd.DataFrame({"n": [10], "words": ["more"]}, index=[99]), vectors=vectors[:1] * 2)
     assert found.search(vectors[0], k=2)["id"].tolist() == [0, 99]
     with pytest.raises(InvalidRequest, match="give `vectors=`"):
@@ -293,7 +302,8 @@ def all_kinds() -> pd.DataFrame:
     days = pd.Series(pd.to_datetime(["2026-01-02", None, "2025-07-01"])).astype("datetime64[ns]")
     return pd.DataFrame(
         {
-            "text": ["one", None, "\udc80 three\n\u2028"],
+            "text": pd.Series(["one", None, "\udc80 three\n\u2028"], dtype=object),
+            "str": ["one", None, "three"],
             "float": [0.1 + 0.2, np.nan, np.inf],
             "single": np.array([1 / 3, 0, -1], np.float32),
             "small": np.array([1, 2, 3], np.uint8),
@@ -322,9 +332,11 @@ def all_kinds() -> pd.DataFrame:
     ],
     ids=["numbers", "levels"],
 )
-def test_saved_and_reopened_it_is_the_same_to_the_last_bit(tmp_path: Path, labels: Any) -> None:
+def test_saved_and_reopened_it_is_the_same_to_the_last_bit(
+    tmp_path: Path, labels: Any, store: str
+) -> None:
     frame = all_kinds().set_index(labels)
-    found = frame.lm.index("text", path=tmp_path / "new" / "index")
+    found = frame.lm.index("text", path=tmp_path / "new" / "index", store=store)
     again = Index.open(tmp_path / "new" / "index")
     pd.testing.assert_frame_equal(again.table, found.table, check_freq=False)
     for mode in ("dense", "text", "hybrid"):
@@ -359,6 +371,20 @@ def test_a_folder_appears_whole_and_takes_the_place_of_an_older_one(tmp_path: Pa
     assert manifest["lmnb"] == lmnb.__version__
     assert manifest["model"] is None
     assert manifest["normalised"] is True
+
+
+def test_what_is_saved_stays_until_it_is_saved_again(tmp_path: Path, store: str) -> None:
+    found, vectors = by_hand(5, store=store)
+    found.save(tmp_path / "index")
+    found.delete(0)
+    found.add(pd.DataFrame({"n": [9], "words": ["new"]}, index=[9]), vectors=vectors[:1])
+    assert Index.open(tmp_path / "index").search(vectors[0], k=1)["id"].tolist() == [0]
+    found.save()
+    again = Index.open(tmp_path / "index")
+    assert again.search(vectors[0], k=1)["id"].tolist() == [9]
+    again.delete(9)
+    assert again.search(vectors[1], k=9)["id"].tolist()[0] == 1
+    assert len(Index.open(tmp_path / "index").search(vectors[0])) == 5
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
@@ -681,6 +707,8 @@ def test_wrong_indexes_are_told(index: Index) -> None:
         frame.lm.index("text", vectors=np.eye(6)).search("a", mode="dense")
     with pytest.raises(InvalidRequest, match="knows no words"):
         frame.lm.index("text", vectors=np.eye(6), hybrid=False).search("a", mode="hybrid")
+    with pytest.raises(InvalidRequest, match="store is"):
+        frame.lm.index("text", store="disk")
     with pytest.raises(InvalidRequest, match="There is no row 'q'"):
         index.delete("q")
     with pytest.raises(InvalidRequest, match="Say which rows"):

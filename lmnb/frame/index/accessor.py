@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lmnb.frame.embedding import Truncate
-from lmnb.frame.index.index import Index
+from lmnb.frame.index.index import Index, Kind
 from lmnb.frame.index.joining import How, join
 from lmnb.frame.index.results import ensure_apart
 
@@ -27,6 +27,7 @@ class Searching:
         prefixes: tuple[str, str] | None = None,
         hybrid: bool = True,
         path: str | Path | None = None,
+        store: Kind = "memory",
         truncate: Truncate = "warn",
         cache: bool = True,
         progress: bool | None = None,
@@ -49,6 +50,8 @@ class Searching:
             Index the words, too.
         path
             Save it there at once; see `Index.save`.
+        store
+            Where vectors are: in memory, or on disk by LanceDB ("lance", which needs `lmnb[lance]`).
         truncate, cache, progress
             As in `SeriesAccessor.embed`.
 
@@ -68,6 +71,7 @@ class Searching:
             prefixes=prefixes,
             hybrid=hybrid,
             path=path,
+            store=store,
             truncate=truncate,
             cache=cache,
             progress=progress,

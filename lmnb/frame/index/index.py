@@ -12,6 +12,7 @@ import pandas as pd
 from lmnb.errors import InvalidRequest
 from lmnb.frame.embedding import Truncate, Vector
 from lmnb.frame.index import asking, filters, folder, queries, reranking
+from lmnb.frame.index.lance import LanceStore
 from lmnb.frame.index.memory import MemoryStore
 from lmnb.frame.index.model import Model, embed_documents
 from lmnb.frame.index.queries import Queries
@@ -23,6 +24,7 @@ from lmnb.frame.prefixes import Prefixes
 from lmnb.frame.values import column, texts
 
 Mode: TypeAlias = Literal["hybrid", "dense", "text"]
+Kind: TypeAlias = Literal["memory", "lance"]
 Where: TypeAlias = "str | Callable[[pd.DataFrame], Any] | Sequence[bool] | pd.Series[Any]"
 
 _POOL = 10
@@ -65,11 +67,13 @@ class Index:
         prefixes: tuple[str, str] | None = None,
         hybrid: bool = True,
         path: str | Path | None = None,
+        store: Kind = "memory",
         truncate: Truncate = "warn",
         cache: bool = True,
         progress: bool | None = None,
     ) -> Index:
         """See `FrameAccessor.index`."""
+        kind = _store_of(store)
         if on is None and vectors is None:
             raise InvalidRequest("Say which column has the texts.")
         reader: Model | None
@@ -84,7 +88,7 @@ class Index:
             reader = None if model is None else Model.named(model, known)
             frame, rows = given(frame, vectors)
         words = texts(found) if found is not None and hybrid else None
-        index = cls(frame.copy(), on, reader, MemoryStore(rows, words), None)
+        index = cls(frame.copy(), on, reader, kind(rows, words), None)
         if path is not None:
             index.save(path)
         return index
@@ -347,6 +351,7 @@ class Index:
             raise InvalidRequest("Say where to save the index.")
         place = Path(path or self.path or "").expanduser()
         folder.save(place, self.table, self._manifest(), self._store.save)
+        self._store.settle(place)
         self.path = place
 
     @classmethod
@@ -375,7 +380,8 @@ class Index:
         elif model is not None:
             raise InvalidRequest(f"The vectors in {place} came without a model.")
         words = texts(table[manifest["on"]]) if manifest["text"] else None
-        store = folder.read_part(place, lambda: MemoryStore.open(place, words))
+        kind = _store_of(manifest["store"])
+        store = folder.read_part(place, lambda: kind.open(place, words))
         return cls(table, manifest["on"], reader, store, place)
 
     def info(self) -> dict[str, Any]:
@@ -398,7 +404,7 @@ class Index:
         model = self.model
         return {
             "on": self.on,
-            "store": "memory",
+            "store": "memory" if isinstance(self._store, MemoryStore) else "lance",
             "model": model.to_dict() if model else None,
             "dimensions": self._store.dimensions,
             "normalised": True,
@@ -410,3 +416,9 @@ def _count(k: Any) -> int:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InvalidRequest(f"k is a number of rows, at least 1, not {k!r}.")
     return int(k)
+
+
+def _store_of(kind: Kind) -> type[MemoryStore | LanceStore]:
+    if kind not in {"memory", "lance"}:
+        raise InvalidRequest(f"store is 'memory' or 'lance', not {kind!r}.")
+    return MemoryStore if kind == "memory" else LanceStore

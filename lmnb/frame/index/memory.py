@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from lmnb.frame.embedding import Vector, cosine
 from lmnb.frame.index.ranking import NOTHING, Hits, Mask, best, near_best
-from lmnb.frame.index.stores import Texts
-from lmnb.frame.index.text import TextIndex
+from lmnb.frame.index.text import TextIndex, Texts, Words
 from lmnb.frame.index.vectors import unit
 
 _VECTORS = "vectors.npy"
-_TEXT = "bm25"
+TEXT = "bm25"
 _SCORES = 16_000_000
 """Scores that are computed at once: 64 MB."""
 
@@ -28,10 +27,9 @@ class MemoryStore:
         self._there: Mask = np.empty(0, np.bool_)
         if vectors is not None:
             self._put(unit(vectors))
-        self._texts = None if texts is None else list(texts)
-        self._known: TextIndex | None = None
-        if texts is not None:
-            self._text()
+        self._words = None if texts is None else Words(texts)
+        if self._words is not None:
+            self._words.index()
 
     @classmethod
     def open(cls, folder: Path, texts: Texts | None) -> MemoryStore:
@@ -40,8 +38,7 @@ class MemoryStore:
         if (folder / _VECTORS).exists():
             found._put(np.load(folder / _VECTORS, allow_pickle=False))
         if texts is not None:
-            found._texts = list(texts)
-            found._known = TextIndex.open(folder / _TEXT, len(texts))
+            found._words = Words(texts, TextIndex.open(folder / TEXT, len(texts)))
         return found
 
     @property
@@ -50,7 +47,7 @@ class MemoryStore:
 
     @property
     def has_text(self) -> bool:
-        return self._texts is not None
+        return self._words is not None
 
     def add(self, vectors: Vector | None, texts: Texts | None) -> None:
         if self._vectors is not None and vectors is not None:
@@ -61,16 +58,14 @@ class MemoryStore:
             if not some.shape[1]:
                 some = np.zeros((len(some), old.shape[1]), np.float32)
             self._put(np.concatenate([old, some]))
-        if self._texts is not None and texts is not None:
-            self._texts += texts
-            self._known = None  # how rare a word is has changed for all
+        if self._words is not None and texts is not None:
+            self._words.add(texts)
 
     def delete(self, keep: Mask) -> None:
         if self._vectors is not None:
             self._put(np.ascontiguousarray(self._vectors[keep]))
-        if self._texts is not None:
-            self._texts = [text for text, stays in zip(self._texts, keep, strict=True) if stays]
-            self._known = None
+        if self._words is not None:
+            self._words.delete(keep)
 
     def search_dense(self, queries: Vector, k: int, mask: Mask | None) -> list[Hits]:
         vectors = self._vectors
@@ -82,35 +77,27 @@ class MemoryStore:
         found: list[Hits] = []
         for start in range(0, len(wanted), block):
             some = wanted[start : start + block]
-            scores = some @ vectors.T
+            # One query is a vector: as a matrix of one row it would take half as long again.
+            scores = some @ vectors.T if len(some) > 1 else (vectors @ some[0])[None]
             found += [self._nearest(*one, rows, k) for one in zip(some, scores, strict=True)]
         return found
 
     def search_text(self, queries: Sequence[str], k: int, mask: Mask | None) -> list[Hits]:
-        if self._texts is None:
+        if self._words is None:
             return [NOTHING] * len(queries)
-        text = self._text()
-        found = []
-        for query in queries:
-            scores = text.scores(query)
-            rows = np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)
-            rows = rows[near_best(scores[rows], k)]
-            found.append(best(rows, scores[rows], k))
-        return found
+        return self._words.search(queries, k, mask)
 
     def save(self, folder: Path) -> None:
         if self._vectors is not None:
             np.save(folder / _VECTORS, self._vectors, allow_pickle=False)
-        if self._texts is not None:
-            self._text().save(folder / _TEXT)
+        if self._words is not None:
+            self._words.index().save(folder / TEXT)
+
+    def settle(self, folder: Path) -> None:
+        pass
 
     def _put(self, vectors: Vector) -> None:
         self._vectors, self._there = vectors, np.any(vectors != 0, axis=1)
-
-    def _text(self) -> TextIndex:
-        if self._known is None:
-            self._known = TextIndex.of(self._texts or ())
-        return self._known
 
     def _nearest(
         self,

@@ -8,8 +8,7 @@ from typing import Protocol
 
 from lmnb.frame.embedding import Vector
 from lmnb.frame.index.ranking import Hits, Mask
-
-Texts = Sequence[str | None]
+from lmnb.frame.index.text import Texts
 
 
 class Store(Protocol):
@@ -42,3 +41,6 @@ class Store(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write all into a folder, which is there and has room for it."""
+
+    def settle(self, folder: Path) -> None:
+        """What `save` wrote lies there now."""

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmnb.frame.index.ranking import Hits, Mask, best, near_best
+
+Texts = Sequence[str | None]
+
 _WORDS = (
     r"(?u)[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
 )
@@ -24,7 +28,7 @@ class TextIndex:
         self._rows = rows
 
     @classmethod
-    def of(cls, texts: Sequence[str | None]) -> TextIndex:
+    def of(cls, texts: Texts) -> TextIndex:
         """The index of these: `k1` 1.5, `b` 0.75 in Lucene's variant, which are the library's defaults."""
         import bm25s
 
@@ -66,4 +70,38 @@ class TextIndex:
         found: NDArray[np.float32] = self._bm25.get_scores_from_ids(
             self._bm25.get_tokens_ids(words)
         )
+        return found
+
+
+class Words:
+    """Texts that are searched, added and deleted; their index is made when it is needed."""
+
+    def __init__(self, texts: Texts, known: TextIndex | None = None) -> None:
+        self._texts = list(texts)
+        self._known = known
+
+    def index(self) -> TextIndex:
+        """The index of the texts as they are now."""
+        if self._known is None:
+            self._known = TextIndex.of(self._texts)
+        return self._known
+
+    def add(self, texts: Texts) -> None:
+        """Put texts behind the others. How rare a word is changes for all."""
+        self._texts += texts
+        self._known = None
+
+    def delete(self, keep: Mask) -> None:
+        """Keep these only."""
+        self._texts = [text for text, stays in zip(self._texts, keep, strict=True) if stays]
+        self._known = None
+
+    def search(self, queries: Sequence[str], k: int, mask: Mask | None) -> list[Hits]:
+        """The k best rows for each query, of those that have one of its words."""
+        found = []
+        for query in queries:
+            scores = self.index().scores(query)
+            rows = np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)
+            rows = rows[near_best(scores[rows], k)]
+            found.append(best(rows, scores[rows], k))
         return found

@@ -37,10 +37,9 @@ def given(frame: pd.DataFrame, vectors: Any) -> tuple[pd.DataFrame, Vector]:
 
 def unit(vectors: Vector) -> Vector:
     """Rows of length 1, contiguous; zeros where there is none (NaN or zeros)."""
-    rows = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = rows / lengths
-    return np.ascontiguousarray(
-        np.where(np.isfinite(lengths) & (lengths > 0), found, 0), np.float32
-    )
+    rows = np.asarray(vectors, np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    there = np.isfinite(lengths) & (lengths > 0)
+    found = np.zeros(rows.shape, np.float32)
+    np.divide(rows, lengths[:, None], out=found, where=there[:, None], casting="same_kind")
+    return found
