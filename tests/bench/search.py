@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import lmnb.frame
 from lmnb.frame import Index
 from lmnb.selection import DEFAULT_EMBEDDING_MODEL
 
@@ -86,7 +86,7 @@ def half(frame: pd.DataFrame) -> Any:
 def each(index: Index, queries: list[Any], name: str, **options: Any) -> None:
     """The times of queries one by one, after one that warms up."""
     index.search(queries[0], **options)
-    times = [timed(lambda one=one: index.search(one, **options))[1] * 1000 for one in queries]
+    times = [timed(partial(index.search, one, **options))[1] * 1000 for one in queries]
     low, high = min(times), max(times)
     print(f"{name}: {statistics.median(times):.3g} ms ({low:.3g} to {high:.3g})")
 
@@ -103,5 +103,4 @@ def show(name: str, value: float, unit: str) -> None:
 
 
 if __name__ == "__main__":
-    lmnb.frame.register()
     main()

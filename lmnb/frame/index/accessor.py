@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from lmnb.frame.embedding import Truncate
-from lmnb.frame.index.index import Index, Kind
+from lmnb.frame.index.index import Index
 from lmnb.frame.index.joining import How, join
+from lmnb.frame.index.kinds import Kind
 from lmnb.frame.index.results import ensure_apart
 
 

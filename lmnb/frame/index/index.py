@@ -12,8 +12,7 @@ import pandas as pd
 from lmnb.errors import InvalidRequest
 from lmnb.frame.embedding import Truncate, Vector
 from lmnb.frame.index import asking, filters, folder, queries, reranking
-from lmnb.frame.index.lance import LanceStore
-from lmnb.frame.index.memory import MemoryStore
+from lmnb.frame.index.kinds import Kind, name_of, store_of
 from lmnb.frame.index.model import Model, embed_documents
 from lmnb.frame.index.queries import Queries
 from lmnb.frame.index.ranking import NOTHING, Hits, Mask, fuse
@@ -24,7 +23,6 @@ from lmnb.frame.prefixes import Prefixes
 from lmnb.frame.values import column, texts
 
 Mode: TypeAlias = Literal["hybrid", "dense", "text"]
-Kind: TypeAlias = Literal["memory", "lance"]
 Where: TypeAlias = "str | Callable[[pd.DataFrame], Any] | Sequence[bool] | pd.Series[Any]"
 
 _POOL = 10
@@ -73,7 +71,7 @@ class Index:
         progress: bool | None = None,
     ) -> Index:
         """See `FrameAccessor.index`."""
-        kind = _store_of(store)
+        kind = store_of(store)
         if on is None and vectors is None:
             raise InvalidRequest("Say which column has the texts.")
         reader: Model | None
@@ -380,7 +378,7 @@ class Index:
         elif model is not None:
             raise InvalidRequest(f"The vectors in {place} came without a model.")
         words = texts(table[manifest["on"]]) if manifest["text"] else None
-        kind = _store_of(manifest["store"])
+        kind = store_of(manifest["store"])
         store = folder.read_part(place, lambda: kind.open(place, words))
         return cls(table, manifest["on"], reader, store, place)
 
@@ -404,7 +402,7 @@ class Index:
         model = self.model
         return {
             "on": self.on,
-            "store": "memory" if isinstance(self._store, MemoryStore) else "lance",
+            "store": name_of(self._store),
             "model": model.to_dict() if model else None,
             "dimensions": self._store.dimensions,
             "normalised": True,
@@ -416,9 +414,3 @@ def _count(k: Any) -> int:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InvalidRequest(f"k is a number of rows, at least 1, not {k!r}.")
     return int(k)
-
-
-def _store_of(kind: Kind) -> type[MemoryStore | LanceStore]:
-    if kind not in {"memory", "lance"}:
-        raise InvalidRequest(f"store is 'memory' or 'lance', not {kind!r}.")
-    return MemoryStore if kind == "memory" else LanceStore

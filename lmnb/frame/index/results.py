@@ -39,8 +39,7 @@ def assembled(asked: Queries, found: Sequence[Found], table: pd.DataFrame) -> pd
         "rank_dense": _ranks([(one.hits, one.dense) for one in found]),
         "rank_text": _ranks([(one.hits, one.text) for one in found]),
     }
-    columns = [pd.Series(values, name=name).reset_index(drop=True) for name, values in own.items()]
-    return pd.concat([*columns, table.take(rows).reset_index(drop=True)], axis=1)
+    return pd.concat([pd.DataFrame(own), table.take(rows).reset_index(drop=True)], axis=1)
 
 
 def ensure_apart(table: pd.DataFrame) -> None:
