@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from lmnb.errors import InvalidRequest
 from lmnb.frame.chunking import Chunking, Splitter
-from lmnb.frame.embedding import Embedding, Truncate, Vector, cosine, matrix
+from lmnb.frame.embedding import Embedding, Truncate, Vector, cosine, matrix, vectors
+from lmnb.frame.grouping import Grouping, GroupingRows
 from lmnb.frame.index.accessor import Searching
 from lmnb.frame.mapping import Asking, values_of
 from lmnb.frame.options import options_of
@@ -24,7 +25,7 @@ _CLASSIFY = "Which of these fits the text best: {choices}?\n\nText: {text}"
 _EXTRACT = "Take from the text what is asked for.\n\nText: {text}"
 
 
-class FrameAccessor(Searching):
+class FrameAccessor(GroupingRows, Searching):
     """`df.lm`: a model's answers as new columns of a copy, with the table's index."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
@@ -193,7 +194,7 @@ class FrameAccessor(Searching):
         return chunking.of(self._frame, on, keep, progress=progress)
 
 
-class SeriesAccessor:
+class SeriesAccessor(Grouping):
     """`series.lm`: vectors of texts, and a model's answers about them."""
 
     def __init__(self, series: pd.Series[Any]) -> None:
@@ -264,13 +265,13 @@ class SeriesAccessor:
         InvalidRequest
             The other column has another index, or vectors differ in length.
         """
-        rows = _vectors(self._series, model)
+        rows = vectors(self._series, model)
         if isinstance(to, pd.Series):
             if not to.index.equals(self._series.index):
                 raise InvalidRequest(
                     "The columns have different indexes.", hint="`.to_numpy()` goes by position."
                 )
-            others: ArrayLike = _vectors(to, model)
+            others: ArrayLike = vectors(to, model)
         elif isinstance(to, str):
             query = pd.Series([to], dtype=object)
             others = matrix(SeriesAccessor(query).embed(model, kind="query"))
@@ -303,13 +304,6 @@ class SeriesAccessor:
         asking = _extracting(self._series, schema, options)
         found: pd.DataFrame = _answers(asking, self._series)
         return found
-
-
-def _vectors(series: pd.Series[Any], model: str | None) -> Vector:
-    """The vectors of a column, which are made if it holds texts."""
-    if any(isinstance(value, str) and value for value in series):
-        series = SeriesAccessor(series).embed(model)
-    return matrix(series)
 
 
 def _mapped(asking: Asking, frame: pd.DataFrame, into: str, *, overwrite: bool) -> pd.DataFrame:

@@ -162,6 +162,22 @@ def _prefix(model: str, kind: Kind | None) -> str:
     return known.query if kind == "query" else known.document
 
 
+def vectors(series: pd.Series[Any], model: str | None, *, kind: Kind | None = None) -> Vector:
+    """The vectors of a column as `matrix`; they are made if it holds texts."""
+    if any(isinstance(value, str) and value for value in series):
+        work = Embedding(
+            series,
+            model=model,
+            kind=kind,
+            prefix=None,
+            truncate="warn",
+            cache=True,
+            progress=None,
+        )
+        series = work.run()
+    return matrix(series)
+
+
 def matrix(series: pd.Series[Any]) -> Vector:
     """The vectors of a column as rows, (rows, dimensions); NaN where there is none.
 
