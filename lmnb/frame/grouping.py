@@ -195,8 +195,7 @@ def _are_there(rows: Vector) -> NDArray[np.bool_]:
     """Which rows are vectors with a direction."""
     if not rows.shape[1]:
         return np.zeros(len(rows), bool)
-    found: NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
-    return found
+    return np.logical_and(np.isfinite(rows).all(axis=1), np.not_equal(rows, 0).any(axis=1))
 
 
 def _of_length_1(rows: Vector) -> Vector:
