@@ -46,7 +46,7 @@ def test_the_stop_button_stops_and_the_next_run_goes_on(server: ServerHome) -> N
         kernel.run("df = pd.DataFrame({'n': range(400)}, index=range(400, 0, -1))")
         run = f"out = df.lm.map('Count from {{n}}', model='{CHAT}', max_tokens=16, retries=0)"
         cell, behind = kernel.start(run), kernel.start("print('not reached')")
-        kernel.wait(lambda: "error" in cell.stdout)
+        kernel.wait(lambda: "error" in cell.text)
         kernel.interrupt()
         kernel.finish(cell)
         kernel.finish(behind)

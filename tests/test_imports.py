@@ -29,7 +29,7 @@ ALLOWED = {
     "selection": {"client"},
     "agents": {"client", "selection"},
     "cli": {"agents", "attaching", "client", "inspected", "journal", "launch", "logs"},
-    "frame": {"attaching", "client", "schemas", "selection"},
+    "frame": {"attaching", "client", "notebook", "schemas", "selection"},
     "notebook": {
         "agents",
         "attaching",

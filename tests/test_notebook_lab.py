@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_notebooks import FOLDER
 from server_home import CHAT, wait_for
-from test_notebook_quickstart import NOTEBOOK
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
@@ -55,8 +55,8 @@ def assert_has_not_run(page: Page, start: str) -> None:
 
 
 def test_quick_start(jupyter: Jupyter) -> None:
-    shutil.copy(NOTEBOOK, jupyter.folder)
-    with jupyter.opened(NOTEBOOK.name) as page:
+    shutil.copy(FOLDER / "quickstart.ipynb", jupyter.folder)
+    with jupyter.opened("quickstart.ipynb") as page:
         command(page, "notebook:run-all-cells")
         answer = cell(page, "%%openai").locator(".jp-RenderedMarkdown").first
         seen: list[str] = []

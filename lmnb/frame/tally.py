@@ -6,7 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+from lmnb.notebook.units import duration
+
+if TYPE_CHECKING:
+    from lmnb.notebook.progress import Progress
 
 _PATIENCE = 2.0
 """Seconds: what is quicker shows nothing."""
@@ -24,7 +29,7 @@ class Tally:
         self.ok = self.error = self.null = self.cached = self.tokens = 0
         self.label = label
         self._began = time.monotonic()
-        self._bar: Any = None
+        self._progress: Progress | None = None
 
     @property
     def done(self) -> int:
@@ -50,38 +55,40 @@ class Tally:
 
     @contextmanager
     def shown(self, wanted: bool | None) -> Iterator[None]:
-        """Show a bar during the block, and then the line.
+        """Show how far it is during the block, and then the line.
 
         `wanted` None is: in notebooks and terminals, if it takes longer than a moment.
         """
-        from tqdm import tqdm
+        from lmnb.notebook.output import is_notebook
+        from lmnb.notebook.progress import Progress
 
-        hidden = not wanted if wanted is not None else not _somebody_looks()
-        self._bar = tqdm(
-            total=self.total,
-            desc=self.label,
-            unit="row",
-            file=sys.stdout,
-            leave=False,
-            disable=hidden,
-            delay=0 if wanted else _PATIENCE,
-            dynamic_ncols=True,
-        )
-        try:
+        visible = wanted if wanted is not None else is_notebook() or sys.stdout.isatty()
+        if not visible:
             yield
+            return
+        self._progress = Progress(self.label)
+        try:
+            with self._progress.running():
+                yield
         finally:
-            self._bar.close()
-            self._bar = None
-            if wanted or (not hidden and self.seconds > _PATIENCE):
-                sys.stdout.write(f"{self.label}: {self.line()}\n")
-                sys.stdout.flush()
+            if wanted or self.seconds > _PATIENCE:
+                self._progress.finish({"text/plain": f"{self.label}: {self.line()}"})
+            else:
+                self._progress.remove()
+            self._progress = None
 
     def update(self) -> None:
         """Show what has changed."""
-        if self._bar is not None and not self._bar.disable:
+        if self._progress is not None:
             errors = [f"{self.error} error"] if self.error else []
-            self._bar.set_postfix_str(", ".join([*self._rates()[1:], *errors]), refresh=False)
-            self._bar.update(self.done - self._bar.n)
+            parts = [f"{self.done} of {self.total}", *self._rates()[1:], *errors, *self._left()]
+            self._progress.set(self.done / max(self.total, 1), " · ".join(parts))
+
+    def _left(self) -> list[str]:
+        """Such as `12 s left`, once that can be told."""
+        if not (computed := self.done - self.null - self.cached):
+            return []
+        return [f"{duration(self.seconds / computed * (self.total - self.done))} left"]
 
     def _rates(self) -> list[str]:
         computed = self.done - self.null - self.cached
@@ -89,8 +96,3 @@ class Tally:
             return []
         seconds = max(self.seconds, 1e-3)
         return [f"{computed / seconds:.3g} rows/s", f"{self.tokens / seconds:.3g} tok/s"]
-
-
-def _somebody_looks() -> bool:
-    """Whether output goes to a notebook or a terminal."""
-    return "ipykernel" in type(sys.stdout).__module__ or sys.stdout.isatty()
