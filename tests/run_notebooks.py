@@ -19,6 +19,7 @@ import nbformat
 from server_home import ServerHome, link_models
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+_untyped: Any = nbformat
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
@@ -29,14 +30,15 @@ def free_port() -> int:
 
 
 def read(name: str) -> Any:
-    untyped: Any = nbformat
-    return untyped.read(FOLDER / f"{name}.ipynb", as_version=4)
+    return _untyped.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def execute(name: str) -> Any:
+def execute(notebook: Any) -> Any:
     """The notebook with its outputs; the first error of a cell is raised."""
-    notebook = read(name)
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = list(_joined(cell.outputs))
     nbformat.validate(notebook)
     return notebook
 
@@ -45,8 +47,6 @@ def tidied(notebook: Any, home: Path, port: int) -> Any:
     """The notebook as it is committed: with the paths and the port of a user, and no times of cells."""
     for cell in notebook.cells:
         cell.metadata.clear()
-        if "outputs" in cell:
-            cell.outputs = list(_joined(cell.outputs))
         for output in cell.get("outputs", ()):
             for texts in (output, output.get("data", {})):
                 for key, text in texts.items():
@@ -82,8 +82,8 @@ def main(names: list[str]) -> None:
         server = ServerHome(home)
         try:
             for name in names or NAMES:
-                notebook = tidied(execute(name), home, port)
-                nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+                notebook = tidied(execute(read(name)), home, port)
+                _untyped.write(notebook, FOLDER / f"{name}.ipynb")
         finally:
             server.close()
             server.wait_until_empty()

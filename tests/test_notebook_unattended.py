@@ -32,12 +32,12 @@ RUNNERS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a notebook."""
-    untyped: Any = nbformat.v4
-    cells = [untyped.new_code_cell(source) for source in CELLS]
+    untyped: Any = nbformat
+    cells = [untyped.v4.new_code_cell(source) for source in CELLS]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = untyped.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, tmp_path / "asked.ipynb")
+    notebook = untyped.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    untyped.write(notebook, tmp_path / "asked.ipynb")
     return tmp_path
 
 
