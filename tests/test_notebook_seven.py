@@ -52,9 +52,9 @@ def test_cells_and_panels(notebook: Jupyter) -> None:
         "%lm show",
     )
     with notebook.opened("seven.ipynb") as page:
-        output = run_cell(page, 0).locator(".jp-OutputArea").first
+        output = run_cell(page, 0).locator(".lmnb-live")
         expect(output.get_by_role("tab").first).to_be_visible()
-        expect(output.get_by_text("The lmnb panel is live")).to_be_hidden()
+        expect(page.get_by_text("The lmnb panel is live")).to_be_hidden()
         output.get_by_role("tab", name="Loaded").click()
         expect(output).to_contain_text(f"{CHAT} llm")
         answer = run_cell(page, 1)

@@ -13,7 +13,7 @@ from lmnb.follow import State
 from lmnb.notebook.models import use
 from lmnb.notebook.units import duration, size
 from lmnb.notebook.widgets import ttl
-from lmnb.notebook.widgets.panel import Panel, failure, row, show, text, wide
+from lmnb.notebook.widgets.panel import Panel, failure, row, show, sliding, text, wide
 
 AUTO = -2
 """The engine decides. (-1 is an option's own word for all layers.)"""
@@ -198,7 +198,7 @@ class Load(Panel):
 
 def _choice(name: str, values: list[int]) -> Any:
     return ipywidgets.SelectionSlider(
-        options=_labelled(values), value=values[0], description=name, **wide()
+        options=_labelled(values), value=values[0], description=name, **sliding()
     )
 
 

@@ -167,6 +167,13 @@ def wide() -> dict[str, Any]:
     }
 
 
+def sliding() -> dict[str, Any]:
+    """As `wide`, for a slider: on a phone it stands below its description, to be long enough."""
+    found = wide()
+    found["layout"].height, found["layout"].flex_flow = "auto", "row wrap"
+    return found
+
+
 def failure(error: LmnbError) -> str:
     """An error as HTML."""
     hint = f"<br>{html.escape(in_magics(error.hint))}" if error.hint else ""

@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets
 
 from lmnb.notebook.units import duration
-from lmnb.notebook.widgets.panel import wide
+from lmnb.notebook.widgets.panel import sliding
 
 NEVER = 0.0
 _SECONDS = (NEVER, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400)
@@ -20,7 +20,7 @@ def slider() -> Any:
         value=NEVER,
         description="Unload if idle",
         continuous_update=False,
-        **wide(),
+        **sliding(),
     )
 
 
