@@ -42,7 +42,8 @@ class Deployment:
 class Machine:
     """Where everything is, and the number of threads, which is the same for both.
 
-    `peer_options` go to llama-server in every row, to see what they change.
+    `peer_options` go to llama-server and `lmnb_options` to `lmnb load` in every row, to see what they
+    change.
 
     For lmnb it is the most it may use. It is not told where it is lmnb's default anyway, since a
     number that is told is fixed, and without one lmnb leaves cores to others that are busy.
@@ -54,6 +55,7 @@ class Machine:
     threads: int
     logs: Path
     peer_options: tuple[str, ...] = ()
+    lmnb_options: tuple[str, ...] = ()
 
     def file(self, deployment: Deployment) -> Path:
         """The model file of a deployment."""
@@ -125,18 +127,27 @@ def llama_server(machine: Machine, deployment: Deployment, *extra: str) -> Itera
 
 
 @contextmanager
-def lmnb_server(machine: Machine, deployment: Deployment) -> Iterator[int]:
+def lmnb_server(
+    machine: Machine, deployment: Deployment, own_home: Path | None = None
+) -> Iterator[int]:
     """`lmnb serve --own` with a home of its own and the model loaded; yields its port."""
     port = free_port()
     log = machine.logs / "lmnb.log"
     lmnb = [sys.executable, "-m", "lmnb"]
-    load = [*lmnb, "load", str(machine.file(deployment)), "--identifier", "bench"]
+    load = [
+        *lmnb,
+        "load",
+        str(machine.file(deployment)),
+        "--identifier",
+        "bench",
+        *machine.lmnb_options,
+    ]
     if machine.threads != default_threads():
         load += ["--threads", str(machine.threads)]
     if deployment.slots:
         load += ["--context-length", str(deployment.context), "--parallel", str(deployment.slots)]
-    with tempfile.TemporaryDirectory(prefix="lmnb-bench-home-", ignore_cleanup_errors=True) as home:
-        env = environment() | {"LMNB_HOME": home}
+    with tempfile.TemporaryDirectory(prefix="lmnb-bench-home-", ignore_cleanup_errors=True) as new:
+        env = environment() | {"LMNB_HOME": str(own_home or new)}
         with running([*lmnb, "serve", "--own", "--port", str(port)], log, env, port):
             with log.open("ab") as output:
                 subprocess.run(load, env=env, check=True, stdout=output, stderr=output)
