@@ -141,7 +141,8 @@ def _add_load(load: ArgumentParser) -> None:
     load.add_argument(
         "--bf16-weights",
         action=BooleanOptionalAction,
-        help="hold an embedding model's weights of F16 as BF16 (default: where that is faster)",
+        help="hold weights as BF16: tables are asked about faster, one answer takes longer "
+        "(default: for embedding models of F16 where that is faster)",
     )
     load.add_argument("--offload-kv-cache-to-gpu", action=BooleanOptionalAction, help=f"({_AUTO})")
     load.add_argument(

@@ -42,7 +42,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flash_attention
         Default on a GPU as llama.cpp decides, on a CPU where a short measurement finds it fast.
     bf16_weights
-        Embedding models: hold weights of F16 as BF16. Default on CPUs that multiply these faster.
+        Hold weights of F16, and quantised ones, as BF16. Default for embedding models of F16, on CPUs
+        that multiply these faster. A chat model reads prompts and answers many requests up to twice
+        as fast there, for two to four times the memory and a slower answer to one alone.
     cache_type_k, cache_type_v
         KV cache element type: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl.
         A quantised `cache_type_v` needs flash attention.

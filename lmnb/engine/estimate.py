@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from lmnb.engine import native, placement
+from lmnb.engine import bf16, native, placement
 from lmnb.engine.config import Estimate, LoadConfig
 from lmnb.engine.context import create, parameters
 from lmnb.engine.embed import batch_tokens, longest_text
@@ -218,8 +218,9 @@ def _estimate(
     if not embeds:
         params = parameters(probe, config)
         length, parallel = params.n_ctx // params.n_seq_max, params.n_seq_max
+    grows = bf16.growth(bf16.wanted(probe.header, config, probe.gpu_layers))
     return Estimate(
-        weights=sum(tensor.size or 0 for tensor in tensors) + draft.weights + projector,
+        weights=sum(tensor.size or 0 for tensor in tensors) + grows + draft.weights + projector,
         cache=sizes.cache + draft.sizes.cache,
         compute=sizes.compute + draft.sizes.compute,
         other=base + probe.vocabulary + draft.vocabulary,

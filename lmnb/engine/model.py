@@ -121,10 +121,10 @@ class Model:
 
         callback = L.llama_progress_callback(progress)
         params.progress_callback = callback
-        converts = bf16.is_wanted(header, config, params.n_gpu_layers)
-        with bf16.converted(Path(path)) if converts else nullcontext(path) as source:
+        wanted = bf16.wanted(header, config, params.n_gpu_layers)
+        with bf16.converted(Path(path), wanted) if wanted else nullcontext(path) as source:
             handle = open_file(str(source), params)
-        return cls(handle, Path(path), header, params.n_gpu_layers, bf16_weights=converts)
+        return cls(handle, Path(path), header, params.n_gpu_layers, bf16_weights=bool(wanted))
 
     @classmethod
     def only_vocabulary(cls, path: str, header: Header) -> Model:
