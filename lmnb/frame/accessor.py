@@ -63,8 +63,9 @@ class FrameAccessor(GroupingRows, Searching):
             the answer. `model`: default the loaded one. `concurrency`: at most so many at once,
             default as many as the model computes together. `on_error`: "column", or "raise" at the
             first row without an answer. `retries` (1) of an answer that was cut, with four times
-            the tokens, or does not fit. `timeout` in seconds per row. `cache` (True). `progress`:
-            True or False, default where somebody looks on. `max_tokens` (1024), `temperature` (0),
+            the tokens, or does not fit. `timeout` in seconds per row. `cache` (True). `executor`:
+            a `dask.distributed.Client`, whose workers ask the lmnb servers of their own machines.
+            `progress`: True or False, default where somebody looks on. `max_tokens` (1024), `temperature` (0),
             `seed` (0), and any other option of sampling that the server knows. At a temperature
             above 0 each row has its own seed, `seed` plus its position.
 
@@ -208,6 +209,7 @@ class SeriesAccessor(Grouping):
         prefix: str | None = None,
         truncate: Truncate = "warn",
         cache: bool = True,
+        executor: Any = None,
         progress: bool | None = None,
     ) -> pd.Series[Any]:
         """The vectors of the texts: float32 arrays of length 1, None for nulls; same index and name.
@@ -223,7 +225,7 @@ class SeriesAccessor(Grouping):
         truncate
             Of texts that are too long: "warn" cuts them and warns, "end" cuts them, "error" gives
             them no vector.
-        cache, progress
+        cache, executor, progress
             As in `FrameAccessor.map`. Equal texts are embedded once.
 
         Notes
@@ -245,6 +247,7 @@ class SeriesAccessor(Grouping):
             prefix=prefix,
             truncate=truncate,
             cache=cache,
+            executor=executor,
             progress=progress,
         )
         return work.run()

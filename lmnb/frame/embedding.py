@@ -24,6 +24,7 @@ from lmnb.frame.run import Rows, resumable
 from lmnb.frame.sending import send
 from lmnb.frame.tally import Tally
 from lmnb.frame.values import is_null, objects, texts
+from lmnb.frame.workers import check, spread
 
 Vector = NDArray[np.float32]
 Truncate = Literal["warn", "error", "end"]
@@ -45,8 +46,11 @@ class Embedding:
         prefix: str | None,
         truncate: Truncate,
         cache: bool,
+        executor: Any,
         progress: bool | None,
     ) -> None:
+        if executor is not None:
+            check(executor)
         if truncate not in {"warn", "error", "end"}:
             raise InvalidRequest(f"truncate is 'warn', 'error' or 'end', not {truncate!r}.")
         if kind not in {None, "document", "query"}:
@@ -60,6 +64,7 @@ class Embedding:
         if prefix is None:
             prefix = _prefix(self.model, kind)
         self._truncate, self._cache, self._progress = truncate, cache, progress
+        self._executor = executor
         self.tally = Tally(len(series), "embed")
         self._texts: dict[bytes, str] = {}
         self.rows = Rows([self._key(prefix, text) for text in found], self.tally)
@@ -114,7 +119,12 @@ class Embedding:
             }
             for group in groups
         ]
-        with closing(send(self._client, _PATH, bodies)) as answers:
+        sent = (
+            send(self._client, _PATH, bodies)
+            if self._executor is None
+            else spread(self._executor, self._identity, _PATH, bodies)
+        )
+        with closing(sent) as answers:
             for answer in answers:
                 group = groups[answer.number]
                 if answer.error is not None:

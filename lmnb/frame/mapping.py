@@ -21,6 +21,7 @@ from lmnb.frame.schemas import Columns, Schema, Unfit, text_column
 from lmnb.frame.sending import Answer, send
 from lmnb.frame.tally import Tally
 from lmnb.frame.templates import Template
+from lmnb.frame.workers import spread
 
 Json = dict[str, Any]
 T = TypeVar("T", bound="pd.DataFrame | pd.Series[Any]")
@@ -136,7 +137,7 @@ class Asking:
     # --- answers ---------------------------------------------------------------------
 
     def _load(self) -> None:
-        if self._identity["endpoint"] is None:
+        if self._identity["endpoint"] is None and self.options.executor is None:
             for _ in self._client.load(self._name, jit=True):
                 pass
 
@@ -147,8 +148,11 @@ class Asking:
         options = self.options
         limit = options.max_tokens * _MORE**attempt
         bodies = [{**self._bodies[key], "model": self._name, "max_tokens": limit} for key in keys]
-        sent = send(
-            self._client, _PATH, bodies, concurrency=options.concurrency, timeout=options.timeout
+        limits: Json = {"concurrency": options.concurrency, "timeout": options.timeout}
+        sent = (
+            send(self._client, _PATH, bodies, **limits)
+            if options.executor is None
+            else spread(options.executor, self._identity, _PATH, bodies, **limits)
         )
         with closing(sent) as answers:
             for answer in answers:

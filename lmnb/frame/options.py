@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from lmnb.errors import InvalidRequest
+from lmnb.frame.workers import check
 
 Json = dict[str, Any]
 Example = tuple[Mapping[str, Any], Any]
@@ -61,6 +62,7 @@ class Options:
     retries: int = 1
     timeout: float | None = None
     cache: bool = True
+    executor: Any = None
     progress: bool | None = None
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -83,6 +85,8 @@ class Options:
         ):
             if not isinstance(given := getattr(self, name), kind):
                 raise InvalidRequest(f"{name} is {what}, not {given!r}.")
+        if self.executor is not None:
+            check(self.executor)
         timeout: Any = self.timeout
         if timeout is not None and not (isinstance(timeout, Real) and float(timeout) > 0):
             raise InvalidRequest(f"timeout is more than 0 seconds, not {timeout!r}.")

@@ -52,9 +52,19 @@ def send(
     for first, some in _slices(bodies):
         with closing(client.answers(path, some, **options)) as events:
             for event in events:
-                number, body = first + event["number"], event["body"]
-                error = None if event["status"] == 200 else _reason(body, alike=alike)
-                yield Answer(number, body, error)
+                yield read({**event, "number": first + event["number"]}, alike=alike)
+
+
+def read(event: Json, *, alike: bool = True) -> Answer:
+    """The answer that an event of `Client.answers` holds.
+
+    Raises
+    ------
+    LmnbError
+        With `alike`: all other requests would fail for the same reason.
+    """
+    number, body = event["number"], event["body"]
+    return Answer(number, body, None if event["status"] == 200 else _reason(body, alike=alike))
 
 
 def _slices(bodies: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:

@@ -15,7 +15,7 @@ from lmnb.models.instance import Instance
 from lmnb.server.remote import routing
 from lmnb.server.state import State
 
-_DECIDING = ("num_experts", "cache_type_k", "cache_type_v")
+_DECIDING = ("num_experts", "cache_type_k", "cache_type_v", "bf16_weights")
 """Options of a load that change answers, besides the adapters."""
 
 
