@@ -147,6 +147,17 @@ def test_what_changes_the_answer_is_asked_again(tables: Client, change: dict[str
     assert ask(frame).attrs["lmnb"]["cached"] == 1
 
 
+def test_an_instruction_that_all_rows_share_is_read_once(tables: Client) -> None:
+    system = "Answer as briefly as you can. " * 20  # a token a byte
+    ask(pd.DataFrame({"text": [f"row {n}" for n in range(24)]}), system=system)
+    records = [one for one in tables.requests(24) if one["model"] == MODEL]
+    read = [one["prompt_tokens"] - one["cached_tokens"] for one in records]
+    assert len(read) == 24
+    assert len([one for one in read if one > len(system)]) == 1
+    # Also of rows that came while it was being read.
+    assert sum(read) < len(system) + 24 * 100
+
+
 def test_rows_have_seeds_of_their_own_above_temperature_0(tables: Client) -> None:
     frame = pd.DataFrame({"text": ["a"] * 3})
     before = calls(tables)

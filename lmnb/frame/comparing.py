@@ -26,7 +26,7 @@ Json = dict[str, Any]
 Texts: TypeAlias = "str | Sequence[str] | pd.Series[Any] | pd.Index[Any]"
 
 _PATH = "/v1/chat/completions"
-_OF_TABLES = {"examples", "model", "on_error", "retries", "schema"}
+_OF_TABLES = {"examples", "executor", "model", "on_error", "retries", "schema"}
 """Options of `df.lm.map` that make no sense here."""
 _RESULTS: dict[str, str] = {
     "text": "string",

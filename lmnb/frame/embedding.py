@@ -21,10 +21,9 @@ from lmnb.frame import prefixes
 from lmnb.frame.cache import Cache
 from lmnb.frame.prefixes import Kind
 from lmnb.frame.run import Rows, resumable
-from lmnb.frame.sending import send
 from lmnb.frame.tally import Tally
 from lmnb.frame.values import is_null, objects, texts
-from lmnb.frame.workers import check, spread
+from lmnb.frame.workers import ask, check
 
 Vector = NDArray[np.float32]
 Truncate = Literal["warn", "error", "end"]
@@ -119,11 +118,7 @@ class Embedding:
             }
             for group in groups
         ]
-        sent = (
-            send(self._client, _PATH, bodies)
-            if self._executor is None
-            else spread(self._executor, self._identity, _PATH, bodies)
-        )
+        sent = ask(self._executor, self._client, self._identity, _PATH, bodies)
         with closing(sent) as answers:
             for answer in answers:
                 group = groups[answer.number]

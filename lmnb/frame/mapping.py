@@ -18,10 +18,10 @@ from lmnb.frame.cache import Cache
 from lmnb.frame.options import Options
 from lmnb.frame.run import Rows, resumable
 from lmnb.frame.schemas import Columns, Schema, Unfit, text_column
-from lmnb.frame.sending import Answer, send
+from lmnb.frame.sending import Answer
 from lmnb.frame.tally import Tally
 from lmnb.frame.templates import Template
-from lmnb.frame.workers import spread
+from lmnb.frame.workers import ask
 
 Json = dict[str, Any]
 T = TypeVar("T", bound="pd.DataFrame | pd.Series[Any]")
@@ -148,11 +148,14 @@ class Asking:
         options = self.options
         limit = options.max_tokens * _MORE**attempt
         bodies = [{**self._bodies[key], "model": self._name, "max_tokens": limit} for key in keys]
-        limits: Json = {"concurrency": options.concurrency, "timeout": options.timeout}
-        sent = (
-            send(self._client, _PATH, bodies, **limits)
-            if options.executor is None
-            else spread(options.executor, self._identity, _PATH, bodies, **limits)
+        sent = ask(
+            options.executor,
+            self._client,
+            self._identity,
+            _PATH,
+            bodies,
+            concurrency=options.concurrency,
+            timeout=options.timeout,
         )
         with closing(sent) as answers:
             for answer in answers:

@@ -12,13 +12,28 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from lmnb.attaching import attach
+from lmnb.client import Client
 from lmnb.errors import ConfigError, InvalidRequest, LmnbError, ModelNotFound, ServerError
-from lmnb.frame.sending import Answer, Json, read
+from lmnb.frame.sending import Answer, Json, read, send
 
 _MOST = 64
 """Texts of a slice: some batches of a model. What a lost worker was at is computed again."""
 _SLICES = 4
 """Of a worker, at least, so that a quick one takes over from a slow one."""
+
+
+def ask(
+    executor: Any | None,
+    client: Client,
+    identity: Mapping[str, Any],
+    path: str,
+    bodies: Sequence[Json],
+    **options: Any,
+) -> Generator[Answer, None, None]:
+    """The answers of this machine's server (`sending.send`) or, with an executor, of its workers'."""
+    if executor is None:
+        return send(client, path, bodies, **options)
+    return spread(executor, identity, path, bodies, **options)
 
 
 def spread(
@@ -56,7 +71,7 @@ def spread(
         )
     import distributed
 
-    wanted = {name: identity[name] for name in ("key", "digest", "options")}
+    wanted = {name: identity[name] for name in ("key", "kind", "digest", "options")}
     slices = _slices(bodies, len(executor.scheduler_info(n_workers=-1)["workers"]))
     futures = {
         executor.submit(answer, path, some, wanted, options, pure=False): first
@@ -72,15 +87,22 @@ def spread(
 
 
 def check(executor: Any) -> None:
-    """Raise InvalidRequest unless this is a Dask client that can be waited for."""
+    """Whether this is a Dask client that can be waited for.
+
+    Raises
+    ------
+    InvalidRequest, ConfigError
+        It is not, or Dask is not installed.
+    """
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
-        Client = None  # noqa: N806 - a class
-    if Client is None or not isinstance(executor, Client):
+        raise ConfigError(
+            "executor= needs Dask, which is not here.", hint="Run: pip install 'lmnb[dask]'"
+        ) from None
+    if not isinstance(executor, distributed.Client):
         raise InvalidRequest(
-            f"executor is a dask.distributed.Client, not {type(executor).__name__}.",
-            hint="`pip install 'lmnb[dask]'` has it." if Client is None else None,
+            f"executor is a dask.distributed.Client, not {type(executor).__name__}."
         )
     if executor.asynchronous:
         raise InvalidRequest("executor is a Client that waits, not one with asynchronous=True.")
@@ -93,8 +115,9 @@ def answer(
     try:
         client = attach()
         _verify(client.identify(identity["key"]), identity)
-        for _ in client.load(identity["key"], jit=True):
-            pass
+        if identity["kind"] == "llm":
+            for _ in client.load(identity["key"], jit=True):
+                pass
         named = [{**body, "model": identity["key"]} for body in bodies]
         return list(client.answers(path, named, **options))
     except LmnbError as error:
