@@ -5,11 +5,11 @@ Each stands for a machine: it starts an lmnb server of its own. The model is a m
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,8 @@ import pytest
 from made_models.scripted import MARKERS, Answer, scripted
 from server_home import EMBEDDING, ServerHome, link_models
 
-import lmnb.frame
 from lmnb import attaching
-from lmnb.client import Client
 from lmnb.errors import ConfigError, InvalidRequest, ModelNotFound, ServerError
-from lmnb.frame import workers
 from lmnb.frame.run import Rows
 
 distributed = pytest.importorskip("distributed", reason="needs lmnb[dask]")
@@ -36,16 +33,9 @@ def model(home: Path, name: str, said: str) -> None:
     path = home / "models" / name / "model.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        scripted(path, [Answer(said), Answer("yes", YES), Answer("on " * 60, LONG)], template=TEMPLATE)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing of Dask's goes to the home of whoever runs the tests, and no dashboard opens a port."""
-    import dask
-
-    with dask.config.set({"distributed.admin.tick.limit": "60s"}):
-        yield
+        scripted(
+            path, [Answer(said), Answer("yes", YES), Answer("on " * 60, LONG)], template=TEMPLATE
+        )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,9 @@ def homes(
 
 
 @pytest.fixture(scope="module")
-def cluster(homes: list[Path], server: ServerHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster(
+    homes: list[Path], server: ServerHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     """A Dask client of two worker processes, one for each machine."""
     server.attach()
     scratch = str(tmp_path_factory.mktemp("dask"))
@@ -80,7 +72,6 @@ def cluster(homes: list[Path], server: ServerHome, tmp_path_factory: pytest.Temp
                 "env": {"LMNB_HOME": str(one)},
                 "local_directory": scratch,
                 "dashboard": False,
-                "preload": [],
             },
         }
         for n, one in enumerate(homes)
@@ -90,7 +81,6 @@ def cluster(homes: list[Path], server: ServerHome, tmp_path_factory: pytest.Temp
         "options": {"dashboard": False, "host": "127.0.0.1", "port": 0},
     }
     with ExitStack() as stack:
-        stack.enter_context(quiet())
         made = stack.enter_context(distributed.SpecCluster(nannies, scheduler))
         client = stack.enter_context(distributed.Client(made))
         client.wait_for_workers(2, timeout=60)
@@ -174,15 +164,16 @@ def test_an_interrupt_keeps_what_has_come(cluster: Any, monkeypatch: pytest.Monk
         if count == 5:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Rows, "add", adding)
-        ask(frame, executor=cluster)
+        with pytest.raises(KeyboardInterrupt):
+            ask(frame, executor=cluster)
     assert ask(frame, executor=cluster).attrs["lmnb"]["cached"] == 5
 
 
 def test_models_do_not_travel(cluster: Any) -> None:
     frame = pd.DataFrame({"text": ["a"]})
-    with pytest.raises(ModelNotFound, match="worker.*differs is another file there"):
+    with pytest.raises(ModelNotFound, match=r"worker.*differs is another file there"):
         ask(frame, executor=cluster, model=OTHER)
     with pytest.raises(ModelNotFound, match="worker"):
         ask(frame, executor=cluster, model=ABSENT)
@@ -207,7 +198,7 @@ def test_what_is_no_executor_is_refused(
         ask(frame, executor="tcp://somewhere")
     with pytest.raises(InvalidRequest, match="not int"):
         frame["text"].lm.embed(EMBEDDING, executor=3)
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match="needs Dask") as caught:
         ask(frame, executor="tcp://somewhere")
     assert "lmnb[dask]" in str(caught.value)

@@ -45,8 +45,8 @@ class Embedding:
         prefix: str | None,
         truncate: Truncate,
         cache: bool,
-        executor: Any,
         progress: bool | None,
+        executor: Any = None,
     ) -> None:
         if executor is not None:
             check(executor)
@@ -118,7 +118,7 @@ class Embedding:
             }
             for group in groups
         ]
-        sent = ask(self._executor, self._client, self._identity, _PATH, bodies)
+        sent = ask(self._executor, self._client, self.identity, _PATH, bodies)
         with closing(sent) as answers:
             for answer in answers:
                 group = groups[answer.number]

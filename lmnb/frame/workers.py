@@ -78,7 +78,8 @@ def spread(
         for first, some in slices
     }
     try:
-        for future in distributed.as_completed(list(futures)):
+        as_completed: Any = distributed.as_completed  # has no types
+        for future in as_completed(list(futures)):
             for event in _result(future):
                 yield read({**event, "number": futures[future] + event["number"]})
             future.release()
@@ -162,6 +163,4 @@ def _slices(bodies: Sequence[Json], workers: int) -> list[tuple[int, list[Json]]
         raise ServerError("The executor has no workers.")
     texts = max((len(body.get("input", ())) for body in bodies), default=0) or 1
     size = max(1, min(_MOST // texts, -(-len(bodies) // (workers * _SLICES))))
-    return [
-        (first, list(bodies[first : first + size])) for first in range(0, len(bodies), size)
-    ]
+    return [(first, list(bodies[first : first + size])) for first in range(0, len(bodies), size)]
