@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmnb.errors import LmnbError
     from lmnb.frame.comparing import compare
     from lmnb.frame.documents import read_docs
+    from lmnb.frame.experiments import compare_runs, evaluate, grid, judge, plot_grid
     from lmnb.frame.index import Index
     from lmnb.frame.plotting import plot_comparison
     from lmnb.frame.run import last_partial
@@ -32,10 +33,15 @@ __all__ = [
     "anthropic",
     "attach",
     "compare",
+    "compare_runs",
+    "evaluate",
+    "grid",
+    "judge",
     "last_partial",
     "load_ipython_extension",
     "openai",
     "plot_comparison",
+    "plot_grid",
     "read_docs",
     "ui",
     "unload_ipython_extension",
@@ -47,9 +53,14 @@ _HOMES = {
     "LmnbError": "lmnb.errors",
     "attach": "lmnb.attaching",
     "compare": "lmnb.frame.comparing",
+    "compare_runs": "lmnb.frame.experiments",
+    "evaluate": "lmnb.frame.experiments",
+    "grid": "lmnb.frame.experiments",
+    "judge": "lmnb.frame.experiments",
     "last_partial": "lmnb.frame.run",
-    "read_docs": "lmnb.frame.documents",
     "plot_comparison": "lmnb.frame.plotting",
+    "plot_grid": "lmnb.frame.experiments",
+    "read_docs": "lmnb.frame.documents",
 }
 
 

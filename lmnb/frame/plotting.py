@@ -57,7 +57,7 @@ def plot_comparison(
     """
     table, label = _scored(found, y)
     x, by = _axes_of(table, x, by)
-    ax = ax or _new_axes()
+    ax = ax or new_axes()
     groups = [("", table)] if by is None else list(table.groupby(by, sort=False, dropna=False))
     if pd.api.types.is_numeric_dtype(table[x]):
         _lines(ax, groups, x)
@@ -123,7 +123,8 @@ def _check(table: pd.DataFrame, name: str) -> None:
         raise InvalidRequest(f"There is no column {name!r}.", hint=f"Columns are {known}.")
 
 
-def _new_axes() -> Axes:
+def new_axes() -> Axes:
+    """The axes of a new figure."""
     try:
         from matplotlib import pyplot as plt
     except ImportError:
