@@ -122,6 +122,12 @@ def test_records(tmp_path: Path, name: str, content: str, pages: list[str]) -> N
     assert whole["page"].isna().all()
 
 
+def test_parquet_where_pyarrow_is(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pandas reads parquet with pyarrow")
+    pd.DataFrame({"n": [1, 2], "x": ["a", None]}).to_parquet(tmp_path / "a.parquet")
+    assert lmnb.read_docs(tmp_path)["text"].tolist() == ["n: 1\nx: a", "n: 2"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
