@@ -286,6 +286,19 @@ def test_ready_vectors_are_added_ready(store: str) -> None:
     assert found.search(vectors[0]).empty
 
 
+def test_an_index_of_nothing_grows(tmp_path: Path, store: str) -> None:
+    nulls = pd.DataFrame({"text": pd.Series([None], dtype=object), "year": [1]}, index=["null"])
+    for first in (documents()[:0], nulls):
+        found = first.lm.index("text", store=store)
+        found.add(documents()[:2])
+        found.add(nulls)
+        assert found.search("cat", k=9, mode="dense")["id"].tolist() == ["b", "a"]
+        assert found.search("dog", mode="text")["id"].tolist() == ["a"]
+        found.save(tmp_path / "index")
+        again = Index.open(tmp_path / "index")
+        pd.testing.assert_frame_equal(again.search("cat"), found.search("cat"), check_exact=True)
+
+
 def test_the_table_is_not_changed_and_the_index_not_by_it() -> None:
     frame = documents()
     before = frame.copy(deep=True)

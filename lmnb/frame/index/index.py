@@ -307,7 +307,8 @@ class Index:
         if known and rows.shape[1] not in {0, known}:
             raise InvalidRequest(f"Vectors have {rows.shape[1]} dimensions, not {known}.")
         words = texts(frame[self.on]) if self._store.has_text else None
-        table = pd.concat([self.table, frame[list(self.table.columns)]])
+        parts = [self.table, frame[list(self.table.columns)]]
+        table = pd.concat([part for part in parts if len(part)] or parts[:1])
         self._store.add(rows, words)
         self.table = table
 
