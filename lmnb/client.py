@@ -167,6 +167,31 @@ class Client:
         found = self._call("GET", "/lmnb/ps")
         return {name: found[name] for name in ("loading", "unloading", "resting", "endpoints")}
 
+    def search(self, query: str = "", limit: int = 30) -> list[Json]:
+        """Models to fetch: `lmnb.models.sources.search.Found`, at most `limit` (1 to 100).
+
+        Of the Hub, those with GGUF files whose names have the words of `query`, most downloaded
+        first; without a `query` the built-in ones, for which nobody else is asked.
+
+        Raises
+        ------
+        NoNetwork
+            The Hub is not reached, or `HF_HUB_OFFLINE` is set.
+        """
+        params = {"query": query, "limit": limit}
+        found: list[Json] = self._call("GET", "/lmnb/search", params=params, timeout=_SILENCE)[
+            "models"
+        ]
+        return found
+
+    def variants(self, model: str) -> Json:
+        """What there is to fetch of a repository or a built-in model: `lmnb.models.offers.Offers`.
+
+        Each of its `variants` has a `name` that `get` takes, `size_bytes`, `fit` ("fits", "tight",
+        "too large") and `key`, what it is called if it is here.
+        """
+        return self._call("GET", "/lmnb/variants", params={"model": model}, timeout=_SILENCE)
+
     def get(self, model: str | None = None, quantization: str | None = None) -> Iterator[Json]:
         """Fetch a model; None is the default one. Leaving the iterator cancels.
 
@@ -192,6 +217,11 @@ class Client:
         """
         body = {"folder": str(Path(folder).expanduser().absolute()), "name": name}
         return self._stream("/lmnb/convert", body | {"file_type": file_type})
+
+    def start_download(self, model: str | None = None, quantization: str | None = None) -> Json:
+        """Fetch a model as `get` does, without following it; the job. It goes on by itself."""
+        body = {"model": _absolute_file(model), "quantization": quantization}
+        return self._call("POST", "/lmnb/downloads", body)
 
     def downloads(self) -> list[Json]:
         """The downloads of the last month, oldest first: `lmnb.server.downloads.Job`."""

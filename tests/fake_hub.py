@@ -13,18 +13,23 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
 
 
 @dataclass
 class Repository:
-    """Files by path. `corrupt`: what is sent instead; `gated`: 401 or 403 for the files."""
+    """Files by path. `corrupt`: what is sent instead; `gated`: 401 or 403 for the files.
+
+    `header`: what the Hub has read of the GGUF, `{total, architecture, context_length}`.
+    """
 
     files: dict[str, bytes]
     gated: int = 0
     license: str | None = "mit"
+    downloads: int = 1
+    header: dict[str, object] | None = None
     corrupt: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -48,6 +53,8 @@ class FakeHub:
         Whether Range headers are honoured.
     release
         Transfers stop in their middle until this is set.
+    listing
+        Status and body that searches are answered with instead.
     """
 
     def __init__(self) -> None:
@@ -58,6 +65,7 @@ class FakeHub:
         self.ranges = True
         self.etags = True
         self.status: list[int] = []
+        self.listing: tuple[int, bytes] | None = None
         self.release = threading.Event()
         self.release.set()
         self.started = threading.Event()
@@ -121,13 +129,44 @@ class _Handler(BaseHTTPRequestHandler):
         hub.seen.append(Seen(self.command, path, begin, self.headers.get("Authorization")))
         parts = path.strip("/").split("/")
         if parts[0] == "api":
-            self._listing("/".join(parts[2:4]))
+            if parts == ["api", "models"]:
+                self._search()
+            else:
+                self._listing("/".join(parts[2:4]))
         elif parts[0] == "plain":
             self._send_file(hub.plain.get(parts[-1]), begin)
         elif parts[0] == "storage":
             self._send_file(self._stored("/".join(parts[1:3]), "/".join(parts[3:])), begin)
         else:
             self._resolve("/".join(parts[:2]), "/".join(parts[4:]))
+
+    def _search(self) -> None:
+        """Repositories whose names have the words, as `/api/models` finds them."""
+        hub = self.server_hub
+        if hub.listing is not None:
+            status, body = hub.listing
+            self._send(status, body, {"Content-Type": "text/html"})
+            return
+        asked = parse_qs(urlsplit(self.path).query)
+        words = asked.get("search", [""])[0].lower().split()
+        found = [
+            {
+                "_id": name,
+                "id": name,
+                "modelId": name,
+                "downloads": one.downloads,
+                "likes": 3,
+                "lastModified": "2026-02-03T04:05:06.000Z",
+                "gated": "manual" if one.gated else False,
+                **({"gguf": one.header} if one.header else {}),
+            }
+            for name, one in hub.repositories.items()
+            if all(word in name.lower() for word in words)
+            and any(path.endswith(".gguf") for path in one.files)
+        ]
+        found.sort(key=lambda row: -hub.repositories[str(row["id"])].downloads)
+        body = json.dumps(found[: int(asked["limit"][0])]).encode()
+        self._send(200, body, {"Content-Type": "application/json"})
 
     def _listing(self, name: str) -> None:
         repository = self.server_hub.repositories.get(name)
@@ -156,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "manual" if repository.gated else False,
             "siblings": siblings,
             "tags": [],
-            "downloads": 1,
+            "downloads": repository.downloads,
             "cardData": {"license": repository.license} if repository.license else None,
         }
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -45,6 +45,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     help_text = make_parser().format_help()
     commands = [
         "get",
+        "search",
         "downloads",
         "ls",
         "ps",

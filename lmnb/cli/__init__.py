@@ -62,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         log,
         mcp,
         models,
+        search,
         server,
         settings,
         tokens,
@@ -76,6 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lmnb {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_commands(commands)
+    search.add_commands(commands)
     downloads.add_commands(commands)
     convert.add_commands(commands)
     inspect.add_commands(commands)

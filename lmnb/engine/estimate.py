@@ -24,6 +24,7 @@ from lmnb.engine.config import Estimate, LoadConfig
 from lmnb.engine.context import create, parameters
 from lmnb.engine.embed import batch_tokens, longest_text
 from lmnb.engine.gguf import Header, TensorInfo, read_header, split_paths
+from lmnb.engine.host_memory import free_memory
 from lmnb.engine.lanes import LANE_TOKENS, lane_count
 from lmnb.engine.lanes import parameters as lane_parameters
 from lmnb.engine.model import open_file
@@ -317,25 +318,6 @@ def _does_not_fit(estimate: Estimate, short: str, promised: Memory) -> ModelLoad
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
-def free_memory() -> int:
-    """Bytes of host memory that can be had without swapping, by the machine and its container."""
-    free: int = psutil.virtual_memory().available
-    for limit, used, stat in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        root = Path("/sys/fs/cgroup")
-        try:
-            most = int((root / limit).read_text())
-            taken = int((root / used).read_text())
-            pages = ((root / limit).parent / "memory.stat").read_text()
-        except (OSError, ValueError):  # another version, another system, or no limit ("max")
-            continue
-        found = re.search(rf"^{stat} (\d+)$", pages, re.MULTILINE)
-        free = min(free, most - taken + (int(found[1]) if found else 0))
-    return max(0, free)
 
 
 def _resident() -> int:

@@ -19,7 +19,7 @@ from lmnb.engine.config import LoadConfig
 from lmnb.engine.context import Context, default_threads
 from lmnb.engine.draft import Assisted, Speculation
 from lmnb.engine.draft_model import DraftModels
-from lmnb.engine.estimate import free_memory
+from lmnb.engine.host_memory import free_memory
 from lmnb.engine.logprobs import certain, spelled
 from lmnb.engine.model import Model
 from lmnb.engine.next_tokens import NextTokens

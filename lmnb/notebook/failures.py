@@ -14,7 +14,9 @@ from contextlib import contextmanager
 
 from lmnb.errors import InvalidRequest, LmnbError
 
-_COMMAND = re.compile(r"`lmnb (get|ls|ps|load|unload|serve|launch|settings|mcp|log)\b")
+_COMMAND = re.compile(
+    r"`lmnb (get|search|downloads|ls|ps|load|unload|serve|launch|settings|mcp|log)\b"
+)
 _RED, _RESET = "\x1b[31m", "\x1b[0m"
 
 

@@ -29,6 +29,7 @@ from lmnb.notebook.model_commands import (
 )
 from lmnb.notebook.output import show
 from lmnb.notebook.progress import transient
+from lmnb.notebook.searching import add_search
 from lmnb.notebook.server_commands import (
     add_connect,
     add_disconnect,
@@ -96,6 +97,7 @@ def _help(commands: Any) -> None:
 _PARSERS: tuple[Callable[[Any], None], ...] = (
     add_get,
     add_convert,
+    add_search,
     add_downloads,
     add_ls,
     add_ps,

@@ -111,6 +111,12 @@ class Downloads:
         """All jobs, oldest first."""
         return list(self._jobs.values())
 
+    def latest(self, count: int) -> list[Job]:
+        """The newest `count`, and all older ones that have not ended. Oldest first."""
+        jobs = self.all()
+        older = [job for job in jobs[:-count] if job.status in {"downloading", "paused"}]
+        return older + jobs[-count:]
+
     def find(self, id_: str) -> Job:
         """The job of that id.
 

@@ -1,25 +1,21 @@
 """Models from the Hugging Face Hub, or a mirror named by `HF_ENDPOINT`.
 
-huggingface_hub lists repositories, finds the user's token and says what an answer of the Hub
-means; the files are fetched by `transfer`.
+`hub_api` says what is there; the files are fetched by `transfer`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx2
-
-from lmnb.errors import DownloadFailed, GatedRepository, LmnbError, NoNetwork
+from lmnb.errors import DownloadFailed
 from lmnb.models.events import DownloadEvent, Meter, Note, Started
 from lmnb.models.record import Record, read_record
+from lmnb.models.sources import hub_api
 from lmnb.models.sources.files import check_space, disk_errors, done_event, models_folder
 from lmnb.models.sources.reference import HubReference, endpoint
 from lmnb.models.sources.transfer import Remote, Transfer
@@ -28,7 +24,6 @@ from lmnb.models.sources.variants import HubFile, Variant, choose, group, projec
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-_LISTING_SECONDS = 20.0
 _MOST_BYTES = 50_000_000_000  # Larger files are served through Xet only, not over plain HTTP.
 
 
@@ -36,16 +31,16 @@ async def get_from_hub(
     home: Path, reference: HubReference, quantization: str | None
 ) -> AsyncGenerator[DownloadEvent, None]:
     """Fetch one variant of a repository. Files that are here and right are not fetched again."""
-    info = await asyncio.to_thread(_list, reference)
+    info = await asyncio.to_thread(hub_api.repository, reference)
     wanted = quantization or reference.quantization
-    files = _files(info)
+    files = hub_api.gguf_files(info)
     variants = group(files)
     variant = choose(variants, reference, wanted)
     projector = projector_for(variant, variants, files)
     folder = models_folder(home) / reference.owner / reference.name
     if variant.label and wanted is None and reference.file is None:
         yield Note(f"Taking {variant.label} of {reference.repository}.")
-    async with _client() as client:
+    async with hub_api.client() as client:
         remotes = [_remote(reference, info, folder, file) for file in variant.files]
         if projector is not None:
             # Beside the model, wherever it is in the repository: that is where it is looked for.
@@ -85,37 +80,8 @@ async def _fetch(
         here += transfer.done
 
 
-def _list(reference: HubReference) -> ModelInfo:
-    """What is in the repository. Blocks."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint(), library_name="lmnb", library_version=_version())
-    try:
-        return api.model_info(
-            reference.repository,
-            revision=reference.revision,
-            files_metadata=True,
-            timeout=_LISTING_SECONDS,
-        )
-    except Exception as error:
-        raise _explain(error, reference) from error
-
-
-def _files(info: ModelInfo) -> list[HubFile]:
-    return [
-        HubFile(
-            path=one.rfilename,
-            size=one.size or 0,
-            sha256=one.lfs.sha256 if one.lfs else None,
-        )
-        for one in info.siblings or []
-        if one.rfilename.lower().endswith(".gguf")
-    ]
-
-
 def _remote(reference: HubReference, info: ModelInfo, folder: Path, file: HubFile) -> Remote:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     if file.size > _MOST_BYTES:
         raise DownloadFailed(
@@ -133,20 +99,12 @@ def _remote(reference: HubReference, info: ModelInfo, folder: Path, file: HubFil
             endpoint=endpoint(),
         ),
         target=target,
-        refuse=lambda response: _refused(response, reference),
+        refuse=lambda response: hub_api.refused(response, reference.repository, reference.revision),
         describe=lambda digest: _describe(reference, info, digest),
         size=file.size or None,
         sha256=file.sha256,
-        headers=build_hf_headers(library_name="lmnb", library_version=_version()),
+        headers=hub_api.headers(),
     )
-
-
-def _client() -> httpx2.AsyncClient:
-    """With the proxies and certificates that huggingface_hub was told to use."""
-    from huggingface_hub import get_async_session
-
-    client: httpx2.AsyncClient = get_async_session()
-    return client
 
 
 def _is_here(remote: Remote) -> bool:
@@ -162,70 +120,11 @@ def _is_here(remote: Remote) -> bool:
 
 
 def _describe(reference: HubReference, info: ModelInfo, digest: str) -> Record:
-    card = info.card_data
-    license_id = card.get("license") if card else None
     return Record(
         source="hub",
         publisher=reference.owner,
         origin=f"{endpoint()}/{reference.repository}",
         revision=info.sha,
-        license=license_id if isinstance(license_id, str) else None,
+        license=hub_api.license_of(info),
         sha256=digest,
-    )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("lmnb")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _refused(response: httpx2.Response, reference: HubReference) -> LmnbError:
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-    try:
-        hf_raise_for_status(response)
-    except Exception as error:  # noqa: BLE001  Every one of them is explained.
-        return _explain(error, reference)
-    return DownloadFailed(f"The Hub answered {response.status_code} for {reference.repository}.")
-
-
-def _explain(error: Exception, reference: HubReference) -> LmnbError:
-    """The Hub's errors, in terms of what to do."""
-    from huggingface_hub import errors
-
-    repository = reference.repository
-    login = "log in with `hf auth login`, or set HF_TOKEN"
-    response: Any = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if isinstance(error, errors.GatedRepoError):
-        return GatedRepository(
-            f"{repository} is gated: its authors want their terms accepted.",
-            hint=f"Accept them at {endpoint()}/{repository}, {login}, then run this again.",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return DownloadFailed(f"{repository} has no revision {reference.revision!r}.")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return DownloadFailed(
-            f"There is no repository {repository} on the Hub, or it is private.",
-            hint=f"Check the spelling; for a private one, {login}.",
-        )
-    if isinstance(error, errors.EntryNotFoundError):
-        return DownloadFailed(f"{repository} has no such file any more.", hint="Run this again.")
-    if isinstance(error, errors.HFValidationError):
-        return DownloadFailed(f"{repository!r} is not a valid repository name.")
-    if status in {401, 403}:
-        return GatedRepository(
-            f"The Hub refuses access to {repository} ({status}).",
-            hint=f"If your token may be the reason, {login}.",
-        )
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return NoNetwork("HF_HUB_OFFLINE is set, so the Hub is not asked.", hint="Unset it.")
-    if status is not None:
-        return DownloadFailed(f"The Hub answered {status} for {repository}.", hint="Try later.")
-    reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
-    return NoNetwork(
-        f"The Hub ({endpoint()}) could not be reached: {reason}.",
-        hint="Check the network, or set HF_ENDPOINT to a mirror.",
     )

@@ -21,6 +21,7 @@ from lmnb.server.control import (
     models,
     rendering,
     requests,
+    search,
     server,
     settings,
 )
@@ -34,6 +35,7 @@ _PARTS = (
     chunks,
     conversions,
     documents,
+    search,
     downloads,
     requests,
     access,

@@ -49,6 +49,14 @@ async def index(request: Request) -> Response:
     return answer({"downloads": state_of(request).downloads.all()})
 
 
+@router.post("/downloads")
+async def begin(request: Request) -> Response:
+    """Fetch a model, whoever follows it. The job: a new one, or the one that does so already."""
+    body = await read(request, _Get)
+    downloads = state_of(request).downloads
+    return answer(await downloads.start(body.model, body.quantization, detached=True))
+
+
 @router.get("/downloads/{name:path}/events")
 async def follow(request: Request, name: str) -> Response:
     """The events of one, as of `get`. `name` is its id or, if it is the only one, its model."""

@@ -24,7 +24,7 @@ from lmnb.server.state import State, state_of
 PATH = "/lmnb/events"
 _PAUSE = 0.5
 _DOWNLOADS = 20
-"""So many of the newest downloads are shown."""
+"""So many of the newest downloads are shown, and those that have not ended."""
 _PASSING = frozenset({"ttl_left", "seconds_left"})
 """Fields that time alone changes: followers count on by themselves."""
 
@@ -69,7 +69,7 @@ def _snapshot(state: State) -> dict[str, Any]:
                 for one in state.activity.requests
                 if not one.path.startswith("/lmnb/")
             ],
-            "downloads": state.downloads.all()[-_DOWNLOADS:],
+            "downloads": state.downloads.latest(_DOWNLOADS),
             "tokens": state.tokens.all(),
             "settings": {
                 name: getattr(settings, name) for name in ("host", "port", "require_auth", "cors")
