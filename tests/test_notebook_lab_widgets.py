@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import made_models
 import packages
 import pytest
+from fake_hub import FakeHub, Repository
 from server_home import CHAT, wait_for
 
 import lmnb
+from lmnb.notebook.units import size
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
@@ -31,6 +35,14 @@ PICTURES = os.environ.get("LMNB_TEST_PICTURES")
 def picture(page: Page, name: str) -> None:
     if PICTURES:
         page.screenshot(path=str(Path(PICTURES) / f"{name}.png"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hub() -> Iterator[FakeHub]:
+    """The Hub, for the server that the first test starts."""
+    with FakeHub() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
 
 
 def install_ipykernel_6(jupyter: Jupyter) -> None:
@@ -64,15 +76,16 @@ def test_a_model_is_loaded_watched_and_unloaded_by_clicks(jupyter: Jupyter) -> N
     client = jupyter.home.attach()
     with jupyter.opened("ui.ipynb") as page:
         output = run_cell(page, 0).locator(PANEL)
-        expect(output.get_by_role("tab")).to_contain_text(["Loaded", "Load"])
+        expect(output.get_by_role("tab")).to_contain_text(["Get", "Loaded", "Load"])
+        output.get_by_role("tab", name="Loaded").click()
         expect(output).to_contain_text("No model is loaded.")
         output.get_by_role("tab", name="Load", exact=True).click()
-        output.get_by_label("Model").select_option(label=f"{CHAT} · 98.4 MB")
+        output.get_by_label("Model", exact=True).select_option(label=f"{CHAT} · 98.4 MB")
         expect(output).to_contain_text("of memory (weights")
         slid(output, "Context", "ArrowRight", 2)
         expect(output).to_contain_text("context 1024 tokens")
         picture(page, "load")
-        output.locator("button.mod-primary").click()
+        output.locator("button.mod-primary:visible").click()
         expect(output).to_contain_text(f"{CHAT} is loaded (")
 
         output.get_by_role("tab", name="Loaded").click()
@@ -200,3 +213,37 @@ def test_it_looks_well(jupyter: Jupyter, name: str, theme: str, width: int) -> N
             assert page.evaluate(_OVERFLOWING) == []
         page.locator(".jp-CodeCell").nth(1).scroll_into_view_if_needed()
         picture(page, f"{name}-answers")
+
+
+def test_a_model_is_fetched_by_clicks(jupyter: Jupyter, hub: FakeHub, tmp_path: Path) -> None:
+    """From a search to a loaded model."""
+    weights = made_models.llama(tmp_path / "made.gguf").read_bytes()
+    whole = size(len(weights))
+    hub.repositories["maker/Nice-GGUF"] = Repository(
+        {f"Nice-{name}.gguf": weights for name in ("Q4_K_M", "Q8_0")}
+    )
+    jupyter.write("get.ipynb", "%load_ext lmnb\n%lm ui get")
+    client = jupyter.home.attach()
+    with jupyter.opened("get.ipynb") as page:
+        output = run_cell(page, 0).locator(PANEL)
+        expect(output).to_contain_text(f"It is here, as {CHAT}.")
+        search = output.get_by_label("Search")
+        search.fill("nice")
+        search.press("Enter")
+        output.get_by_label("Variants").select_option(label=f"Q8_0 · {whole} · ✓ fits")
+        expect(output).to_contain_text(f"maker/Nice-GGUF@q8_0: {whole} to download")
+        hub.release.clear()
+        output.get_by_role("button", name="Get").click()
+        expect(output).to_contain_text(f"50% · {size(len(weights) // 2)} of {whole}")
+        picture(page, "get")
+        output.get_by_role("button", name="Pause").click()
+        expect(output).to_contain_text("paused at ")
+        output.get_by_role("button", name="Resume").click()
+        expect(output.get_by_role("button", name="Pause")).to_be_visible()
+        hub.release.set()
+        expect(output).to_contain_text(f"is here: {whole}")
+        output.get_by_role("button", name="Load").last.click()
+        expect(output).to_contain_text("maker/nice is loaded (")
+        expect(output).to_contain_text(f"is here: {whole}, and loaded")
+        picture(page, "got")
+    client.unload(all=True)

@@ -169,22 +169,22 @@ def test_the_estimate_moves(client: Client, load: Any) -> None:
 def test_load_loads(client: Client, load: Any) -> None:
     load.context.value, load.parallel.value, load.ttl.value = 1024, 1, 300
     load.load.click()
-    wait_for(lambda: "is loaded (" in load.done.value, "the load")
+    wait_for(lambda: "is loaded (" in load.loading.done.value, "the load")
     (row,) = client.ps()
     assert (row["id"], row["context_length"], row["ttl"]) == (CHAT, 1024, 300)
-    assert load.bar.layout.display == load.cancel.layout.display == "none"
+    assert load.loading.bar.layout.display == load.loading.cancel.layout.display == "none"
     wait_for(lambda: load.load.disabled is False, "the button")
     # Cells of this notebook ask it from now on.
     assert models.choose(client) == CHAT
     load.load.click()
-    wait_for(lambda: "is loaded already" in load.done.value, "the second load")
+    wait_for(lambda: "is loaded already" in load.loading.done.value, "the second load")
 
 
 def test_a_load_is_cancelled(client: Client, load: Any) -> None:
     load.load.click()
-    wait_for(lambda: load.cancel.layout.display is None, "the cancel button")
+    wait_for(lambda: load.loading.cancel.layout.display is None, "the cancel button")
     wait_for(lambda: bool(client.pending()["loading"]), "the load")
-    load.cancel.click()
+    load.loading.cancel.click()
     wait_for(lambda: "cancelled" in load.failure.value, "the end of it")
     assert client.ps() == []
     assert client.pending()["loading"] == []

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import ipywidgets
 
 from lmnb.client import Client
-from lmnb.errors import LmnbError
 from lmnb.follow import State
-from lmnb.notebook.models import use
-from lmnb.notebook.units import duration, size
+from lmnb.notebook.units import size
 from lmnb.notebook.widgets import ttl
-from lmnb.notebook.widgets.panel import Panel, failure, row, show, sliding, text, wide
+from lmnb.notebook.widgets.loading import Loading
+from lmnb.notebook.widgets.panel import Panel, failure, show, sliding, text, wide
 
 AUTO = -2
 """The engine decides. (-1 is an option's own word for all layers.)"""
@@ -48,17 +46,13 @@ class Load(Panel):
         self.estimate = text()
         self.load = ipywidgets.Button(description="Load", icon="play", button_style="primary")
         self.load.on_click(self._load)
-        self.cancel = ipywidgets.Button(description="Cancel", icon="times")
-        self.cancel.on_click(self._cancel)
-        self.bar = ipywidgets.FloatProgress(max=1.0, layout={"display": "none"})
-        self.cancel.layout.display = "none"
-        self.done = text()
+        self.loading = Loading(self)
         self.model.observe(lambda _: self.post(self._chosen), "value")
         for option in (self.context, self.layers, self.parallel, self.cache_type):
             option.observe(lambda _: self.post(self._moved), "value")
         return [
             *(self.model, self.context, self.layers, self.parallel, self.cache_type, self.ttl),
-            *(self.estimate, row(self.load, self.cancel, self.bar), self.done),
+            *(self.estimate, self.load, *self.loading.parts),
         ]
 
     def draw(self, state: State) -> None:
@@ -98,7 +92,7 @@ class Load(Panel):
         most = self._rows.get(self.model.value, {}).get("max_context_length") or 1 << 17
         lengths = [length for power in range(9, 24) if (length := 1 << power) < most]
         _offer(self.context, [AUTO, *lengths, most])
-        show(self.done, "")
+        show(self.loading.done, "")
         self._moved()
 
     def options(self) -> dict[str, Any]:
@@ -146,54 +140,9 @@ class Load(Panel):
     def _load(self, button: Any) -> None:
         model, options, seconds = self.model.value, self.options(), ttl.taken(self.ttl)
         if model is None:
-            self.post(lambda: show(self.done, "There is no model to load: choose one above."))
+            self.post(lambda: show(self.estimate, "There is no model to load: choose one above."))
             return
-
-        def work(client: Client) -> dict[str, Any]:
-            loaded: dict[str, Any] = {}
-            for event in client.load(model, ttl=seconds, **options):
-                loaded = event
-                if event["type"] == "progress":
-                    self._progress(event["progress"])
-            return loaded
-
-        self.post(lambda: self._show_loading(loading=True))
-        self.act(work, self._loaded, failed=self._failed, button=button)
-
-    def _progress(self, fraction: float) -> None:
-        def move() -> None:
-            self.bar.value = fraction
-
-        self.post(move)
-
-    def _cancel(self, button: Any) -> None:
-        model = self.model.value
-
-        def work(client: Client) -> None:
-            for one in client.pending()["loading"]:
-                if one["model"] == model:
-                    client.unload(one["id"])
-
-        self.act(work, button=button)
-
-    def _loaded(self, found: dict[str, Any]) -> None:
-        self._show_loading(loading=False)
-        if found["kind"] == "llm":
-            use(found["id"])
-        how = "already" if found["waited"] is None else f"({duration(found['waited'])})"
-        lines = [f"{found['id']} is loaded {how}: {size(found['memory'])}", *found["warnings"]]
-        show(self.done, "<br>".join(html.escape(line) for line in lines))
-
-    def _failed(self, error: LmnbError) -> None:
-        self._show_loading(loading=False)
-        self.fail(error)
-
-    def _show_loading(self, *, loading: bool) -> None:
-        for part in (self.bar, self.cancel):
-            part.layout.display = None if loading else "none"
-        if loading:
-            self.bar.value = 0.0
-            show(self.done, "")
+        self.loading.begin(model, button, ttl=seconds, **options)
 
 
 def _choice(name: str, values: list[int]) -> Any:

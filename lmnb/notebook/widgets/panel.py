@@ -148,6 +148,11 @@ def show(place: Any, value: str) -> None:
     place.layout.display = None if value else "none"
 
 
+def hide(widget: Any, *, unless: bool) -> None:
+    """Take a widget away, or show it."""
+    widget.layout.display = None if unless else "none"
+
+
 def column(*children: Any) -> Any:
     """Widgets below each other."""
     return ipywidgets.VBox(children, layout=ipywidgets.Layout(width="100%"))

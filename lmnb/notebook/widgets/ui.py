@@ -16,6 +16,7 @@ from lmnb.notebook.output import NOTHING, Bundle, Output, is_notebook
 from lmnb.notebook.status import ps
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.widgets import NAMES
+from lmnb.notebook.widgets.get import Get
 from lmnb.notebook.widgets.load import Load
 from lmnb.notebook.widgets.loaded import Loaded
 from lmnb.notebook.widgets.panel import Panel, close_tree
@@ -24,7 +25,7 @@ from lmnb.notebook.widgets.stage import Stage
 if TYPE_CHECKING:
     from lmnb.client import Client
 
-_PANELS: dict[str, type[Panel]] = dict(zip(NAMES, (Loaded, Load), strict=True))
+_PANELS: dict[str, type[Panel]] = dict(zip(NAMES, (Get, Loaded, Load), strict=True))
 
 
 _LIVE = "lmnb-live"
