@@ -73,6 +73,18 @@ def closed(text: str) -> str:
     return text if fence is None else _close_fence(text, blocks[-1].text, fence)
 
 
+def fences(text: str) -> list[tuple[int, int]]:
+    """Where its fenced code blocks begin and end."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    for block in _blocks(text)[0]:
+        end = at + len(block.text)
+        if block.fenced:
+            found.append((at, end))
+        at = end
+    return found
+
+
 def for_jupyter(text: str) -> str:
     r"""The same Markdown for Jupyter's renderers, which read every `$…$` as math.
 
@@ -203,7 +215,7 @@ def _outside_spans(text: str) -> str:
     return "".join([*parts, _dollars(text[end:])])
 
 
-_FORMULA = re.compile(
+FORMULA = re.compile(
     r"\\\((?P<inline>.+?)\\\)|\\\[(?P<block>.+?)\\\]"
     r"|(?P<math>\$\$.+?\$\$|(?<![\\$])\$(?=[^\s$])[^$\n]*?(?<![\s\\])\$(?![\d$]))"
     r"|(?P<escaped>\\\$)|(?P<money>\$)",
@@ -213,7 +225,7 @@ _FORMULA = re.compile(
 
 # MathJax looks for dollars in the finished page, where an entity or a backslash has become one
 # again; in an element of this class it does not look. Other renderers see an entity, no formula.
-_MONEY = '<span class="mathjax_ignore tex2jax_ignore">&#36;</span>'
+MONEY = '<span class="mathjax_ignore tex2jax_ignore">&#36;</span>'
 
 
 def _dollars(text: str) -> str:
@@ -222,6 +234,6 @@ def _dollars(text: str) -> str:
             return f"${match['inline'].strip()}$"
         if match["block"]:
             return f"$${match['block']}$$"
-        return match["math"] or _MONEY
+        return match["math"] or MONEY
 
-    return _FORMULA.sub(replace, text)
+    return FORMULA.sub(replace, text)

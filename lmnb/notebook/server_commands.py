@@ -37,6 +37,8 @@ def add_serve(commands: Any) -> None:
 
 def run_serve(client: Client, args: Namespace) -> None:
     """Open the port for other programs, or close it."""
+    from lmnb.agents.lines import base_urls
+
     if args.stop:
         closed = client.stop_serving()
         note("The port is closed; models stay loaded." if closed else "No port was open.")
@@ -50,7 +52,7 @@ def run_serve(client: Client, args: Namespace) -> None:
     url = info["network_url"] or info["url"]
     lines = [
         f"Listening on {url}" if info["opened"] else f"Already listening on {url}",
-        f"OpenAI clients: base_url {url}/v1 · Anthropic clients: base_url {url}",
+        base_urls(url),
         *(f"Warning: {warning}" for warning in info["warnings"]),
     ]
     show(paragraph("\n".join(lines)))

@@ -5,5 +5,5 @@ Each is a module of its name. `ui` shows them; nothing here is imported before.
 
 from __future__ import annotations
 
-NAMES = ("get", "loaded", "load")
+NAMES = ("get", "loaded", "load", "server", "chat")
 """The panels, in the order of their tabs."""

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import ipywidgets
 
@@ -16,6 +16,9 @@ from lmnb.client import Client
 from lmnb.errors import LmnbError, ServerError
 from lmnb.follow import State
 from lmnb.notebook.failures import in_magics
+from lmnb.notebook.output import Bundle
+from lmnb.notebook.status import ps
+from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.widgets.stage import Stage, Task
 
 T = TypeVar("T")
@@ -48,6 +51,18 @@ class Panel(ABC):
     @abstractmethod
     def draw(self, state: State) -> None:
         """Show the server's state."""
+
+    @staticmethod
+    def summary(client: Client) -> Bundle:
+        """What is to be read in the panel's place where no kernel runs, as of now."""
+        return joined(paragraph("What was loaded when it was shown:"), ps(client.ps()))
+
+    def left(self) -> Bundle | None:
+        """What is to be read besides once it is closed."""
+        return None
+
+    def resume(self, former: Self) -> None:  # noqa: B027 - most panels keep nothing to themselves
+        """Go on where a panel that is closed now was."""
 
     def tick(self) -> None:  # noqa: B027 - most panels count nothing
         """A second has passed."""
@@ -177,6 +192,16 @@ def sliding() -> dict[str, Any]:
     found = wide()
     found["layout"].height, found["layout"].flex_flow = "auto", "row wrap"
     return found
+
+
+def offer(choice: Any, names: list[str]) -> None:
+    """Names to choose from; the chosen one stays while it is among them, else it is the first."""
+    if names == list(choice.options):
+        return
+    chosen = choice.value
+    choice.options = names
+    if names:
+        choice.value = chosen if chosen in names else names[0]
 
 
 def failure(error: LmnbError) -> str:

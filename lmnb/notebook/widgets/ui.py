@@ -13,19 +13,21 @@ import ipywidgets
 
 from lmnb.errors import InvalidRequest
 from lmnb.notebook.output import NOTHING, Bundle, Output, is_notebook
-from lmnb.notebook.status import ps
 from lmnb.notebook.table import joined, paragraph
 from lmnb.notebook.widgets import NAMES
+from lmnb.notebook.widgets.chat import Chat
 from lmnb.notebook.widgets.get import Get
 from lmnb.notebook.widgets.load import Load
 from lmnb.notebook.widgets.loaded import Loaded
 from lmnb.notebook.widgets.panel import Panel, close_tree
+from lmnb.notebook.widgets.server import Server
 from lmnb.notebook.widgets.stage import Stage
 
 if TYPE_CHECKING:
     from lmnb.client import Client
 
-_PANELS: dict[str, type[Panel]] = dict(zip(NAMES, (Get, Loaded, Load), strict=True))
+_ALL = (Get, Loaded, Load, Server, Chat)
+_PANELS: dict[str, type[Panel]] = dict(zip(NAMES, _ALL, strict=True))
 
 
 _LIVE = "lmnb-live"
@@ -44,9 +46,9 @@ class Shown:
     """What `show` has displayed. `panels` by name."""
 
     def __init__(self, names: list[str], text: Bundle) -> None:
-        Output().show(
-            {**text, "text/html": f'<div class="{_STILL}">{text["text/html"]}</div>{_STYLE}'}
-        )
+        self._text = text
+        self._still = Output()
+        self._still.show(_still(text))
         self._stage = Stage()
         self.panels = {name: _PANELS[name](self._stage) for name in names}
         self._output = Output()
@@ -56,6 +58,11 @@ class Shown:
         self._root.add_class(_LIVE)
         self._output.show_widget(self._root.model_id)
 
+    def resume(self, former: Shown) -> None:
+        """Go on where the same panels, now closed, were."""
+        for name, panel in self.panels.items():
+            panel.resume(former.panels[name])
+
     def close(self) -> None:
         """Leave the text behind."""
         for panel in self.panels.values():
@@ -63,6 +70,13 @@ class Shown:
         self._stage.close()
         close_tree(self._root)
         self._output.show(NOTHING)
+        left = [one for panel in self.panels.values() if (one := panel.left()) is not None]
+        if left:
+            self._still.show(_still(joined(self._text, *left)))
+
+
+def _still(text: Bundle) -> Bundle:
+    return {**text, "text/html": f'<div class="{_STILL}">{text["text/html"]}</div>{_STYLE}'}
 
 
 _shown: dict[str | None, Shown] = {}
@@ -72,13 +86,17 @@ def show(client: Client, name: str | None = None) -> None:
     """Show the panel of that name (one of `NAMES`), or all of them. In a terminal: a text."""
     if name not in {None, *NAMES}:
         raise InvalidRequest(f"There is no panel {name!r}.", hint=f"There are {', '.join(NAMES)}.")
-    text = _text(client)
+    names = [name] if name else list(NAMES)
+    text = _text(client, names)
     if not is_notebook():
         Output().show(text)
         return
-    if name in _shown:
-        _shown.pop(name).close()
-    _shown[name] = Shown([name] if name else list(NAMES), text)
+    former = _shown.pop(name, None)
+    if former is not None:
+        former.close()
+    _shown[name] = Shown(names, text)
+    if former is not None:
+        _shown[name].resume(former)
 
 
 def close() -> None:
@@ -87,6 +105,7 @@ def close() -> None:
         _shown.popitem()[1].close()
 
 
-def _text(client: Client) -> Bundle:
-    line = "The lmnb panel is live in a notebook that runs. What was loaded when it was shown:"
-    return joined(paragraph(line), ps(client.ps()))
+def _text(client: Client, names: list[str]) -> Bundle:
+    line = paragraph("The lmnb panel is live in a notebook that runs.")
+    summaries = dict.fromkeys(_PANELS[name].summary for name in names)
+    return joined(line, *(summary(client) for summary in summaries))
