@@ -11,7 +11,7 @@ import pytest
 from made_models.scripted import MARKERS, Answer, scripted
 from server_home import ServerHome, wait_for
 
-from lmnb.engine.protocol import Segment
+from lmnb.engine.options import Segment
 from lmnb.notebook.widgets.panel import Panel
 from lmnb.notebook.widgets.stage import Stage
 

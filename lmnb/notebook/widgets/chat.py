@@ -43,7 +43,7 @@ class Chat(Panel):
         self._waited, self._told = Elapsed(), Elapsed()
         self._is_due = False  # Whether the answer will be drawn soon.
         self._asked_back = ""  # What a branch has put into the box.
-        self.model = ipywidgets.Dropdown(description="Model", **wide())
+        self.model = ipywidgets.Dropdown(description="Chat with", **wide())
         self.model.observe(self._chosen, "value")
         self.new = _button("New chat", "Begin anew; this chat stays, as a branch")
         self.new.on_click(lambda _: self.post(self._new))
@@ -63,7 +63,7 @@ class Chat(Panel):
         self.box = ipywidgets.Textarea(
             placeholder="Message", rows=3, continuous_update=False, layout={"width": "100%"}
         )
-        self.send = ipywidgets.Button(description="Send", icon="play", button_style="primary")
+        self.send = ipywidgets.Button(description="Send", icon="play")
         self.send.on_click(lambda _: self.post(self._send))
         self.stop = ipywidgets.Button(
             description="Stop", icon="stop", tooltip="End the answer; what has come stays"

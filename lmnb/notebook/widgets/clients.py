@@ -33,7 +33,7 @@ class Lines:
         self.client = ipywidgets.Dropdown(
             description="Use it from", options=[_NONE, *((one, one) for one in CLIENTS)], **wide()
         )
-        self.model = ipywidgets.Dropdown(description="Model", **wide())
+        self.model = ipywidgets.Dropdown(description="Answered by", **wide())
         self.lines = text()
         for choice in (self.client, self.model):
             choice.observe(lambda _: panel.post(self._refresh), "value")

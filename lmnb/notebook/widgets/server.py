@@ -36,9 +36,7 @@ class Server(Panel):
         """Address, settings, tokens, lines to copy, requests."""
         self._unsettled: set[str] = set()  # Settings that are being changed from here.
         self.where = text()
-        self.start = ipywidgets.Button(
-            description="Start", icon="play", button_style="primary", tooltip="Open the port"
-        )
+        self.start = ipywidgets.Button(description="Start", icon="play", tooltip="Open the port")
         self.start.on_click(self._start)
         self.stop = ipywidgets.Button(
             description="Stop", icon="stop", tooltip="Close the port; models stay loaded"
