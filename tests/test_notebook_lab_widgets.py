@@ -103,8 +103,9 @@ def test_a_model_is_loaded_watched_and_unloaded_by_clicks(jupyter: Jupyter) -> N
         command(page, "notebook:interrupt-kernel")
         expect(done(page.locator(".jp-CodeCell").nth(1))).to_be_visible()
         output.get_by_role("button", name="Unload").click()
+        # The text beside the panel says so all the time.
+        wait_for(lambda: client.ps() == [], "the end of the model")
         expect(output).to_contain_text("No model is loaded.")
-        assert client.ps() == []
 
         # The page is reloaded: the panel is the kernel's, and goes on.
         save(page)
