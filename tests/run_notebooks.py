@@ -34,8 +34,9 @@ def read(name: str) -> Any:
 
 
 def execute(notebook: Any) -> Any:
-    """The notebook with its outputs; the first error of a cell is raised."""
-    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
+    """The notebook with its outputs, run in its folder; the first error of a cell is raised."""
+    where = {"metadata": {"path": str(FOLDER)}}
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = list(_joined(cell.outputs))

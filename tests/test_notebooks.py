@@ -125,16 +125,28 @@ def memory_and_ttl(ran: Ran, port: int) -> None:
     assert "Unloaded: smollm2-135m-instruct" in ran.text("%lm unload --all")
 
 
+def rag(ran: Ran, port: int) -> None:
+    assert "20 documents, 99 chunks" in ran.text("from pathlib import Path")
+    assert re.search(r"^0 +1 +power", ran.text("found = "), re.MULTILINE)
+    assert re.search(r"span_recall@5 +0\.9", ran.text("questions = pd"))
+    assert re.search(r"^256 +20 +", ran.text("tried = "), re.MULTILINE)
+    assert "p_holm" in ran.text("single = ")
+    assert ran.pictures() == 1
+
+
 FACTS: dict[str, Callable[[Ran, int], None]] = {
     one.__name__: one
     for one in (
         quickstart, prompt_experiments, tools_and_agents, structured_output, serving, memory_and_ttl,
+        rag,
     )
 }  # fmt: skip
 
 
 LONG = [name for name in FACTS if name != "quickstart"]
-"""Together they take a minute: they run one by one with --full only, else in short, in one kernel."""
+"""They run one by one with --full only, else in short."""
+TOGETHER = [name for name in LONG if name != "rag"]
+"""They take a minute, and run in one kernel."""
 SHORTER = {
     ', "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}': "}",
     "temperature=[0, 0.5, 1, 1.5],\n    samples=3": "temperature=[0, 1.5]",
@@ -151,8 +163,8 @@ def test_it_runs(name: str, port: int) -> None:
 
 
 def test_the_long_ones_run_in_short(port: int) -> None:
-    notebook = read(LONG[0])
-    notebook.cells = [cell for name in LONG for cell in read(name).cells]
+    notebook = read(TOGETHER[0])
+    notebook.cells = [cell for name in TOGETHER for cell in read(name).cells]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
     for long, short in SHORTER.items():
@@ -168,6 +180,12 @@ def test_the_long_ones_run_in_short(port: int) -> None:
     assert "tool_use list_files" in ran.text("from anthropic import Anthropic")
     assert f"ANTHROPIC_BASE_URL=http://127.0.0.1:{port}" in ran.text("%lm launch claude")
     assert "minilm" not in ran.text("import time")
+
+
+def test_retrieval_runs_without_the_answers_that_take_long(port: int) -> None:
+    notebook = read("rag")
+    notebook.cells = [cell for cell in notebook.cells if "answer" not in cell.source]
+    rag(Ran(execute(notebook)), port)
 
 
 @pytest.mark.parametrize("name", NAMES)
