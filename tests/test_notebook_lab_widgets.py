@@ -16,6 +16,7 @@ from server_home import CHAT, wait_for
 
 import lmnb
 from lmnb.notebook.units import size
+from lmnb.notebook.widgets import NAMES
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
@@ -248,3 +249,25 @@ def test_a_model_is_fetched_by_clicks(jupyter: Jupyter, hub: FakeHub, tmp_path: 
         expect(output).to_contain_text(f"is here: {whole}, and loaded")
         picture(page, "got")
     client.unload(all=True)
+
+
+@pytest.mark.skipif("server" not in NAMES, reason="there is no such panel")
+def test_the_port_is_opened_and_closed_by_clicks(jupyter: Jupyter) -> None:
+    jupyter.write("server.ipynb", "%load_ext lmnb\n%lm ui server")
+    client = jupyter.home.attach()
+    for _ in client.load(CHAT):
+        pass
+    with jupyter.opened("server.ipynb") as page:
+        output = run_cell(page, 0).locator(PANEL)
+        expect(output).to_contain_text("Not listening.")
+        output.get_by_label("Use it from").select_option(label="curl")
+        expect(output).to_contain_text("Start the server, and the lines to copy are here.")
+        output.get_by_role("button", name="Start").click()
+        expect(output).to_contain_text("Listening on http://127.0.0.1:")
+        url = client.handshake()["listening"]
+        expect(output.locator("pre")).to_contain_text(f"curl {url}/v1/chat/completions")
+        expect(output.locator("pre")).to_contain_text(CHAT)
+        picture(page, "server")
+        output.get_by_role("button", name="Stop").click()
+        expect(output).to_contain_text("Not listening.")
+        wait_for(lambda: client.handshake()["listening"] is None, "the port to be closed")

@@ -15,6 +15,7 @@ from fake_hub import FakeHub, Repository
 from gguf_bytes import small_model
 from notebook_kernel import Kernel
 from server_home import CHAT, ServerHome, link_models, wait_for
+from tiny_bert import write_model
 
 from lmnb.client import Client
 from lmnb.notebook.arguments import Parser
@@ -94,6 +95,14 @@ def test_get_takes_the_quantization_that_is_asked_for(
     assert "Two-Q8_0.gguf" in kernel.run(f"%lm get {NAME} -q Q8_0").text
     assert {Path(one.path).name for one in hub.transfers()} == {"Two-Q8_0.gguf"}
     assert [row["quantization"] for row in client.ls() if "two" in row["key"]] == ["Q8_0"]
+
+
+def test_convert_takes_a_name_and_a_type(kernel: Kernel, client: Client, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "Tiny")
+    text = kernel.run(f"%lm convert {folder} --name maker/small --type Q8_0").text
+    assert text.startswith("maker/small is here: ")
+    (row,) = (row for row in client.ls() if row["key"] == "maker/small")
+    assert (row["kind"], row["quantization"]) == ("embedding", "Q8_0")
 
 
 def test_load_can_estimate_only(kernel: Kernel, client: Client) -> None:
