@@ -16,7 +16,6 @@ from server_home import CHAT, wait_for
 
 import lmnb
 from lmnb.notebook.units import size
-from lmnb.notebook.widgets import NAMES
 
 jupyter_lab = pytest.importorskip("jupyter_lab", reason="Playwright is not installed")
 
@@ -251,7 +250,6 @@ def test_a_model_is_fetched_by_clicks(jupyter: Jupyter, hub: FakeHub, tmp_path: 
     client.unload(all=True)
 
 
-@pytest.mark.skipif("server" not in NAMES, reason="there is no such panel")
 def test_the_port_is_opened_and_closed_by_clicks(jupyter: Jupyter) -> None:
     jupyter.write("server.ipynb", "%load_ext lmnb\n%lm ui server")
     client = jupyter.home.attach()
@@ -271,3 +269,36 @@ def test_the_port_is_opened_and_closed_by_clicks(jupyter: Jupyter) -> None:
         output.get_by_role("button", name="Stop").click()
         expect(output).to_contain_text("Not listening.")
         wait_for(lambda: client.handshake()["listening"] is None, "the port to be closed")
+
+
+def end_answer(output: Locator) -> None:
+    """Click Stop, which cannot be clicked any more where the answer has just ended by itself."""
+    output.get_by_role("button", name="Stop").dispatch_event("click")
+
+
+def test_a_chat_is_stopped_and_branched_by_clicks(jupyter: Jupyter) -> None:
+    jupyter.write("chat.ipynb", "%load_ext lmnb\n%lm ui chat")
+    client = jupyter.home.attach()
+    for _ in client.load(CHAT):
+        pass
+    with jupyter.opened("chat.ipynb") as page:
+        output = run_cell(page, 0).locator(PANEL)
+        box = output.get_by_placeholder("Message")
+        question = "Write a very long story about the sea."
+        box.fill(question)
+        output.get_by_role("button", name="Send").click()
+        expect(output).to_contain_text("▌")
+        end_answer(output)
+        expect(output).not_to_contain_text("▌")
+        wait_for(lambda: not any(row["active"] for row in client.ps()), "the server to stop")
+        picture(page, "chat")
+        # Another question in its place: both are there, as branches.
+        output.get_by_role("button", name="Branch").first.click()
+        expect(box).to_have_value(question)
+        box.fill("Hello.")
+        output.get_by_role("button", name="Send").click()
+        expect(output).to_contain_text("2 of 2")
+        expect(output.get_by_role("button", name="Send")).to_be_enabled()
+        output.get_by_role("button", name="‹").click()
+        expect(output).to_contain_text("1 of 2")
+        expect(output).to_contain_text(question)
