@@ -57,7 +57,7 @@ def run(folder: Path, module: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", ["nbconvert", pytest.param("papermill", marks=pytest.mark.full)])
 def test_a_notebook_is_run_and_reads_well(runner: str, folder: Path, server: ServerHome) -> None:
     run(folder, *RUNNERS[runner])
     untyped: Any = nbformat

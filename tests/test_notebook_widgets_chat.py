@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import pytest
 from comm import DummyComm
 from panels import GREEN, LONG, STORY, TALKS, THINKS, opened, stage_of, talking_model
@@ -73,6 +74,9 @@ BLUE, IS_GREEN = "<p>The <strong>sea</strong> is blue.</p>", "<p>It is green.</p
 
 def test_an_answer_is_shown_as_markdown(panel: Any) -> None:
     ask(panel, "<b>What</b> is\nthe sea?")
+    asked, answered = panel.bubbles.values()
+    assert not isinstance(asked.pieces[0], ipywidgets.HTMLMath)  # "$5 to $10" is no formula
+    assert isinstance(answered.pieces[0], ipywidgets.HTMLMath)
     assert said(panel) == [question("&lt;b&gt;What&lt;/b&gt; is\nthe sea?"), BLUE]
     footer = panel.bubbles[panel.tree.end].footer.value
     assert TALKS in footer

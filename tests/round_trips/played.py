@@ -39,7 +39,7 @@ from round_trips.cases import TOOLS
 from round_trips.family import Family, Written, reasoning
 
 _CONTEXT = 16384
-_BATCH = 5
+_BATCH = 10
 """Answers of a model. Its size grows with the square of what it has to say."""
 _SURELY_CONTROL = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜]+｜>|<\|\w+>|<\w+\|>|\[/?[A-Z_]+\]")
 _PERHAPS_CONTROL = re.compile(r"</?[a-z][\w:.-]*>")

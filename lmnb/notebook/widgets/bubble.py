@@ -135,7 +135,9 @@ class Bubble:
         common = {}
         if self.pieces:
             common = {"layout": self.pieces[0].layout, "style": self.pieces[0].style}
-        return ipywidgets.HTMLMath(shown, _dom_classes=(_RENDERED,), **common)
+        # What people write is shown as it is: "$5 to $10" is no formula.
+        kind = ipywidgets.HTML if self.message.role == "user" else ipywidgets.HTMLMath
+        return kind(shown, _dom_classes=(_RENDERED,), **common)
 
     def _arrange(self) -> None:
         controls = self.branch if self.switch is None else self.switch.beside(self.branch)
@@ -168,7 +170,7 @@ class Switch:
 
 
 def _button(description: str, tooltip: str) -> Any:
-    layout = ipywidgets.Layout(width="auto")
+    layout = ipywidgets.Layout(width="auto", align_self="flex-start")
     return ipywidgets.Button(description=description, tooltip=tooltip, layout=layout)
 
 

@@ -138,6 +138,8 @@ class Card:
         seconds = ttl.taken(self.ttl)
 
         def work(client: Client) -> None:
+            if self._panel.cards.get(self._name) is not self or self.unload.disabled:
+                return  # A slider that was moved in haste must not load again what has been unloaded.
             # Of what is loaded nothing is loaded again: it has the new TTL.
             for _ in client.load(self._name, ttl=seconds):
                 pass
