@@ -13,7 +13,7 @@ from server_home import wait_for
 from lmnb.client import Client
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "lmnb" / "server" / "README.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "lmnb" / room / "README.md" for room in ("server", "frame"))]
 EXAMPLES = [
     pytest.param(code, id=f"{page.parent.name}-{number}")
     for page in PAGES
