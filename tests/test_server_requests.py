@@ -80,8 +80,11 @@ def test_a_chat(loaded: Client) -> None:
         ("/api/v0/completions", "openai", {"prompt": "Hello", "max_tokens": 3}),
     ],
 )
-def test_every_protocol_streaming(loaded: Client, path: str, protocol: str, body: Json) -> None:
-    response = loaded.http.post(path, json={"model": CHAT, "stream": True, **body})
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_protocol(
+    loaded: Client, path: str, protocol: str, body: Json, *, stream: bool
+) -> None:
+    response = loaded.http.post(path, json={"model": CHAT, "stream": stream, **body})
     record = record_of(loaded, response)
     assert (record["protocol"], record["route"], record["status"]) == (protocol, path, 200)
     assert (record["model"], record["completion_tokens"]) == (CHAT, 3)

@@ -67,7 +67,8 @@ class Journal:
         try:
             yield generation
         except (GeneratorExit, asyncio.CancelledError, Cancelled):
-            recording.record.finish_reason = "cancelled"
+            if not generation.is_over:
+                recording.record.finish_reason = "cancelled"
             raise
         except LmnbError as error:
             recording.record.error = error.code
@@ -110,7 +111,11 @@ class Journal:
 
 
 class Generation:
-    """What a model does for a request. A request may have several, also at once."""
+    """What a model does for a request. A request may have several, also at once.
+
+    is_over
+        Its last event has come: whoever leaves now has it all.
+    """
 
     def __init__(self, journal: Journal, recording: _Recording, model: str | None) -> None:
         self._journal = journal
@@ -118,6 +123,7 @@ class Generation:
         self._record = recording.record
         self._record.model = model[:_LONGEST_NAME] if model else self._record.model
         self.witness = self if journal.wants_words else None
+        self.is_over = False
 
     @property
     def id(self) -> str:
@@ -140,6 +146,7 @@ class Generation:
             record.cached_tokens = (record.cached_tokens or 0) + event.usage.cached
             record.completion_tokens = (record.completion_tokens or 0) + event.usage.output
             record.finish_reason = event.reason
+            self.is_over = True
 
     def read(self, tokens: int) -> None:
         """Count tokens that went into the model."""
