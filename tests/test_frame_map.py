@@ -181,6 +181,11 @@ def test_one_bad_row_is_one_error_row(tables: Client) -> None:
         ask(frame.iloc[:2], on_error="raise")
 
 
+def test_what_is_no_character_costs_no_row(tables: Client) -> None:
+    found = ask(pd.DataFrame({"text": ["half \ud83d a pair", "b"]}))
+    assert found["out"].tolist() == ["Fine.", "Fine."]
+
+
 def test_an_answer_that_was_cut_is_asked_for_once_more_with_room(tables: Client) -> None:
     found = ask(pd.DataFrame({"text": [YES]}), max_tokens=2)
     assert found["out"].tolist() == ["yes indeed"]

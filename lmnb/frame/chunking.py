@@ -6,7 +6,6 @@ chunk begins and ends is known exactly: `document[start:end] == text`, whatever 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from lmnb import selection
 from lmnb.attaching import attach
 from lmnb.errors import InvalidRequest
 from lmnb.frame.tally import Tally
-from lmnb.frame.values import column, objects, texts
+from lmnb.frame.values import column, objects, sendable, texts
 
 Splitter = Callable[[str], Iterable[str | tuple[int, int]]]
 
@@ -26,7 +25,6 @@ SIZE = 256
 COLUMNS = ("doc_id", "chunk_id", "seq", "start", "end", "text", "n_tokens")
 _SLICE_CHARACTERS = 8_000_000
 """Of texts that are sent at once: each time, the server starts a process."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Chunk(NamedTuple):
@@ -187,14 +185,14 @@ def _whole(value: Any, name: str, least: int) -> int:
 
 
 def _slices(documents: Sequence[str]) -> Iterator[list[str]]:
-    """Texts to send together. Half a surrogate pair, which JSON cannot have, counts as one, too."""
+    """Texts to send together."""
     some: list[str] = []
     size = 0
     for text in documents:
         if some and size + len(text) > _SLICE_CHARACTERS:
             yield some
             some, size = [], 0
-        some.append(_SURROGATE.sub("\ufffd", text))
+        some.append(sendable(text))
         size += len(text)
     if some:
         yield some

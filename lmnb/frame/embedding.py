@@ -22,7 +22,7 @@ from lmnb.frame.cache import Cache
 from lmnb.frame.prefixes import Kind
 from lmnb.frame.run import Rows, resumable
 from lmnb.frame.tally import Tally
-from lmnb.frame.values import is_null, objects, texts
+from lmnb.frame.values import is_null, objects, sendable, texts
 from lmnb.frame.workers import ask, check
 
 Vector = NDArray[np.float32]
@@ -100,8 +100,7 @@ class Embedding:
         whole = prefix + text
         cuts = self._truncate != "error"
         found = caches.key("embed", self.identity["digest"], self.identity["options"], cuts, whole)
-        # What is no character (a lone surrogate, of a badly read file) cannot be sent.
-        self._texts[found] = whole.encode(errors="replace").decode()
+        self._texts[found] = sendable(whole)
         return found
 
     def _ask(

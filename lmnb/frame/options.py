@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from lmnb.errors import InvalidRequest
+from lmnb.frame.values import sendable
 from lmnb.frame.workers import check
 
 Json = dict[str, Any]
@@ -97,7 +98,7 @@ class Options:
         `number` is added to the seed, which only matters above a temperature of 0.
         """
         found: Json = {
-            "messages": list(messages),
+            "messages": [one | {"content": sendable(one["content"])} for one in messages],
             "max_tokens": self.max_tokens,
             "temperature": float(self.temperature),  # 0 and 0.0 are one request
             **self.sampling,

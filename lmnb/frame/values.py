@@ -41,6 +41,11 @@ def texts(series: pd.Series[Any]) -> list[str | None]:
     return found
 
 
+def sendable(text: str) -> str:
+    """The text, of the same length, without lone surrogates: badly read files have them, JSON cannot."""
+    return text.encode(errors="replace").decode()
+
+
 def objects(values: Sequence[Any], index: pd.Index[Any], name: Any = None) -> pd.Series[Any]:
     """A column of the very objects; without this, NumPy would look into lists and arrays."""
     cells = np.empty(len(values), dtype=object)

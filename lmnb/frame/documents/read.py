@@ -15,6 +15,7 @@ from lmnb.errors import InvalidRequest, LmnbError
 from lmnb.frame.documents import office, records, text
 from lmnb.frame.documents.page import Page, Reader, Unreadable
 from lmnb.frame.tally import Tally
+from lmnb.frame.values import sendable
 
 Paths: TypeAlias = str | os.PathLike[str]
 
@@ -125,7 +126,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _rows(path: Path, *, pages: bool) -> list[dict[str, Any]]:
     """The rows of a file; at least one."""
-    name = _clean(str(path))
+    name = sendable(str(path))
     row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"doc_id": name, "path": name}
     try:
         row["mtime"] = pd.Timestamp(path.stat().st_mtime_ns, tz="UTC")
@@ -148,7 +149,7 @@ def _rows(path: Path, *, pages: bool) -> list[dict[str, Any]]:
         | {
             "doc_id": name if page.number is None else f"{name}#{unit}={page.number}",
             "page": page.number,
-            "text": _clean(page.text),
+            "text": sendable(page.text),
         }
         for page in found
     ]
@@ -185,8 +186,3 @@ def _pdf(path: Path) -> Iterator[Page]:
     if not any(texts):
         raise Unreadable("it has no text: its pages are pictures")
     yield from (Page(words, number) for number, words in enumerate(texts, 1))
-
-
-def _clean(words: str) -> str:
-    """Without halves of surrogate pairs, which no file can hold."""
-    return words.encode("utf-8", "replace").decode()
