@@ -5,7 +5,7 @@ semchunk decides on the places: between paragraphs, lines, sentences, clauses, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from lmnb.engine.model import Model
@@ -25,11 +25,26 @@ def chunked(model: Model, command: Chunk) -> Chunked:
     chunker = chunkerify(
         count, command.size, max_token_chars=longest, memoize=True, cache_maxsize=_REMEMBERED
     )
+
+    def cut(text: str, overlap: int | None) -> list[tuple[int, int]]:
+        places: Any = chunker(text, offsets=True, overlap=overlap)
+        return [_stripped(text, *place) for place in places[1]]
+
     found = []
     for text in command.texts:
-        cut: Any = chunker(text, offsets=True, overlap=command.overlap or None)
-        _, places = cut
-        found.append(tuple(_spans(model, text, places)))
+        spans = []
+        done = 0
+        for start, end in cut(text, command.overlap or None):
+            parts = [(start, end)]
+            if count(text[start:end]) > command.size:
+                # Joining overlaps, semchunk leaves the whitespace between them out of its reckoning.
+                within = cut(text[start:end], None)
+                parts = [(start + first, start + last) for first, last in within]
+            for first, last in parts:
+                if last > done:
+                    spans.append(Span(first, last, model.count(text[first:last])))
+                    done = last
+        found.append(tuple(spans))
     return Chunked(command.id, tuple(found))
 
 
@@ -38,10 +53,9 @@ def counted(model: Model, command: Count) -> Counted:
     return Counted(command.id, tuple(map(model.count, command.texts)))
 
 
-def _spans(model: Model, text: str, places: Iterable[tuple[int, int]]) -> Iterator[Span]:
-    """Of whitespace at the end of a text, semchunk makes a part of the last chunk."""
-    for start, end in places:
-        part = text[start:end]
-        if words := part.strip():
-            begin = start + len(part) - len(part.lstrip())
-            yield Span(begin, begin + len(words), model.count(words))
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """Of whitespace at the end of a text, semchunk makes a part of the last chunk; alone it is none."""
+    part = text[start:end]
+    words = part.strip()
+    begin = start + len(part) - len(part.lstrip()) if words else start
+    return begin, begin + len(words)
