@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from server_home import ServerHome, link_models
 
@@ -23,7 +24,15 @@ MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the tests that take long, too")
+    parser.addoption(
+        "--full", action="store_true", help="run the tests that take long, too, and draw new cases"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The same cases every time, so that a change is never blamed for an older fault."""
+    hypothesis.settings.register_profile("lmnb", derandomize=not config.getoption("--full"))
+    hypothesis.settings.load_profile("lmnb")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
