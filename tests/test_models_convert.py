@@ -323,9 +323,11 @@ def test_a_conversion_that_fails_leaves_nothing(
 
 
 def test_a_conversion_that_is_left_leaves_nothing(
-    server: ServerHome, folder: Path, made: Path
+    server: ServerHome, tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = server.attach().convert(str(folder))
+    # One that takes long enough to be left.
+    monkeypatch.setitem(tiny_bert.CONFIG, "num_hidden_layers", 300)
+    events = server.attach().convert(str(write_model(tmp_path / "Tiny BERT")))
     assert next(iter(events))["type"] == "progress"
     events.close()  # type: ignore[attr-defined]
     wait_for(lambda: not made.exists(), "the traces to go")

@@ -106,7 +106,9 @@ def test_the_sdk_connects(url: str) -> None:
         openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk,
         sdk.responses.connect() as connection,
     ):
-        connection.response.create(model=CHAT, input="Name a colour.", max_output_tokens=6)
+        connection.response.create(
+            model=CHAT, input="Write a long story.", max_output_tokens=6, temperature=0
+        )
         events = []
         for event in connection:
             events.append(event)

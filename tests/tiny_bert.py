@@ -80,7 +80,7 @@ def write_safetensors(path: Path, weights: dict[str, NDArray[Any]], types: dict[
     """`types`: the stored type of a tensor where it is not that of the array."""
     names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    body = b""
+    body = bytearray()
     for name, array in weights.items():
         data = array.tobytes()
         header[name] = {
