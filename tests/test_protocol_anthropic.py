@@ -11,9 +11,10 @@ from typing import Any
 
 import anthropic
 import httpx2
+import psutil
 import pytest
 from anthropic_synthetic import parse
-from server_home import ServerHome
+from server_home import ServerHome, wait_for
 
 from lmnb.client import Client
 
@@ -475,6 +476,12 @@ def test_counting_loads_no_model(fresh_home: ServerHome) -> None:
         sdk.messages.count_tokens(model=EMBEDDER, messages=COLOURS)
 
 
+def worked(process: psutil.Process) -> float:
+    """Seconds of a processor: reading the short prompt takes a few hundredths."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:
     client = fresh_home.attach()
     sdk = client.anthropic(_strict_response_validation=True, max_retries=2)
@@ -495,7 +502,13 @@ def test_a_crash_in_mid_answer(fresh_home: ServerHome) -> None:
     # The next request loads the model again; a plain one that dies is not retried.
     assert sdk.messages.create(**ask()).content
     [worker] = fresh_home.workers()
-    threading.Timer(0.3, worker.kill).start()
+
+    def kill_in_mid_answer() -> None:
+        before = worked(worker)
+        wait_for(lambda: worked(worker) > before + 0.6, "an answer that has begun")
+        worker.kill()
+
+    threading.Thread(target=kill_in_mid_answer, daemon=True).start()
     with pytest.raises(anthropic.InternalServerError, match="process was killed") as caught:
         sdk.messages.create(**long)
     assert caught.value.response.headers["x-should-retry"] == "false"
